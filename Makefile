@@ -1,0 +1,61 @@
+# Two commands do everything on a fresh machine with Python 3.11+ and make: `make quickstart` and `make test`.
+.DEFAULT_GOAL := help
+SHELL := bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume
+
+help: ## list what can be done
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+
+quickstart: $(VENV)/.base ## set up, then see a deep network fail and the stabilised one learn (5 minutes on 2 cores)
+	$(BIN)/stablegrad quickstart
+
+test: $(VENV)/.dev ## set up, then run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## ruff, formatting, types of src
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+bench-learning: $(VENV)/.base ## PQN on CartPole, Acrobot and LunarLander, 5 seeds (about 1.5 hours)
+	$(BIN)/python benchmarks/learning.py
+
+bench-learning-rate: $(VENV)/.base ## Kron's learning rate against RAdam's, small and large networks (about 1.5 hours)
+	$(BIN)/python benchmarks/learning_rate.py
+
+bench-breakout: $(VENV)/.base ## Breakout for 1M steps, both presets (about 1 hour)
+	$(BIN)/python benchmarks/breakout.py
+
+bench-overhead: $(VENV)/.base ## share of the wall time that environment, act, update and optimizer take
+	$(BIN)/python benchmarks/overhead.py
+
+bench-resume: $(VENV)/.base ## 20 runs killed with -9 at random moments and resumed, compared bit for bit
+	$(BIN)/python benchmarks/resume.py
+
+clean: ## remove the virtual environment and what was built
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $(VENV)/.base $@
