@@ -1,0 +1,23 @@
+"""Observations to outputs: encoder, torso, head. Plain ``nn.Module``s, each usable alone."""
+
+from stablegrad.networks.config import EncoderConfig, TorsoConfig, make_encoder, make_torso
+from stablegrad.networks.counting import parameter_count
+from stablegrad.networks.encoders import ImpalaCNN, NatureCNN, VectorEncoder
+from stablegrad.networks.q_network import QNetwork
+from stablegrad.networks.torsos import DenseNetTorso, MLPTorso, MultiSkipTorso, ResidualTorso
+
+__all__ = [
+    "DenseNetTorso",
+    "EncoderConfig",
+    "ImpalaCNN",
+    "MLPTorso",
+    "MultiSkipTorso",
+    "NatureCNN",
+    "QNetwork",
+    "ResidualTorso",
+    "TorsoConfig",
+    "VectorEncoder",
+    "make_encoder",
+    "make_torso",
+    "parameter_count",
+]

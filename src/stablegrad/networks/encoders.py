@@ -1,0 +1,150 @@
+"""Encoders: an observation to a flat feature vector."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from stablegrad.errors import UsageError, unknown_name
+from stablegrad.networks.layers import check_norm, conv, make_activation, make_norm
+
+#: Channels of the three convolutions of the Nature CNN by size (arXiv 2506.15544).
+NATURE_CHANNELS = {"small": (16, 32, 32), "medium": (32, 64, 64), "large": (64, 128, 128)}
+#: Channels of the three stages of the Impala CNN (Espeholt et al. 2018, the "deep" network).
+IMPALA_CHANNELS = (16, 32, 32)
+
+
+def _scale_pixels(observation: Tensor) -> Tensor:
+    """Bytes to [0, 1]. Observations stay uint8 until here: a quarter of the memory traffic."""
+    return observation.float().div_(255.0) if observation.dtype == torch.uint8 else observation
+
+
+def _image_shape(observation_shape: Sequence[int], smallest: int) -> tuple[int, int, int]:
+    if len(observation_shape) != 3 or min(observation_shape[1:]) < smallest:
+        raise UsageError(
+            f"this encoder needs images of shape (channels, height >= {smallest}, width >= {smallest}), "
+            f"got observations of shape {tuple(observation_shape)}; use the vector encoder"
+        )
+    channels, height, width = observation_shape
+    return channels, height, width
+
+
+class NatureCNN(nn.Module):
+    """Three convolutions (8x8/4, 4x4/2, 3x3/1), each followed by LayerNorm over [C, H, W] and an activation.
+
+    Mnih et al. 2015; with the normalisation of PQN (Gallici et al. 2024). At size "medium" (32, 64, 64 channels) a
+    4 x 84 x 84 stack gives 3,136 features.
+
+    Args:
+        observation_shape: (channels, height, width), sides of at least 36 pixels.
+        size: "small", "medium" or "large", or three channel counts.
+        norm: "layer" or "none".
+        activation: see ``stablegrad.networks.layers.ACTIVATIONS``.
+    """
+
+    def __init__(
+        self,
+        observation_shape: Sequence[int] = (4, 84, 84),
+        *,
+        size: str | Sequence[int] = "medium",
+        norm: str = "layer",
+        activation: str = "relu",
+    ):
+        super().__init__()
+        channels, height, width = _image_shape(observation_shape, smallest=36)
+        if isinstance(size, str):
+            if size not in NATURE_CHANNELS:
+                raise unknown_name("Nature CNN size", size, NATURE_CHANNELS)
+            size = NATURE_CHANNELS[size]
+        if len(size) != 3:
+            raise UsageError(f"the Nature CNN has three convolutions, got {len(size)} channel counts")
+        layers: dict[str, nn.Module] = {}
+        for number, (out_channels, (kernel, stride)) in enumerate(
+            zip(size, ((8, 4), (4, 2), (3, 1)), strict=True), start=1
+        ):
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+            layers[f"conv{number}"] = conv(channels, out_channels, kernel, stride)
+            layers[f"norm{number}"] = make_norm(norm, [out_channels, height, width])
+            layers[f"activation{number}"] = make_activation(activation)
+            channels = out_channels
+        self.layers = nn.Sequential(OrderedDict(layers))
+        self.out_features = channels * height * width
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[batch, C, H, W]``, uint8 (scaled to [0, 1]) or float, to ``[batch, out_features]``."""
+        return self.layers(_scale_pixels(observation)).flatten(1)
+
+
+class _ImpalaBlock(nn.Module):
+    """x + conv(act(conv(act(x)))), each convolution normalised where asked."""
+
+    def __init__(self, channels: int, height: int, width: int, norm: str, activation: str):
+        super().__init__()
+        shape = [channels, height, width]
+        self.branch = nn.Sequential(
+            make_activation(activation),
+            conv(channels, channels, 3, padding=1),
+            make_norm(norm, shape),
+            make_activation(activation),
+            conv(channels, channels, 3, padding=1),
+            make_norm(norm, shape),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+class ImpalaCNN(nn.Module):
+    """Three stages of convolution, max pool and two residual blocks (Espeholt et al. 2018, figure 3 right).
+
+    A 4 x 84 x 84 stack gives 32 x 11 x 11 = 3,872 features.
+
+    Args:
+        observation_shape: (channels, height, width), sides of at least 8 pixels.
+        norm: "layer" (after every convolution) or "none".
+        activation: see ``stablegrad.networks.layers.ACTIVATIONS``.
+    """
+
+    def __init__(
+        self, observation_shape: Sequence[int] = (4, 84, 84), *, norm: str = "layer", activation: str = "relu"
+    ):
+        super().__init__()
+        channels, height, width = _image_shape(observation_shape, smallest=8)
+        stages: list[nn.Module] = []
+        for out_channels in IMPALA_CHANNELS:
+            stages += [conv(channels, out_channels, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
+            height, width = (height + 1) // 2, (width + 1) // 2
+            stages += [_ImpalaBlock(out_channels, height, width, norm, activation) for _ in range(2)]
+            channels = out_channels
+        self.layers = nn.Sequential(*stages, make_activation(activation))
+        self.out_features = channels * height * width
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[batch, C, H, W]``, uint8 (scaled to [0, 1]) or float, to ``[batch, out_features]``."""
+        return self.layers(_scale_pixels(observation)).flatten(1)
+
+
+class VectorEncoder(nn.Module):
+    """Flattens a vector observation; with ``norm="layer"`` its features are normalised per observation.
+
+    It has no weights of its own: the torso's first linear layer reads the state. LayerNorm on raw states removes their
+    scale, which carries information in most control tasks, so the default is "none".
+
+    Args:
+        observation_shape: shape of one observation.
+        norm: "none" or "layer".
+    """
+
+    def __init__(self, observation_shape: Sequence[int], *, norm: str = "none"):
+        super().__init__()
+        check_norm(norm)
+        self.out_features = prod(observation_shape)
+        self.norm = make_norm(norm, self.out_features)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[batch, *observation_shape]`` to ``[batch, out_features]``, float32 (uint8 scaled to [0, 1])."""
+        return self.norm(_scale_pixels(observation).flatten(1).float())

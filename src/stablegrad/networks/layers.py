@@ -1,0 +1,71 @@
+"""The small parts every network here is made of: initialised layers, activations, normalisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+
+from stablegrad.errors import UsageError, unknown_name
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+}
+
+NORMS = ("layer", "none")
+
+
+def make_activation(name: str) -> nn.Module:
+    """An activation by name, see ``ACTIVATIONS``."""
+    if name not in ACTIVATIONS:
+        raise unknown_name("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]()
+
+
+def check_norm(name: str) -> None:
+    """Raise UsageError unless ``name`` is one of ``NORMS``."""
+    if name not in NORMS:
+        raise unknown_name("norm", name, NORMS)
+
+
+def make_norm(name: str, shape: int | list[int]) -> nn.Module:
+    """LayerNorm over the trailing ``shape``, or nothing."""
+    check_norm(name)
+    return nn.LayerNorm(shape) if name == "layer" else nn.Identity()
+
+
+def orthogonal_(layer: nn.Linear | nn.Conv2d, gain: float = math.sqrt(2.0)) -> None:
+    """Orthogonal weights (Saxe et al. 2014) and a bias of zero, in place; nothing on the meta device."""
+    if layer.weight.is_meta:
+        return
+    nn.init.orthogonal_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def linear(in_features: int, out_features: int, gain: float = math.sqrt(2.0)) -> nn.Linear:
+    """A linear layer with orthogonal weights of the given gain and a bias of zero."""
+    layer = nn.Linear(in_features, out_features)
+    orthogonal_(layer, gain)
+    return layer
+
+
+def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
+    """A 2-D convolution with orthogonal weights of gain sqrt(2) and a bias of zero."""
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
+    orthogonal_(layer)
+    return layer
+
+
+def require_positive(**values: int) -> None:
+    """Raise UsageError naming the first value that is not an integer of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name} must be an integer of at least 1, got {value!r}")
