@@ -1,0 +1,120 @@
+"""An environment's name -> the environment, or its description."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import gymnasium
+
+from stablegrad.environments.atari import AtariOptions
+from stablegrad.environments.catalogue import list_environments
+from stablegrad.environments.contract import EnvironmentSpec, VectorEnv
+from stablegrad.environments.envpool_engine import EnvpoolVectorEnv, envpool_ids, envpool_spec
+from stablegrad.environments.factories import factory_spec, import_module, make_factory_env
+from stablegrad.environments.gymnasium_engine import GymnasiumVectorEnv, gymnasium_spec, in_sequence, make_single
+from stablegrad.environments.seeds import check_seeds
+from stablegrad.errors import UsageError, unknown_name
+
+
+class _Resolved(NamedTuple):
+    engine: Literal["envpool", "gymnasium", "factory"]
+    name: str
+
+
+def make_vector_env(
+    env_id: str,
+    num_envs: int,
+    *,
+    seeds: Sequence[int],
+    atari: AtariOptions | None = None,
+    num_threads: int = 0,
+    render: bool = False,
+) -> VectorEnv:
+    """Make ``num_envs`` copies of an environment, stepped together.
+
+    Args:
+        env_id: one of
+
+            * an id of envpool ("Breakout-v5", "LunarLander-v3"), which is preferred where both have it;
+            * an id that is registered in gymnasium;
+            * ``package.module:make_env``, a factory of your own (see ``stablegrad.environments.factories``);
+            * ``envpool:ID`` or ``gymnasium:ID`` to choose the engine; ``gymnasium:module:ID`` imports the module that
+              registers the id first.
+        num_envs: number of sub-environments.
+        seeds: one seed for each of them, all different; see ``environment_seeds``.
+        atari: Atari preprocessing, for envpool's Atari games only; None for its defaults.
+        num_threads: threads of envpool; 0 means as many as environments, but no more than processors. The other
+            engines run in one thread.
+        render: whether ``render()`` will be called.
+
+    Raises:
+        UsageError: the environment is unknown (names the nearest one), or an argument does not fit it.
+        EnvironmentFault: the environment could not be made.
+    """
+    checked_seeds = check_seeds(seeds, num_envs)
+    if num_threads < 0:
+        raise UsageError(f"num_threads must be 0 (choose) or more, got {num_threads}")
+    engine, name = _resolve(env_id)
+    if engine == "envpool":
+        return EnvpoolVectorEnv(env_id, name, seeds=checked_seeds, atari=atari, num_threads=num_threads, render=render)
+    _refuse_atari(env_id, engine, atari)
+    if num_threads > 1:
+        raise UsageError(f"num_threads {num_threads} is for envpool; {env_id!r} runs in one thread under {engine}")
+    if engine == "factory":
+        return make_factory_env(env_id, checked_seeds, render)
+    envs = [make_single(env_id, name, render) for _ in checked_seeds]
+    spec = gymnasium_spec(env_id, engine, envs[0])
+    return GymnasiumVectorEnv(spec, in_sequence(env_id, envs), checked_seeds, render)
+
+
+def environment_spec(env_id: str, *, atari: AtariOptions | None = None) -> EnvironmentSpec:
+    """Describe an environment without keeping one.
+
+    envpool is only asked; gymnasium and factories make one environment, which is closed again.
+
+    Args:
+        env_id: as for ``make_vector_env``.
+        atari: as for ``make_vector_env``.
+
+    Raises:
+        UsageError: the environment is unknown (names the nearest one), or the options do not fit it.
+        EnvironmentFault: the environment could not be made.
+    """
+    engine, name = _resolve(env_id)
+    if engine == "envpool":
+        return envpool_spec(env_id, name, atari)
+    _refuse_atari(env_id, engine, atari)
+    if engine == "factory":
+        return factory_spec(env_id)
+    env = make_single(env_id, name, render=False)
+    spec = gymnasium_spec(env_id, engine, env)
+    env.close()
+    return spec
+
+
+def _resolve(env_id: str) -> _Resolved:
+    prefix, separator, rest = env_id.partition(":")
+    if separator and prefix == "envpool":
+        if rest not in envpool_ids():
+            raise unknown_name("envpool environment", rest, envpool_ids())
+        return _Resolved("envpool", rest)
+    if separator and prefix == "gymnasium":
+        module, separator, name = rest.rpartition(":")
+        if separator:
+            import_module(env_id, module)
+        if name not in gymnasium.registry:
+            raise unknown_name("gymnasium environment", name, gymnasium.registry)
+        return _Resolved("gymnasium", name)
+    if separator:
+        return _Resolved("factory", env_id)
+    if env_id in envpool_ids():
+        return _Resolved("envpool", env_id)
+    if env_id in gymnasium.registry:
+        return _Resolved("gymnasium", env_id)
+    raise unknown_name("environment", env_id, [info.env_id for info in list_environments()])
+
+
+def _refuse_atari(env_id: str, engine: str, atari: AtariOptions | None) -> None:
+    if atari is not None:
+        raise UsageError(f"Atari options are for envpool's Atari games; {env_id!r} runs under {engine}")
