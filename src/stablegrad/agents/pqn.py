@@ -1,0 +1,232 @@
+"""PQN: Q-learning on many parallel environments, without a replay buffer or a target network.
+
+Gallici et al., "Simplifying Deep Temporal Difference Learning", 2024 (arXiv 2407.04811): LayerNorm keeps the temporal
+difference stable, Q(lambda) targets replace the target network, and vectorised environments the buffer. The defaults
+are those of arXiv 2506.15544 for Atari.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stablegrad.agents.returns import lambda_returns
+from stablegrad.agents.rollout import Rollout
+from stablegrad.environments import EnvironmentSpec
+from stablegrad.errors import UsageError, unknown_name
+from stablegrad.networks import EncoderConfig, QNetwork, TorsoConfig, parameter_count
+from stablegrad.optimizers.config import OptimizerConfig
+from stablegrad.optimizers.gradients import clip_gradient_norm_
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class PQNConfig:
+    """Everything that decides what PQN learns."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    torso: TorsoConfig = field(default_factory=TorsoConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    num_envs: int = 128
+    """Environments that are stepped together."""
+    num_steps: int = 32
+    """Steps of every environment between two updates."""
+    num_minibatches: int = 32
+    """Minibatches an epoch; num_envs * num_steps must be a multiple of it."""
+    num_epochs: int = 2
+    """Passes over each rollout."""
+    discount: float = 0.99
+    """Gamma."""
+    q_lambda: float = 0.65
+    """Lambda of the Q(lambda) targets: 0 is one-step Q-learning."""
+    max_grad_norm: float = 10.0
+    """Global gradient norm above which gradients are scaled down."""
+    epsilon_start: float = 1.0
+    """Share of random actions at the start."""
+    epsilon_end: float = 0.005
+    """Share of random actions after the decay."""
+    exploration_fraction: float = 0.1
+    """Share of all environment steps over which epsilon falls, linearly."""
+    precision: str = "fp32"
+    """fp32, or bf16: matrix products and convolutions in bfloat16, weights and optimizer in fp32."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_envs", "num_steps", "num_minibatches", "num_epochs"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if (self.num_envs * self.num_steps) % self.num_minibatches:
+            raise UsageError(
+                f"num-envs * num-steps = {self.num_envs * self.num_steps} cannot be cut into "
+                f"{self.num_minibatches} minibatches of one size; change num-minibatches"
+            )
+        for name in ("discount", "q_lambda", "epsilon_start", "epsilon_end", "exploration_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UsageError(f"{name.replace('_', '-')} must be from 0 to 1, got {getattr(self, name)}")
+        if not self.max_grad_norm > 0.0:
+            raise UsageError(f"max-grad-norm must be above 0, got {self.max_grad_norm}")
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+
+
+class PQN:
+    """The agent: network, optimizer, how it acts and how it learns.
+
+    Args:
+        config: what to learn and how.
+        spec: the environment's observations and actions.
+        total_steps: environment steps of the whole run, for the schedules.
+        device: where the network lives.
+        seed: draws the initial weights and, until ``reseed``, actions and minibatches.
+
+    Raises:
+        UsageError: the environment's actions are continuous.
+    """
+
+    def __init__(
+        self, config: PQNConfig, spec: EnvironmentSpec, *, total_steps: int, device: torch.device, seed: int
+    ):
+        if spec.num_actions is None:
+            raise UsageError(f"PQN needs discrete actions; those of {spec.env_id!r} are continuous")
+        self.config = config
+        self.spec = spec
+        self.total_steps = total_steps
+        self.device = device
+        self.num_actions = spec.num_actions
+        # A fork, so that making an agent leaves the random numbers of the program around it alone.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = build_network(config, spec).to(device)
+        self.parameters = list(self.network.parameters())
+        self.optimizer = config.optimizer.build(self.network)
+        self.updates = 0
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Start new random streams for actions and minibatches."""
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+
+    def epsilon(self, env_steps: int) -> float:
+        """Share of random actions after ``env_steps`` environment steps: linear, then constant."""
+        config = self.config
+        duration = config.exploration_fraction * self.total_steps
+        progress = min(env_steps / duration, 1.0) if duration > 0 else 1.0
+        return config.epsilon_start + progress * (config.epsilon_end - config.epsilon_start)
+
+    @torch.no_grad()
+    def q_values(self, observation: Tensor) -> Tensor:
+        """Action values, [batch, num_actions] float32, of observations that lie on the agent's device."""
+        with self._autocast():
+            return self.network(observation).float()
+
+    def act(self, observation: Tensor, env_steps: int) -> tuple[Tensor, Tensor]:
+        """Epsilon-greedy actions.
+
+        Args:
+            observation: [num_envs, *observation_shape] on the agent's device.
+            env_steps: environment steps taken so far in the run.
+
+        Returns:
+            (action, value): int64 [num_envs], and max_a Q(s, a), float32 [num_envs].
+        """
+        value, action = self.q_values(observation).max(dim=1)
+        explore = torch.rand(len(action), generator=self.generator, device=self.device) < self.epsilon(env_steps)
+        uniform = torch.randint(
+            self.num_actions, (len(action),), generator=self.generator, device=self.device
+        )
+        return torch.where(explore, uniform, action), value
+
+    def act_greedily(self, observation: np.ndarray) -> np.ndarray:
+        """The best action of each observation, int64 [batch]."""
+        return self.q_values(torch.from_numpy(observation).to(self.device)).argmax(dim=1).cpu().numpy()
+
+    def update(self, rollout: Rollout, env_steps: int) -> dict[str, Tensor]:
+        """Learn from one rollout: Q(lambda) targets, then ``num_epochs`` passes of minibatch steps.
+
+        Rows that only carry a reset keep their places, so that every minibatch has one shape, and weigh nothing.
+
+        Args:
+            rollout: a full rollout.
+            env_steps: environment steps taken so far, for the learning-rate schedule.
+
+        Returns:
+            Tensors on the agent's device, not waited for: "loss/td" and "values/q" [updates], "gradients/norm"
+            [updates] and "gradients/parameters" [updates, number of parameters], the last two before clipping.
+        """
+        config = self.config
+        bootstrap = self.q_values(rollout.observation[-1]).max(dim=1).values
+        target = lambda_returns(
+            rollout.reward,
+            torch.cat([rollout.value[1:], bootstrap[None]]),
+            rollout.terminated,
+            rollout.truncated,
+            discount=config.discount,
+            lambda_=config.q_lambda,
+        ).flatten()
+        observation = rollout.observation[:-1].flatten(0, 1)
+        action, weight = rollout.action.flatten(), rollout.valid.flatten().float()
+
+        config.optimizer.set_learning_rate(self.optimizer, env_steps / self.total_steps)
+        losses, q_means, totals, norms = [], [], [], []
+        for _ in range(config.num_epochs):
+            order = torch.randperm(len(target), generator=self.generator, device=self.device)
+            for rows in order.view(config.num_minibatches, -1):
+                with self._autocast():
+                    q_values = self.network(observation[rows]).float()
+                q_value = q_values.gather(1, action[rows, None]).squeeze(1)
+                rows_weight = weight[rows]
+                rows_valid = rows_weight.sum().clamp(min=1.0)
+                loss = (rows_weight * F.mse_loss(q_value, target[rows], reduction="none")).sum() / rows_valid
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                total, parameter_norms = clip_gradient_norm_(self.parameters, config.max_grad_norm)
+                self.optimizer.step()
+                losses.append(loss.detach())
+                q_means.append((rows_weight * q_value.detach()).sum() / rows_valid)
+                totals.append(total)
+                norms.append(parameter_norms)
+        self.updates += len(losses)
+        return {
+            "loss/td": torch.stack(losses),
+            "values/q": torch.stack(q_means),
+            "gradients/norm": torch.stack(totals),
+            "gradients/parameters": torch.stack(norms),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer and counters; the network's weights are saved apart, from ``self.network``."""
+        return {"optimizer": self.optimizer.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``.
+
+        Raises:
+            ValueError: the state is of another optimizer.
+        """
+        # torch takes over whatever options it is given and fails in the next step only.
+        own, saved = self.optimizer.param_groups[0].keys(), state["optimizer"]["param_groups"][0].keys()
+        if own != saved:
+            raise ValueError(f"it was saved with the options {', '.join(sorted(saved))}")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+def build_network(config: PQNConfig, spec: EnvironmentSpec) -> QNetwork:
+    """The network of a configuration, freshly initialised."""
+    assert spec.num_actions is not None
+    return QNetwork(
+        spec.observation_shape, spec.num_actions, encoder=config.encoder, torso=config.torso, is_image=spec.is_image
+    )
+
+
+def count_parameters(config: PQNConfig, spec: EnvironmentSpec) -> int:
+    """Parameters of the network of a configuration; nothing is allocated."""
+    return parameter_count(lambda: build_network(config, spec))

@@ -1,0 +1,135 @@
+"""Named settings: the field's standard agent, the stabilised one, and each intervention alone.
+
+A setting is a preset's name, optionally followed by changes: ``stable``, ``baseline+optimizer.name=kron``,
+``stable+torso.skip_blocks=2+q_lambda=0.9``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from stablegrad.agents.pqn import PQNConfig
+from stablegrad.environments import EnvironmentSpec
+from stablegrad.errors import UsageError, unknown_name
+from stablegrad.networks import TorsoConfig
+from stablegrad.optimizers.config import OptimizerConfig
+
+#: What each preset changes in the agent's defaults for an environment (arXiv 2506.15544, section 5). PQN has LayerNorm
+#: throughout by default, so the baseline has it too.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "baseline": {},
+    "stable": {"torso.kind": "multi_skip", "optimizer.name": "kron"},
+    "multi_skip": {"torso.kind": "multi_skip"},
+    "kron": {"optimizer.name": "kron"},
+    "residual": {"torso.kind": "residual"},
+}
+
+
+def default_config(spec: EnvironmentSpec) -> PQNConfig:
+    """PQN's settings for one kind of observation.
+
+    Images: the paper's for Atari. State vectors: fewer and shorter rollouts, more updates a step, longer exploration
+    and an annealed learning rate, as these tasks are learned in some 100,000 steps instead of millions; a narrower
+    torso, as in the field's agents for them (docs/benchmarks.md has what they reach).
+    """
+    if spec.is_image:
+        return PQNConfig()
+    return PQNConfig(
+        torso=TorsoConfig(width=256),
+        optimizer=OptimizerConfig(adam_learning_rate=5e-4, anneal=True),
+        num_envs=64,
+        num_steps=16,
+        num_minibatches=8,
+        num_epochs=2,
+        epsilon_end=0.01,
+        exploration_fraction=0.3,
+    )
+
+
+def preset_config(name: str, spec: EnvironmentSpec) -> PQNConfig:
+    """The agent's configuration for a preset."""
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return apply_changes(default_config(spec), PRESETS[name])
+
+
+def parse_setting(setting: str) -> tuple[str, dict[str, str]]:
+    """Split ``preset+option=value+...`` into the preset's name and its changes."""
+    preset, *changes = setting.split("+")
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    parsed: dict[str, str] = {}
+    for change in changes:
+        name, separator, value = change.partition("=")
+        if not separator or not name or not value:
+            raise UsageError(f"setting {setting!r}: expected option=value after '+', got {change!r}")
+        parsed[name.replace("-", "_")] = value
+    return preset, parsed
+
+
+Config = typing.TypeVar("Config")
+
+
+def apply_changes(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A copy of a (nested) config dataclass with options changed.
+
+    Args:
+        config: the dataclass to start from.
+        changes: values by dotted name; strings are read as the option's type ("true", "none", "3", "1e-3").
+
+    Raises:
+        UsageError: an option that does not exist (with the nearest one) or a value of the wrong type.
+    """
+    known = option_names(config)
+    for name in changes:
+        if name not in known:
+            raise unknown_name("option", name, known)
+    return _replace(config, {tuple(name.split(".")): value for name, value in changes.items()}, "")
+
+
+def option_names(config: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all options of a (nested) config dataclass."""
+    names: list[str] = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        names += option_names(value, f"{prefix}{field.name}.") if dataclasses.is_dataclass(value) else [prefix + field.name]
+    return names
+
+
+def _replace(config: Any, changes: Mapping[tuple[str, ...], Any], prefix: str) -> Any:
+    """All changes of one dataclass at once, so that it is checked as a whole and not half changed."""
+    hints = typing.get_type_hints(type(config))
+    values: dict[str, Any] = {}
+    for field in {path[0] for path in changes}:
+        inner = {path[1:]: value for path, value in changes.items() if path[0] == field}
+        name = prefix + field
+        values[field] = _read(inner[()], hints[field], name) if () in inner else _replace(
+            getattr(config, field), inner, f"{name}."
+        )
+    return dataclasses.replace(config, **values)
+
+
+def _read(value: Any, annotation: Any, name: str) -> Any:
+    """A string as the annotated type; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    alternatives = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if type(None) in alternatives and value.lower() == "none":
+        return None
+    for kind in (bool, int, float, str):
+        if kind not in alternatives:
+            continue
+        if kind is bool:
+            if value.lower() in ("true", "false"):
+                return value.lower() == "true"
+            continue
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    expected = " or ".join("none" if kind is type(None) else kind.__name__ for kind in alternatives)
+    raise UsageError(f"option {name} should be {expected}, got {value!r}")
