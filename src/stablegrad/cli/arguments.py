@@ -1,0 +1,77 @@
+"""Command lines to dataclasses, with one line where they cannot be read."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from stablegrad.errors import UsageError, unknown_name
+from stablegrad.training.config import ALGORITHMS
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], command: str, arguments: Sequence[str], description: str, default: Any = None) -> T:
+    """Read ``arguments`` into the dataclass ``kind``.
+
+    Raises:
+        UsageError: they cannot be read; the message is the first thing that is wrong.
+    """
+    output, errors = io.StringIO(), io.StringIO()
+    options = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                kind, prog=f"stablegrad {command}", description=description, args=list(arguments), **options
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            print(output.getvalue(), end="")
+            raise
+        message = _one_line(errors.getvalue() + output.getvalue())
+    unknown = re.match(r"Unrecognized options: (\S+)", message)
+    if unknown:
+        raise unknown_name(f"option of '{command}'", unknown[1], _options(kind, default))
+    raise UsageError(f"{message} (see stablegrad {command} --help)")
+
+
+def option(arguments: Sequence[str], name: str, default: str | None = None) -> str | None:
+    """The value of one option, read before the rest: what it says decides the defaults of the others."""
+    for position, argument in enumerate(arguments):
+        if argument == name and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return default
+
+
+def algorithm_first(command: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Take the algorithm, which stands first, off the arguments."""
+    if not arguments or arguments[0].startswith("-"):
+        raise UsageError(f"name the algorithm first: stablegrad {command} {ALGORITHMS[0]} --env ID ...")
+    algorithm, *rest = arguments
+    if algorithm not in ALGORITHMS:
+        raise unknown_name("algorithm", algorithm, ALGORITHMS)
+    return algorithm, rest
+
+
+def _one_line(text: str) -> str:
+    """The message in tyro's box, without the box, its title and the help of the option."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines = [line.strip(" │╭╮╰╯|") for line in text.splitlines()]
+    message = " ".join(line for line in lines[1:] if line.strip("─- "))
+    message = re.split(r" Argument helptext:| Perhaps you meant:| For full helptext|─{3,}", message)[0]
+    return re.sub(r"^Error parsing [\w.]+: ", "", message).strip()
+
+
+def _options(kind: type, default: Any) -> set[str]:
+    """All options of a command, read off its help."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+        tyro.cli(kind, args=["--help"], **({} if default is None else {"default": default}))
+    return set(re.findall(r"--[a-z][\w.-]*", re.sub(r"\x1b\[[0-9;]*m", "", output.getvalue())))

@@ -1,0 +1,160 @@
+"""``stablegrad compare``: two settings with paired seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from stablegrad.cli.arguments import algorithm_first, option, parse
+from stablegrad.errors import UsageError
+from stablegrad.reports import write_comparison_report
+from stablegrad.studies import RunProgress, comparison_rows, run_comparison, verdict
+from stablegrad.training.config import RunConfig, default_run
+
+PLAIN_INTERVAL = 15.0
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What ``stablegrad compare`` takes."""
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")]
+    settings: tuple[str, str] = ("baseline", "stable")
+    """The two settings: presets, each optionally with changes, as in stable+torso.skip_blocks=2."""
+    seeds: tuple[int, ...] = (3,)
+    """How many seeds (one number n: 1 to n), or the seeds themselves (two or more numbers)."""
+    dir: Path | None = None
+    """Folder of the comparison; the same command on the same folder goes on where it stopped."""
+    workers: int | None = None
+    """Runs at once; default: as many as the cores hold."""
+    json: bool = False
+    """Print the figures as JSON on the last line."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out the command."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        algorithm, rest = "pqn", list(arguments)
+    else:
+        algorithm, rest = algorithm_first("compare", arguments)
+    env = option(rest, "--env", "CartPole-v1" if {"-h", "--help"} & set(rest) else None)
+    if env is None:
+        raise UsageError("name an environment: --env ID ('stablegrad envs' lists them)")
+    for name in ("--seed", "--preset"):
+        if option(rest, name) is not None:
+            raise UsageError(f"{name} is for 'train'; compare takes {name}s" if name == "--seed" else "use --settings A B")
+    # The same arguments over the defaults of each setting: what a person asks for holds for both.
+    parsed = _parse(algorithm, rest, env, "baseline")
+    configs = {setting: _parse(algorithm, rest, env, setting).run for setting in parsed.settings}
+    if len(configs) < 2:
+        raise UsageError(f"compare needs two different settings, got {parsed.settings[0]!r} twice")
+    for config in configs.values():
+        config.check()
+    seeds = list(range(1, parsed.seeds[0] + 1)) if len(parsed.seeds) == 1 else list(parsed.seeds)
+    directory = parsed.dir or Path("runs") / f"compare-{algorithm}-{env.replace(':', '-').replace('/', '-')}"
+
+    with ComparisonProgress(quiet=parsed.quiet) as progress:
+        result = run_comparison(
+            directory,
+            configs,
+            seeds,
+            workers=parsed.workers,
+            on_progress=progress.update,
+            command=["stablegrad", "compare", *arguments],
+        )
+    report = write_comparison_report(directory)
+    if parsed.json:
+        print(json.dumps(result.summary))
+    else:
+        _print(result.summary, report)
+    return 1 if result.failures else 0
+
+
+def _parse(algorithm: str, arguments: Sequence[str], env: str, setting: str) -> Arguments:
+    # One thread a run: runs side by side use the cores better than threads within small networks.
+    default = dataclasses.replace(default_run(env, setting), algorithm=algorithm, threads=1)
+    return parse(
+        Arguments,
+        f"compare {algorithm}",
+        arguments,
+        "Train two settings on the same seeds and say whether the second is better, and at what cost.",
+        Arguments(run=default),
+    )
+
+
+def _print(summary: dict, report: Path) -> None:
+    first, second = summary["settings"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    table.add_column(first, justify="right")
+    table.add_column(second, justify="right")
+    for row in comparison_rows(summary):
+        table.add_row(*row)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print()
+    for sentence in verdict(summary):
+        console.print(sentence)
+    console.print(f"\nReport: {report}   pictures: {report.parent / 'figures'}", soft_wrap=True)
+
+
+@dataclass
+class ComparisonProgress:
+    """The state of all runs: a live table on a terminal, a line now and then elsewhere."""
+
+    quiet: bool = False
+    _printed: float = field(default=0.0, init=False)
+    _live: Live | None = field(default=None, init=False)
+
+    def __enter__(self) -> ComparisonProgress:
+        if not self.quiet and sys.stderr.isatty():
+            self._live = Live(console=Console(stderr=True), auto_refresh=False)
+            self._live.start()
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, runs: list[RunProgress]) -> None:
+        """Show the state of all runs."""
+        if self._live is not None:
+            self._live.update(self._table(runs), refresh=True)
+        elif not self.quiet and time.monotonic() - self._printed >= PLAIN_INTERVAL:
+            self._printed = time.monotonic()
+            parts = [
+                f"{run.setting} seed {run.seed} {run.step / run.total_steps:.0%}"
+                + ("" if run.mean_return is None else f" return {run.mean_return:,.0f}")
+                for run in runs
+                if run.state == "running"
+            ]
+            done = sum(run.state == "finished" for run in runs)
+            print(f"{done} of {len(runs)} runs done{self._left(runs)}; {'; '.join(parts)}", file=sys.stderr, flush=True)
+
+    def _left(self, runs: list[RunProgress]) -> str:
+        done = sum(min(run.step / run.total_steps, 1.0) for run in runs)
+        elapsed = time.monotonic() - self._started
+        if done / len(runs) < 0.02:
+            return ""
+        return f", about {elapsed * (len(runs) - done) / done:,.0f} s left"
+
+    def _table(self, runs: list[RunProgress]) -> Table:
+        table = Table("setting", "seed", "state", "steps", "return", box=None, caption=self._left(runs).lstrip(", "))
+        for run in runs:
+            shown = "-" if run.mean_return is None else f"{run.mean_return:,.1f}"
+            table.add_row(run.setting, str(run.seed), run.state, f"{run.step:,}/{run.total_steps:,}", shown)
+        return table

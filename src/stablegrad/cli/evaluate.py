@@ -1,0 +1,48 @@
+"""``stablegrad evaluate``: greedy episodes of a trained agent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from stablegrad.cli.arguments import parse
+from stablegrad.training.evaluation import evaluate_run
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What ``stablegrad evaluate`` takes."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """The run's folder; its newest checkpoint is played."""
+    episodes: int = 10
+    """Whole games to play, each on a fresh environment."""
+    seed: int | None = None
+    """Seed of the environments; default: the run's."""
+    video: Path | None = None
+    """MP4 file to write of the first game (needs the extra 'video')."""
+    json: bool = False
+    """Print the result as JSON on the last line."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out the command."""
+    parsed = parse(Arguments, "evaluate", arguments, "Play greedy episodes with a run's newest checkpoint; raw scores.")
+    result = evaluate_run(parsed.run_dir, episodes=parsed.episodes, seed=parsed.seed, video=parsed.video)
+    if parsed.json:
+        print(json.dumps(result))
+        return 0
+    spread = "" if result["standard_deviation"] is None else f" +- {result['standard_deviation']:,.1f}"
+    normalized = result["human_normalized_score"]
+    human = "" if normalized is None else f", human-normalised score {normalized:.3f}"
+    print(
+        f"return {result['mean_return']:,.1f}{spread} over {result['episodes']} episodes "
+        f"({result['minimum']:,.1f} to {result['maximum']:,.1f}){human}; checkpoint of step {result['step']:,}"
+    )
+    if parsed.video is not None:
+        print(f"video of the first episode: {parsed.video}")
+    return 0

@@ -1,0 +1,70 @@
+"""Entry point: finds the command, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from stablegrad import __version__
+from stablegrad.errors import StablegradError, unknown_name
+
+COMMANDS = {
+    "quickstart": "the main job in one go: a deep network failing, and the same network stabilised",
+    "train": "train one agent in a run folder",
+    "resume": "continue a run from its newest checkpoint",
+    "evaluate": "greedy episodes of a trained agent, optionally as a video",
+    "compare": "two settings with paired seeds: does the second learn better, and at what cost?",
+    "report": "a run or a comparison as one offline HTML page",
+    "envs": "what can be trained on",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 bad arguments, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_usage())
+            return 0
+        if arguments[0] == "--version":
+            print(f"stablegrad {__version__}")
+            return 0
+        command, *rest = arguments
+        if command not in COMMANDS:
+            raise unknown_name("command", command, COMMANDS)
+        module = importlib.import_module(f"stablegrad.cli.{command}")
+        return module.run(rest)
+    except StablegradError as error:
+        if debug:
+            raise
+        print(f"stablegrad: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("stablegrad: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough.
+        sys.stderr.close()
+        return 0
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "stablegrad: make big deep-RL networks learn",
+            "",
+            "usage: stablegrad COMMAND [options]",
+            "",
+            *lines,
+            "",
+            "'stablegrad COMMAND --help' explains a command; --debug shows the traceback of an error.",
+        ]
+    )

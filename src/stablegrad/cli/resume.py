@@ -1,0 +1,33 @@
+"""``stablegrad resume``: continue a run from its newest checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from stablegrad.cli.arguments import parse
+from stablegrad.cli.train import print_summary
+from stablegrad.training.trainer import resume
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What ``stablegrad resume`` takes."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """The run's folder."""
+    json: bool = False
+    """Print the summary as JSON on the last line."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out the command."""
+    parsed = parse(Arguments, "resume", arguments, "Continue a run; a finished one is left as it is.")
+    summary = resume(parsed.run_dir, quiet=parsed.quiet)
+    print_summary(summary, parsed.run_dir, as_json=parsed.json)
+    return 0

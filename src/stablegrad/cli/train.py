@@ -1,0 +1,72 @@
+"""``stablegrad train``: one agent in a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from stablegrad.cli.arguments import algorithm_first, option, parse
+from stablegrad.errors import UsageError
+from stablegrad.training.config import RunConfig, default_run
+from stablegrad.training.trainer import train
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What ``stablegrad train`` takes."""
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")]
+    run_dir: Path | None = None
+    """Folder of the run; default: runs/<algorithm>-<env>-<preset>-seed<n>."""
+    json: bool = False
+    """Print the summary as JSON on the last line."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out the command."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        algorithm, rest = "pqn", list(arguments)
+    else:
+        algorithm, rest = algorithm_first("train", arguments)
+    env = option(rest, "--env", "CartPole-v1" if {"-h", "--help"} & set(rest) else None)
+    if env is None:
+        raise UsageError("name an environment: --env ID ('stablegrad envs' lists them)")
+    default = default_run(env, option(rest, "--preset", "baseline") or "")
+    parsed = parse(
+        Arguments,
+        f"train {algorithm}",
+        rest,
+        "Train one agent; the defaults are those of the environment and the preset.",
+        Arguments(run=dataclasses.replace(default, algorithm=algorithm)),
+    )
+    run_dir = parsed.run_dir or Path("runs") / run_name(parsed.run)
+    summary = train(parsed.run, run_dir, quiet=parsed.quiet)
+    print_summary(summary, run_dir, as_json=parsed.json)
+    return 0
+
+
+def run_name(config: RunConfig) -> str:
+    """A folder name that says what the run is."""
+    env = config.env.replace(":", "-").replace("/", "-")
+    return f"{config.algorithm}-{env}-{config.preset}-seed{config.seed}"
+
+
+def print_summary(summary: dict, run_dir: Path, *, as_json: bool) -> None:
+    """The outcome of a run in one sentence, or as JSON."""
+    if as_json:
+        print(json.dumps({"run_dir": str(run_dir), **summary}))
+        return
+    result = summary["final_return"]
+    shown = "no episode finished" if result is None else f"return {result:,.1f} (last 100 episodes)"
+    print(
+        f"{summary['status']}: {shown} after {summary['env_steps']:,} steps in {summary['wall_seconds']:,.0f} s "
+        f"({summary['steps_per_second']:,.0f} steps/s), {summary['parameters']:,} parameters; {run_dir}"
+    )

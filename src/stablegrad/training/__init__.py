@@ -1,0 +1,1 @@
+"""Runs an agent: loop, checkpoints, evaluation, logs, progress."""

@@ -1,0 +1,196 @@
+"""All that is needed to run a training again, as one dataclass that can be written to JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import subprocess
+import sys
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from stablegrad.agents import PQNConfig
+from stablegrad.agents.presets import apply_changes, parse_setting, preset_config
+from stablegrad.environments import AtariOptions, environment_spec
+from stablegrad.errors import StablegradError, UsageError, unknown_name
+
+ALGORITHMS = ("pqn",)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run."""
+
+    env: str
+    """Environment: an envpool or gymnasium id, or package.module:factory."""
+    algorithm: str = "pqn"
+    """pqn."""
+    preset: str = "baseline"
+    """Name of the setting; what it changes stands in ``agent``."""
+    total_steps: int = 1_000_000
+    """Environment steps to train for, rounded up to whole rollouts."""
+    seed: int = 1
+    """Seed of weights, actions, minibatches and environments."""
+    agent: Annotated[PQNConfig, tyro.conf.arg(name="")] = field(default_factory=PQNConfig)
+    """The agent's settings; on the command line they stand without a prefix."""
+    atari: Annotated[AtariOptions | None, tyro.conf.AvoidSubcommands] = None
+    """Atari preprocessing; None for every other environment."""
+    threads: int = 0
+    """Threads of torch and of the environment engine; 0: one a core."""
+    device: str = "auto"
+    """cpu, cuda, cuda:<n>; auto: cuda where there is one."""
+    checkpoint_every: int | None = None
+    """Environment steps between checkpoints. Each starts fresh episodes (exact resume), so keep it well above
+    num_envs times an episode's length. None: a tenth of the run, but at least 2,000 steps an environment."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay on disk."""
+    log_every: int | None = None
+    """Environment steps between lines of metrics; None: a 500th of the run, at least one rollout."""
+    eval_episodes: int = 0
+    """Greedy episodes on fresh environments after training; 0: none."""
+    wandb: str | None = None
+    """Weights & Biases project to log to as well."""
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            raise unknown_name("algorithm", self.algorithm, ALGORITHMS)
+        for name, minimum in (("total_steps", 1), ("seed", 0), ("threads", 0), ("keep_checkpoints", 1), ("eval_episodes", 0)):
+            if getattr(self, name) < minimum:
+                raise UsageError(f"{name.replace('_', '-')} must be at least {minimum}, got {getattr(self, name)}")
+        for name in ("checkpoint_every", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name.replace('_', '-')} must be at least 1, got {value}")
+        resolve_device(self.device)
+
+    @property
+    def checkpoint_interval(self) -> int:
+        """Environment steps between checkpoints, the default worked out."""
+        return self.checkpoint_every or max(self.total_steps // 10, 2000 * self.agent.num_envs)
+
+    @property
+    def log_interval(self) -> int:
+        """Environment steps between lines of metrics, the default worked out."""
+        return self.log_every or max(self.total_steps // 500, 1)
+
+    def check(self) -> None:
+        """Raise UsageError for an environment that does not exist or that the agent cannot act in."""
+        spec = environment_spec(self.env, atari=self.atari)
+        if spec.num_actions is None:
+            raise UsageError(f"PQN needs discrete actions; those of {self.env!r} are continuous")
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunConfig:
+        """Read ``to_json()`` or the content of config.json.
+
+        Raises:
+            StablegradError: an option is missing, unknown or of the wrong type.
+        """
+        value = {name: item for name, item in value.items() if name not in ("format", "provenance")}
+        return _from_json(cls, value, "config")
+
+
+def default_run(env: str, setting: str = "baseline") -> RunConfig:
+    """The configuration that a setting (see ``stablegrad.agents.presets``) gives for an environment.
+
+    Raises:
+        UsageError: unknown environment, preset or option.
+    """
+    preset, changes = parse_setting(setting)
+    spec = environment_spec(env)
+    agent = apply_changes(preset_config(preset, spec), changes)
+    return RunConfig(env=env, preset=setting, agent=agent, atari=AtariOptions() if spec.atari_game else None)
+
+
+def _from_json(cls: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise StablegradError(f"{where} should be a JSON object, got {value!r}")
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for name, item in value.items():
+        if name not in hints:
+            raise StablegradError(str(unknown_name(f"option in {where}", name, hints)))
+        alternatives = typing.get_args(hints[name]) or (hints[name],)
+        nested = next((kind for kind in alternatives if dataclasses.is_dataclass(kind)), None)
+        if nested is not None and item is not None:
+            arguments[name] = _from_json(nested, item, f"{where}.{name}")
+        elif type(item) in alternatives or (float in alternatives and type(item) is int):
+            arguments[name] = item
+        else:
+            expected = " or ".join(kind.__name__ for kind in alternatives)
+            raise StablegradError(f"{where}.{name} should be {expected}, got {item!r}")
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise StablegradError(f"{where}: {error}") from error
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device for a name.
+
+    Raises:
+        UsageError: no such device on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise unknown_name("device", device, ("auto", "cpu", "cuda")) from error
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
+    if resolved.type not in ("cpu", "cuda"):
+        raise unknown_name("device", device, ("auto", "cpu", "cuda"))
+    return resolved
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git revision and machine, for config.json."""
+    packages = ("stablegrad", "torch", "envpool", "gymnasium", "numpy", "pytorch_optimizer")
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "git_revision": _git_revision(),
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git_revision() -> str | None:
+    """Revision of the repository that the program was started in, if any."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None

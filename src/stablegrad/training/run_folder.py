@@ -1,0 +1,145 @@
+"""The run folder: one layout for every command, written whole or not at all.
+
+::
+
+    <run>/config.json     all that is needed to run it again
+          metrics.jsonl   a JSON object a line: {"step": int, "wall_seconds": float, "<group>/<name>": number}
+          checkpoints/    step-<n>/, see stablegrad.training.checkpoint
+          summary.json    the final figures
+          events.out...   TensorBoard
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stablegrad.errors import StablegradError, UsageError
+from stablegrad.training.config import provenance
+
+FORMAT = 1
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part (also after a power cut)."""
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically. NaN and infinities are refused: JSON has none."""
+    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+class RunFolder:
+    """Reads and writes one run folder."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    @property
+    def config_path(self) -> Path:
+        """Where the configuration lies."""
+        return self.path / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Where the metrics lie."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary_path(self) -> Path:
+        """Where the final figures lie."""
+        return self.path / "summary.json"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @classmethod
+    def create(cls, path: Path | str, config: Mapping[str, Any]) -> RunFolder:
+        """Make the folder and write its config.json.
+
+        Args:
+            path: a folder that does not exist yet or is empty.
+            config: the JSON form of the run's configuration.
+
+        Raises:
+            UsageError: the folder holds another run, is not empty, or cannot be written.
+        """
+        folder = cls(path)
+        if folder.config_path.exists():
+            raise UsageError(
+                f"run folder '{folder.path}' already holds a run; continue it with 'stablegrad resume {folder.path}' "
+                "or name another --run-dir"
+            )
+        try:
+            if folder.path.exists() and any(folder.path.iterdir()):
+                raise UsageError(f"run folder '{folder.path}' is not empty; name a new or an empty --run-dir")
+            folder.path.mkdir(parents=True, exist_ok=True)
+            write_json(folder.config_path, {"format": FORMAT, **config, "provenance": provenance()})
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UsageError(f"cannot write run folder '{folder.path}': {reason}; name another --run-dir") from error
+        return folder
+
+    def read_config(self) -> dict[str, Any]:
+        """The content of config.json.
+
+        Raises:
+            UsageError: there is no run here.
+            StablegradError: the file is not readable as JSON or of another format.
+        """
+        if not self.config_path.exists():
+            raise UsageError(f"'{self.path}' is no run folder: it has no config.json")
+        config = self._read_json(self.config_path)
+        if config.get("format") != FORMAT:
+            raise StablegradError(
+                f"'{self.config_path}' has format {config.get('format')!r}, this version of stablegrad reads {FORMAT}"
+            )
+        return config
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """The content of summary.json; None where the run has not ended."""
+        return self._read_json(self.summary_path) if self.summary_path.exists() else None
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """All complete lines of metrics.jsonl, in order; a line cut by a kill is left out."""
+        if not self.metrics_path.exists():
+            return []
+        rows = []
+        lines = self.metrics_path.read_text().splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                break
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise StablegradError(f"'{self.metrics_path}' line {number} is not JSON: {error.msg}") from error
+        return rows
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            value = json.loads(path.read_text())
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise StablegradError(f"'{path}' cannot be read as JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise StablegradError(f"'{path}' should hold a JSON object, found {type(value).__name__}")
+        return value

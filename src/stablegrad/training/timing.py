@@ -1,0 +1,61 @@
+"""Where the time goes: seconds by part, on the host or on the device's own clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+PARTS = ("environment", "act", "update", "optimizer", "diagnostics")
+
+
+class PartTimer:
+    """Adds up the seconds of named parts of a loop.
+
+    On a CUDA device a part is timed by events in the stream, which cost no wait; they are read when ``seconds`` is,
+    once a log interval. "update" contains "optimizer" while it is being measured; ``seconds`` takes it out.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.total = dict.fromkeys(PARTS, 0.0)
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time the body as ``name``. Parts that talk to the host only use the host's clock."""
+        if self.device.type == "cuda" and name in ("update", "optimizer"):
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            yield
+            end.record()
+            self._events.append((name, begin, end))
+        else:
+            started = time.perf_counter()
+            yield
+            self.total[name] += time.perf_counter() - started
+
+    def time_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Time every step of ``optimizer`` through its hooks, without touching the agent's code."""
+        running: list = []
+
+        def before(*_: object) -> None:
+            running.append(self.part("optimizer"))
+            running[-1].__enter__()
+
+        def after(*_: object) -> None:
+            running.pop().__exit__(None, None, None)
+
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(after)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of every part so far; waits for the device if it is a CUDA one."""
+        if self._events:
+            torch.cuda.synchronize(self.device)
+            for name, begin, end in self._events:
+                self.total[name] += begin.elapsed_time(end) / 1000.0
+            self._events.clear()
+        return {**self.total, "update": max(self.total["update"] - self.total["optimizer"], 0.0)}

@@ -1,0 +1,350 @@
+"""The loop on real environments: summaries, exact resume, stops, failures."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from stablegrad.agents import PQN
+from stablegrad.environments import StepResult
+from stablegrad.errors import CheckpointError, EnvironmentFault, StablegradError, TrainingDiverged, UsageError
+from stablegrad.training import trainer as trainer_module
+from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
+from stablegrad.training.config import RunConfig, default_run
+from stablegrad.training.run_folder import RunFolder
+from stablegrad.training.trainer import Interrupted, resume, train
+
+TIMES = {"wall_seconds", "speed/steps_per_second"}
+
+
+def final_weights(run_dir):
+    return load_checkpoint(list_checkpoints(run_dir / "checkpoints")[-1])[0]
+
+
+def same_run(first, second):
+    """Bit for bit: weights, and every figure that is not a time."""
+    a, b = final_weights(first), final_weights(second)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    metrics = [
+        [{name: value for name, value in row.items() if name not in TIMES} for row in RunFolder(run).read_metrics()]
+        for run in (first, second)
+    ]
+    assert metrics[0] == metrics[1]
+
+
+class Killed(BaseException):
+    pass
+
+
+def train_until(config, run_dir, updates, monkeypatch):
+    """Train and die without a chance to clean up after so many calls of update."""
+    calls = 0
+    original = PQN.update
+
+    def update(self, *arguments):
+        nonlocal calls
+        calls += 1
+        if calls > updates:
+            raise Killed
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PQN, "update", update)
+        patch.setattr(trainer_module.Trainer, "_write_summary_if_possible", lambda *_: None)
+        with pytest.raises(Killed):
+            train(config, run_dir, quiet=True)
+
+
+def test_the_run_folder_is_as_documented(tmp_path, tiny_run):
+    config = dataclasses.replace(tiny_run, eval_episodes=3)
+    summary = train(config, tmp_path / "run", quiet=True)
+    folder = RunFolder(tmp_path / "run")
+    assert folder.read_summary() == json.loads(json.dumps(summary))
+    assert summary["status"] == "finished"
+    assert summary["env_steps"] >= 3000
+    assert summary["updates"] % 8 == 0
+    assert set(summary["seconds"]) == {"environment", "act", "update", "optimizer", "diagnostics"}
+    assert 0 < sum(summary["seconds"].values()) <= summary["wall_seconds"]
+    assert summary["evaluation"]["episodes"] == 3
+    assert summary["peak_memory_bytes"] > 1e7
+    assert summary["health"] == {"verdict": None}
+    assert RunConfig.from_json(folder.read_config()) == config
+    assert folder.read_config()["provenance"]["versions"]["torch"] == torch.__version__
+    rows = folder.read_metrics()
+    assert rows[-1]["step"] == summary["env_steps"]
+    assert rows[-1]["train/return"] == summary["final_return"]
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(set(steps))
+    for layer in summary["layers"]:
+        assert rows[0][f"gradient_norm/{layer}"] > 0
+    assert summary["layers"] == [
+        "torso.project",
+        "torso.blocks.0.linear1",
+        "torso.blocks.0.linear2",
+        "torso.output.linear",
+        "head",
+    ]
+    assert list(tmp_path.joinpath("run").glob("events.out.tfevents*"))
+
+
+def test_env_steps_and_returns_count_transitions_and_whole_episodes(tmp_path, tiny_run, monkeypatch):
+    """CartPole pays 1 a step: the raw return is the length, and resets are not steps."""
+    seen = []
+    original = trainer_module.make_vector_env
+
+    def spy(*arguments, **options):
+        env = original(*arguments, **options)
+        step = env.step
+
+        def recorded(action):
+            result = step(action)
+            seen.append(result)
+            return result
+
+        monkeypatch.setattr(env, "step", recorded)
+        return env
+
+    monkeypatch.setattr(trainer_module, "make_vector_env", spy)
+    summary = train(tiny_run, tmp_path / "run", quiet=True)
+    assert summary["env_steps"] == sum(result.valid.sum() for result in seen)
+    finished = [result for result in seen if result.episode.finished.any()]
+    assert summary["episodes"] == sum(result.episode.finished.sum() for result in finished)
+    returns = np.concatenate([result.episode.returns[result.episode.finished] for result in finished])
+    assert summary["final_return"] == pytest.approx(returns[-100:].mean())
+    row = RunFolder(tmp_path / "run").read_metrics()[-1]
+    assert row["train/episode_length"] == pytest.approx(row["train/return"])
+    assert any((~result.valid).any() for result in seen)
+
+
+def test_same_seed_same_run_other_seed_other_run(tmp_path, tiny_run):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(dataclasses.replace(tiny_run, seed=seed), tmp_path / name, quiet=True)
+    same_run(tmp_path / "a", tmp_path / "b")
+    assert not torch.equal(final_weights(tmp_path / "a")["head.weight"], final_weights(tmp_path / "c")["head.weight"])
+
+
+# 3000 steps are some 48 rollouts of 64 rows: in the first segment, soon after each checkpoint, near the end.
+@pytest.mark.parametrize("updates", [3, 18, 30, 45])
+@pytest.mark.parametrize("setting", ["stable", "baseline"])
+def test_killed_and_resumed_is_never_stopped(tmp_path, tiny_run, monkeypatch, updates, setting):
+    config = dataclasses.replace(
+        tiny_run,
+        agent=dataclasses.replace(
+            tiny_run.agent, optimizer=default_run("CartPole-v1", setting).agent.optimizer
+        ),
+    )
+    train(config, tmp_path / "undisturbed", quiet=True)
+    train_until(config, tmp_path / "killed", updates, monkeypatch)
+    summary = resume(tmp_path / "killed", quiet=True)
+    assert summary["status"] == "finished"
+    same_run(tmp_path / "undisturbed", tmp_path / "killed")
+    reference = RunFolder(tmp_path / "undisturbed").read_summary()
+    for name in ("env_steps", "updates", "episodes", "final_return"):
+        assert summary[name] == reference[name]
+
+
+def test_resuming_a_finished_run_leaves_it_alone(tmp_path, tiny_run):
+    first = train(tiny_run, tmp_path / "run", quiet=True)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    assert resume(tmp_path / "run", quiet=True) == json.loads(json.dumps(first))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_and_the_run_goes_on_from_it(tmp_path, tiny_run, monkeypatch, number, capsys):
+    original = PQN.update
+    calls = 0
+
+    def update(self, *arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            os.kill(os.getpid(), number)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(PQN, "update", update)
+    with pytest.raises(Interrupted, match=f"stopped by {number.name} .*stablegrad resume") as caught:
+        train(tiny_run, tmp_path / "run", quiet=True)
+    assert caught.value.exit_code == 130
+    summary = RunFolder(tmp_path / "run").read_summary()
+    assert summary["status"] == "stopped"
+    (path,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert load_checkpoint(path)[1]["env_steps"] == summary["env_steps"] == calls * 64 - _reset_rows(summary, calls)
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+    monkeypatch.setattr(PQN, "update", original)
+    capsys.readouterr()
+    summary = resume(tmp_path / "run")
+    assert summary["status"] == "finished"
+    assert summary["unscheduled_segments"] == [1]
+    assert "outside the schedule" in capsys.readouterr().err
+
+
+def _reset_rows(summary, updates):
+    return updates * 64 - summary["env_steps"]
+
+
+def test_two_processes_cannot_train_one_run(tmp_path, tiny_run):
+    folder = RunFolder.create(tmp_path / "run", tiny_run.to_json())
+    first = trainer_module.Trainer(folder, tiny_run, quiet=True)
+    with first._lock(), pytest.raises(UsageError, match="being trained by another process"):
+        resume(tmp_path / "run", quiet=True)
+    resume(tmp_path / "run", quiet=True)
+
+
+def test_divergence_names_step_update_layer_and_checkpoint(tmp_path, tiny_run, monkeypatch):
+    original = trainer_module.make_vector_env
+    steps = 0
+
+    def poisoned(*arguments, **options):
+        env = original(*arguments, **options)
+        step = env.step
+
+        def huge(action):
+            nonlocal steps
+            steps += 1
+            result = step(action)
+            if steps < 200:
+                return result
+            fields = {name: getattr(result, name) for name in StepResult.__slots__}
+            return StepResult(**{**fields, "reward": np.full_like(result.reward, 3e38)})
+
+        monkeypatch.setattr(env, "step", huge)
+        return env
+
+    monkeypatch.setattr(trainer_module, "make_vector_env", poisoned)
+    message = r"diverged by step [\d,]+, in update [\d,]+: the gradient of layer 'head' is not finite .*last good checkpoint: '.*step-\d+'"
+    with pytest.raises(TrainingDiverged, match=message):
+        train(tiny_run, tmp_path / "run", quiet=True)
+    summary = RunFolder(tmp_path / "run").read_summary()
+    assert summary["status"] == "failed"
+    for path in list_checkpoints(tmp_path / "run" / "checkpoints"):
+        assert all(torch.isfinite(tensor).all() for tensor in load_checkpoint(path)[0].values())
+
+
+def test_a_failing_environment_ends_the_run_as_failed(tmp_path, tiny_run, monkeypatch):
+    (tmp_path / "faulty_env.py").write_text(
+        "import gymnasium, numpy as np\n"
+        "class Faulty(gymnasium.Env):\n"
+        "    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)\n"
+        "    action_space = gymnasium.spaces.Discrete(2)\n"
+        "    steps = 0\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        return np.zeros(2, np.float32), {}\n"
+        "    def step(self, action):\n"
+        "        Faulty.steps += 1\n"
+        "        value = np.nan if Faulty.steps > 2000 else 0.0\n"
+        "        return np.full(2, value, np.float32), 1.0, False, False, {}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = dataclasses.replace(tiny_run, env="faulty_env:Faulty")
+    with pytest.raises(EnvironmentFault, match="faulty_env:Faulty"):
+        train(config, tmp_path / "run", quiet=True)
+    summary = RunFolder(tmp_path / "run").read_summary()
+    assert summary["status"] == "failed"
+    assert summary["final_return"] is None
+    assert summary["env_steps"] > 0
+
+
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path, tiny_run):
+    """A real limit on file sizes, in a process of its own: the first checkpoint fits, metrics do not for ever."""
+    folder = RunFolder.create(tmp_path / "run", dataclasses.replace(tiny_run, log_every=1, total_steps=10_000).to_json())
+    script = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
+        "from stablegrad.cli.main import main\n"
+        "sys.exit(main(['resume', sys.argv[1], '--quiet']))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script, str(folder.path)], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "cannot write run folder" in result.stderr
+    assert "last good checkpoint" in result.stderr
+    assert folder.read_summary()["status"] == "failed"
+    assert resume(folder.path, quiet=True)["status"] == "finished"
+
+
+def test_a_killed_process_leaves_readable_checkpoints_and_resumes_exactly(tmp_path, tiny_run):
+    config = dataclasses.replace(tiny_run, total_steps=12_000)
+    train(config, tmp_path / "undisturbed", quiet=True)
+    folder = RunFolder.create(tmp_path / "killed", config.to_json())
+    process = subprocess.Popen([sys.executable, "-m", "stablegrad", "resume", str(folder.path), "--quiet"])
+    while not list_checkpoints(folder.checkpoints_path):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    for path in list_checkpoints(folder.checkpoints_path):
+        load_checkpoint(path)
+    resume(folder.path, quiet=True)
+    same_run(tmp_path / "undisturbed", tmp_path / "killed")
+
+
+def test_a_changed_network_is_refused(tmp_path, tiny_run, monkeypatch):
+    train_until(tiny_run, tmp_path / "run", 40, monkeypatch)
+    folder = RunFolder(tmp_path / "run")
+    config = folder.read_config()
+    config["agent"]["torso"]["width"] = 17
+    folder.config_path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="another network"):
+        resume(tmp_path / "run", quiet=True)
+    assert folder.read_summary()["status"] == "failed"
+
+
+def test_a_changed_optimizer_is_refused(tmp_path, tiny_run, monkeypatch):
+    train_until(tiny_run, tmp_path / "run", 40, monkeypatch)
+    folder = RunFolder(tmp_path / "run")
+    config = folder.read_config()
+    config["agent"]["optimizer"]["name"] = "radam"
+    folder.config_path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="optimizer"):
+        resume(tmp_path / "run", quiet=True)
+
+
+def test_folders_that_will_not_do_are_refused_before_anything_is_written(tmp_path, tiny_run):
+    train(dataclasses.replace(tiny_run, total_steps=64), tmp_path / "run", quiet=True)
+    with pytest.raises(UsageError, match="already holds a run; continue it with 'stablegrad resume"):
+        train(tiny_run, tmp_path / "run", quiet=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    with pytest.raises(UsageError, match="not empty"):
+        train(tiny_run, tmp_path / "full", quiet=True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="cannot write run folder"):
+        train(tiny_run, tmp_path / "file" / "run", quiet=True)
+    with pytest.raises(UsageError, match="no run folder"):
+        resume(tmp_path / "nothing", quiet=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "run"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["agent"].update(num_env=3), "did you mean 'num_envs'"),
+        (lambda c: c.update(total_steps="many"), "config.total_steps should be int, got 'many'"),
+        (lambda c: c.pop("env"), "missing 1 required"),
+        (lambda c: c.update(format=99), "format 99"),
+        (lambda c: c["agent"].update(torso=3), "config.agent.torso should be a JSON object"),
+    ],
+)
+def test_an_edited_config_is_refused(tmp_path, tiny_run, change, message):
+    folder = RunFolder.create(tmp_path / "run", tiny_run.to_json())
+    config = folder.read_config()
+    change(config)
+    folder.config_path.write_text(json.dumps(config))
+    with pytest.raises(StablegradError, match=message):
+        resume(folder.path, quiet=True)
+
+
+def test_cartpole_is_learned(tmp_path):
+    """Real training with margin: a random policy gets 22, this gets over 300 in 12 of 12 seeds tried."""
+    config = dataclasses.replace(default_run("CartPole-v1"), total_steps=60_000, threads=1, eval_episodes=10)
+    summary = train(config, tmp_path / "run", quiet=True)
+    assert summary["evaluation"]["mean_return"] > 150
