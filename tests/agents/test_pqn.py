@@ -275,3 +275,21 @@ def test_wrong_changes_are_named(setting, message):
     with pytest.raises(UsageError, match=message):
         preset, changes = parse_setting(setting)
         apply_changes(preset_config(preset, SPEC), changes)
+
+
+def test_rollouts_give_back_the_observations_that_came_in():
+    generator = np.random.default_rng(0)
+    for shape, dtype in (((4, 12, 9), torch.uint8), ((5,), torch.float32)):
+        rollout = Rollout(3, 2, shape, dtype, torch.device("cpu"))
+        frames = generator.integers(0, 256, (4, 2, *shape)).astype("uint8" if dtype == torch.uint8 else "float32")
+        zeros, no = np.zeros(2, np.float32), np.zeros(2, bool)
+        rollout.begin(frames[0])
+        for t in range(3):
+            episode = EpisodeStatistics(no, np.zeros(2), np.zeros(2, np.int64))
+            rollout.add(t, torch.zeros(2), torch.zeros(2), StepResult(frames[t + 1], zeros, no, no, ~no, episode))
+        np.testing.assert_array_equal(rollout.observation.numpy(), frames)
+        rows = torch.tensor([5, 0, 3])
+        expected = frames[:3].reshape(6, *shape)[rows.numpy()]
+        np.testing.assert_array_equal(rollout.observations_at(rows).numpy(), expected)
+        rollout.begin()
+        np.testing.assert_array_equal(rollout.observation[0].numpy(), frames[3])

@@ -168,7 +168,6 @@ class PQN:
             discount=config.discount,
             lambda_=config.q_lambda,
         ).flatten()
-        observation = rollout.observation[:-1].flatten(0, 1)
         action, weight = rollout.action.flatten(), rollout.valid.flatten().float()
 
         config.optimizer.set_learning_rate(self.optimizer, env_steps / self.total_steps)
@@ -177,7 +176,7 @@ class PQN:
             order = torch.randperm(len(target), generator=self.generator, device=self.device)
             for rows in order.view(config.num_minibatches, -1):
                 with self._autocast():
-                    q_values = self.network(observation[rows]).float()
+                    q_values = self.network(rollout.observations_at(rows)).float()
                 q_value = q_values.gather(1, action[rows, None]).squeeze(1)
                 rows_weight = weight[rows]
                 rows_valid = rows_weight.sum().clamp(min=1.0)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablegrad.errors import UsageError, unknown_name
@@ -18,9 +19,35 @@ NATURE_CHANNELS = {"small": (16, 32, 32), "medium": (32, 64, 64), "large": (64, 
 IMPALA_CHANNELS = (16, 32, 32)
 
 
-def _scale_pixels(observation: Tensor) -> Tensor:
-    """Bytes to [0, 1]. Observations stay uint8 until here: a quarter of the memory traffic."""
-    return observation.float().div_(255.0) if observation.dtype == torch.uint8 else observation
+class _PixelConv(nn.Conv2d):
+    """The first convolution of an image encoder: reads bytes as numbers from 0 to 1.
+
+    Observations stay uint8 until here, a quarter of the memory traffic. The division by 255 is done on the weights
+    instead of on the pixels, of which there are some hundred times more; bytes are exact in bfloat16, too.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.uint8:
+            return super().forward(x)
+        mixed = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if mixed else self.weight.dtype
+        # Channels last is the layout in which the convolutions are fastest, on CPUs by a quarter of the whole pass.
+        pixels = x.to(dtype, memory_format=torch.channels_last)
+        return F.conv2d(pixels, self.weight / 255.0, self.bias, self.stride, self.padding)
+
+
+class _ImageLayerNorm(nn.LayerNorm):
+    """LayerNorm over [C, H, W] that leaves the channels-last layout as it is; the same numbers as nn.LayerNorm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels, *sides = self.normalized_shape
+        weight, bias = self.weight.permute(1, 2, 0), self.bias.permute(1, 2, 0)
+        return F.layer_norm(x.permute(0, 2, 3, 1), (*sides, channels), weight, bias, self.eps).permute(0, 3, 1, 2)
+
+
+def _make_image_norm(name: str, shape: Sequence[int]) -> nn.Module:
+    check_norm(name)
+    return _ImageLayerNorm(list(shape)) if name == "layer" else nn.Identity()
 
 
 def _image_shape(observation_shape: Sequence[int], smallest: int) -> tuple[int, int, int]:
@@ -67,8 +94,8 @@ class NatureCNN(nn.Module):
             zip(size, ((8, 4), (4, 2), (3, 1)), strict=True), start=1
         ):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-            layers[f"conv{number}"] = conv(channels, out_channels, kernel, stride)
-            layers[f"norm{number}"] = make_norm(norm, [out_channels, height, width])
+            layers[f"conv{number}"] = conv(channels, out_channels, kernel, stride, kind=_PixelConv if number == 1 else nn.Conv2d)
+            layers[f"norm{number}"] = _make_image_norm(norm, (out_channels, height, width))
             layers[f"activation{number}"] = make_activation(activation)
             channels = out_channels
         self.layers = nn.Sequential(OrderedDict(layers))
@@ -76,7 +103,7 @@ class NatureCNN(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[batch, C, H, W]``, uint8 (scaled to [0, 1]) or float, to ``[batch, out_features]``."""
-        return self.layers(_scale_pixels(observation)).flatten(1)
+        return self.layers(observation).flatten(1)
 
 
 class _ImpalaBlock(nn.Module):
@@ -84,14 +111,14 @@ class _ImpalaBlock(nn.Module):
 
     def __init__(self, channels: int, height: int, width: int, norm: str, activation: str):
         super().__init__()
-        shape = [channels, height, width]
+        shape = (channels, height, width)
         self.branch = nn.Sequential(
             make_activation(activation),
             conv(channels, channels, 3, padding=1),
-            make_norm(norm, shape),
+            _make_image_norm(norm, shape),
             make_activation(activation),
             conv(channels, channels, 3, padding=1),
-            make_norm(norm, shape),
+            _make_image_norm(norm, shape),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +143,8 @@ class ImpalaCNN(nn.Module):
         channels, height, width = _image_shape(observation_shape, smallest=8)
         stages: list[nn.Module] = []
         for out_channels in IMPALA_CHANNELS:
-            stages += [conv(channels, out_channels, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
+            first = conv(channels, out_channels, 3, padding=1, kind=nn.Conv2d if stages else _PixelConv)
+            stages += [first, nn.MaxPool2d(3, stride=2, padding=1)]
             height, width = (height + 1) // 2, (width + 1) // 2
             stages += [_ImpalaBlock(out_channels, height, width, norm, activation) for _ in range(2)]
             channels = out_channels
@@ -125,7 +153,7 @@ class ImpalaCNN(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[batch, C, H, W]``, uint8 (scaled to [0, 1]) or float, to ``[batch, out_features]``."""
-        return self.layers(_scale_pixels(observation)).flatten(1)
+        return self.layers(observation).flatten(1)
 
 
 class VectorEncoder(nn.Module):
@@ -146,5 +174,6 @@ class VectorEncoder(nn.Module):
         self.norm = make_norm(norm, self.out_features)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """``[batch, *observation_shape]`` to ``[batch, out_features]``, float32 (uint8 scaled to [0, 1])."""
-        return self.norm(_scale_pixels(observation).flatten(1).float())
+        """``[batch, *observation_shape]`` to ``[batch, out_features]``, float32; bytes become numbers from 0 to 1."""
+        features = observation.flatten(1).float()
+        return self.norm(features / 255.0 if observation.dtype == torch.uint8 else features)

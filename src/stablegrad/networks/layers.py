@@ -57,9 +57,16 @@ def linear(in_features: int, out_features: int, gain: float = math.sqrt(2.0)) ->
     return layer
 
 
-def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Conv2d:
+def conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    padding: int = 0,
+    kind: type[nn.Conv2d] = nn.Conv2d,
+) -> nn.Conv2d:
     """A 2-D convolution with orthogonal weights of gain sqrt(2) and a bias of zero."""
-    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)
+    layer = kind(in_channels, out_channels, kernel_size, stride, padding)
     orthogonal_(layer)
     return layer
 

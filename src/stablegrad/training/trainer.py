@@ -39,6 +39,7 @@ from stablegrad.training.metrics import MetricsWriter
 from stablegrad.training.progress import TrainingProgress
 from stablegrad.training.run_folder import RunFolder, write_json
 from stablegrad.training.timing import PartTimer
+from stablegrad.training.tuning import keep_freed_memory
 
 RETURN_WINDOW = 100
 
@@ -93,6 +94,8 @@ class Trainer:
         self.device = resolve_device(config.device)
         self.threads = config.threads or os.cpu_count() or 1
         torch.set_num_threads(self.threads)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.spec = environment_spec(config.env, atari=config.atari)
         self.agent = PQN(
             config.agent, self.spec, total_steps=config.total_steps, device=self.device, seed=_torch_seed(config.seed, 0)

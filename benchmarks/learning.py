@@ -1,0 +1,62 @@
+"""PQN on small environments: CartPole and Acrobot for 500k steps, LunarLander for 300k at two depths.
+
+    python benchmarks/learning.py [--seeds 5] [--workers 2]
+
+The bars: CartPole >= 475, Acrobot >= -100 (CleanRL: 495.1 and -95.6); LunarLander: 4 layers >= 150, 12 layers failing,
+5 multi-skip blocks with Kron within the interval of the 4 layers or better.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+
+import tyro
+from common import over_seeds, save, train_all
+
+from stablegrad.training.config import RunConfig, default_run
+
+LARGE = "+torso.depth=large"
+#: name: (environment, steps, setting)
+TASKS = {
+    "CartPole-v1 baseline, 4 layers": ("CartPole-v1", 500_000, "baseline"),
+    "Acrobot-v1 baseline, 4 layers": ("Acrobot-v1", 500_000, "baseline"),
+    "LunarLander-v3 baseline, 4 layers": ("LunarLander-v3", 300_000, "baseline"),
+    "LunarLander-v3 baseline, 12 layers": ("LunarLander-v3", 300_000, "baseline" + LARGE),
+    "LunarLander-v3 stable, 5 blocks": ("LunarLander-v3", 300_000, "stable" + LARGE),
+    "LunarLander-v3 multi-skip only, 5 blocks": ("LunarLander-v3", 300_000, "multi_skip" + LARGE),
+    "LunarLander-v3 Kron only, 12 layers": ("LunarLander-v3", 300_000, "kron" + LARGE),
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the benchmark takes."""
+
+    seeds: int = 5
+    """Seeds of every task."""
+    workers: int = 2
+    """Runs at once."""
+
+
+def config(task: str, seed: int) -> RunConfig:
+    env, steps, setting = TASKS[task]
+    return dataclasses.replace(default_run(env, setting), total_steps=steps, seed=seed, threads=1)
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments)
+    names = {task: [f"{task}, seed {seed}" for seed in range(1, arguments.seeds + 1)] for task in TASKS}
+    # Seed by seed, so that all tasks meet the same moods of the machine.
+    configs = {names[task][seed]: config(task, seed + 1) for seed in range(arguments.seeds) for task in TASKS}
+    results = train_all(configs, arguments.workers)
+    tasks = {task: over_seeds(results, names[task]) for task in TASKS}
+    for task, result in tasks.items():
+        low, high = result["interval"]
+        print(f"{task}: {result['mean']:.1f} [{low:.1f}, {high:.1f}]")
+    save("learning", f"python benchmarks/learning.py {' '.join(sys.argv[1:])}".strip(), {"tasks": tasks})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""Runs in, figures and self-contained HTML pages out."""
+
+from stablegrad.reports.comparison_page import write_comparison_report
+from stablegrad.reports.figures import write_figures
+from stablegrad.reports.run_page import write_run_report
+
+__all__ = ["write_comparison_report", "write_figures", "write_run_report"]

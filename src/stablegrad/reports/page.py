@@ -1,0 +1,305 @@
+"""What all report pages share: the template engine, interactive figures, tables of configurations.
+
+A page is one HTML file that needs no network: plotly.js and the style lie inside it. Text from outside (names, errors,
+options) is escaped by the template engine; figures travel as JSON with every ``<`` written as ``\\u003c``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import plotly.graph_objects as go
+from markupsafe import Markup, escape
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from plotly.offline import get_plotlyjs
+
+from stablegrad import __version__
+from stablegrad.reports.figures import return_limits
+from stablegrad.reports.series import PART_COLOURS, ZERO_COLOUR, GradientMaps, ReturnSeries, edges
+from stablegrad.studies.comparison import flatten
+from stablegrad.training.run_folder import write_atomically
+
+VIRIDIS = [to_hex(colormaps["viridis"](position)) for position in np.linspace(0, 1, 11)]
+ROW_HEIGHT = 15  # pixels a layer
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure of a page.
+
+    Attributes:
+        json: plotly's data and layout, safe inside a script element.
+        height: in pixels.
+        description: what it shows, for readers who cannot see it.
+    """
+
+    json: Markup
+    height: int
+    description: str
+
+
+@dataclass(frozen=True)
+class ColourScale:
+    """The one colour bar of the gradient maps.
+
+    Attributes:
+        stops: colours from low to high.
+        ticks: (position in percent from the left, label).
+        zero: whether any cell is exactly zero.
+    """
+
+    stops: list[str]
+    ticks: list[tuple[float, str]]
+    zero: bool
+    zero_colour: str = ZERO_COLOUR
+
+
+@dataclass(frozen=True)
+class OptionRow:
+    """One option of a configuration: its value in every column, and whether they differ."""
+
+    name: str
+    values: list[str]
+    differs: bool
+
+
+def write_page(path: Path, template: str, **context: Any) -> Path:
+    """Fill a template of this package and write the page, whole or not at all.
+
+    Args:
+        path: where to.
+        template: file name in ``templates``.
+        context: what it shows.
+
+    Returns:
+        ``path``.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("stablegrad.reports", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(template).render(plotly_js=Markup(get_plotlyjs()), version=__version__, **context)
+    write_atomically(path, page)
+    return path
+
+
+def return_figure(series: Sequence[ReturnSeries], against_time: bool = False) -> PageFigure | None:
+    """Learning curves: seeds thin (dotted: not finished), the mean thick, its interval as a band.
+
+    Args:
+        series: one entry a setting.
+        against_time: put the wall time on the x axis, steps times the mean seconds of a step; settings whose speed is
+            not known are left out.
+
+    Returns:
+        the figure; None where there is nothing to show.
+    """
+    shown = [entry for entry in series if entry.runs and (entry.seconds_per_step or not against_time)]
+    if not shown:
+        return None
+    figure = go.Figure()
+    for entry in shown:
+        scale = (entry.seconds_per_step or 0.0) / 60 if against_time else 1.0
+        unit = "minutes" if against_time else "steps"
+        if entry.interval is not None:
+            low, high = entry.interval
+            figure.add_scatter(
+                x=np.concatenate([entry.steps, entry.steps[::-1]]) * scale,
+                y=np.concatenate([high, low[::-1]]),
+                fill="toself",
+                fillcolor=_transparent(entry.colour, 0.16),
+                line={"width": 0},
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=entry.name,
+                mode="lines",
+            )
+        for seed, finished, curve in entry.runs:
+            figure.add_scatter(
+                x=curve.steps * scale,
+                y=curve.values,
+                mode="lines",
+                line={"color": entry.colour, "width": 1, "dash": "solid" if finished else "dot"},
+                opacity=0.5,
+                name=f"{entry.name}, seed {seed}" + ("" if finished else " (not finished)"),
+                showlegend=not entry.steps.size and seed == entry.runs[0][0],
+                legendgroup=entry.name,
+                hovertemplate=f"%{{x:,.4~s}} {unit}: %{{y:.4~g}}<extra>{escape(entry.name)}, seed {seed}</extra>",
+            )
+        if entry.steps.size and len(entry.runs) > 1:
+            figure.add_scatter(
+                x=entry.steps * scale,
+                y=entry.mean,
+                mode="lines",
+                line={"color": entry.colour, "width": 3},
+                name=f"{entry.name}, mean",
+                legendgroup=entry.name,
+                hovertemplate=f"%{{x:,.4~s}} {unit}: %{{y:.4~g}}<extra>{escape(entry.name)}, mean</extra>",
+            )
+        elif entry.steps.size:
+            figure.data[-1].update(showlegend=True, opacity=1, line={"width": 2.5})
+    figure.update_layout(
+        xaxis_title="wall time of a run [min]" if against_time else "environment steps",
+        yaxis_title="return, mean of last 100 episodes",
+        yaxis_range=list(return_limits(list(shown))),
+        xaxis_rangemode="tozero",
+    )
+    described = " and ".join(entry.name for entry in shown)
+    return _page_figure(figure, 420, f"Learning curves of {described}")
+
+
+def gradient_figures(maps: GradientMaps) -> list[tuple[str, PageFigure]]:
+    """One map a setting, (heading, figure), all on the colour scale of :func:`colour_scale`, all of one row height."""
+    figures = []
+    for name, found, seeds in zip(maps.names, maps.maps, maps.seeds, strict=True):
+        # heatmaps of categories cannot be bordered, so layers are numbered and the axis carries their names
+        rows = np.arange(len(found.layers))
+        figure = go.Figure()
+        figure.add_heatmap(
+            x=edges(found.steps),
+            y=rows,
+            z=np.round(found.log10_norms, 3),
+            zmin=maps.low,
+            zmax=maps.high,
+            colorscale=[[index / (len(VIRIDIS) - 1), colour] for index, colour in enumerate(VIRIDIS)],
+            showscale=False,
+            hoverongaps=False,
+            text=[[str(escape(layer))] * found.steps.size for layer in found.layers],
+            customdata=np.char.mod("%.2e", 10**found.log10_norms),
+            hovertemplate="%{text}<br>%{x:,.4~s} steps: %{customdata}<extra></extra>",
+        )
+        if found.zero.any():
+            figure.add_heatmap(
+                x=edges(found.steps),
+                y=rows,
+                z=np.where(found.zero, 1.0, np.nan),
+                colorscale=[[0, ZERO_COLOUR], [1, ZERO_COLOUR]],
+                showscale=False,
+                hoverongaps=False,
+                text=[[str(escape(layer))] * found.steps.size for layer in found.layers],
+                hovertemplate="%{text}<br>%{x:,.4~s} steps: exactly zero<extra></extra>",
+            )
+        figure.update_layout(
+            xaxis_title="environment steps",
+            yaxis={
+                "range": [len(rows) - 0.5, -0.5],
+                "tickvals": rows.tolist(),
+                "ticktext": [str(escape(layer)) for layer in found.layers],
+                "tickfont": {"size": 10},
+                "showgrid": False,
+                "zeroline": False,
+                "fixedrange": True,
+            },
+            xaxis_showgrid=False,
+        )
+        height = 90 + max(8, len(found.layers)) * ROW_HEIGHT
+        averaged = "1 seed" if seeds == 1 else f"geometric mean of {seeds} seeds"
+        figures.append(
+            (
+                f"{name}: {averaged}",
+                _page_figure(figure, height, f"Gradient norm by layer over time, {name}", legend=False),
+            )
+        )
+    return figures
+
+
+def colour_scale(maps: GradientMaps) -> ColourScale:
+    """The colour bar that belongs to :func:`gradient_figures`, with a tick a decade, or at its ends if it has none."""
+    span = maps.high - maps.low
+    decades = list(range(math.ceil(maps.low), math.floor(maps.high) + 1))
+    if len(decades) >= 2:
+        ticks = [(100 * (decade - maps.low) / span, _power(decade)) for decade in decades]
+    else:
+        ticks = [(0.0, f"{10**maps.low:.2g}"), (100.0, f"{10**maps.high:.2g}")]
+    return ColourScale(VIRIDIS, ticks, any(bool(found.zero.any()) for found in maps.maps))
+
+
+def cost_figure(costs: Mapping[str, Mapping[str, Any]]) -> PageFigure | None:
+    """Seconds per 1,000 steps, stacked by part, one bar a name.
+
+    Args:
+        costs: name -> ``seconds_per_1000_steps`` and ``parts``, as in the summary of a comparison.
+
+    Returns:
+        the figure; None where no cost is known.
+    """
+    known = {name: cost for name, cost in costs.items() if cost["seconds_per_1000_steps"] is not None}
+    if not known:
+        return None
+    figure = go.Figure()
+    for part, colour in PART_COLOURS.items():
+        values = [cost["parts"][part] for cost in known.values()]
+        if any(values):
+            figure.add_bar(
+                y=[str(escape(name)) for name in known],
+                x=values,
+                name=part,
+                orientation="h",
+                marker={"color": colour},
+                hovertemplate=f"{part}: %{{x:.3~g}} s per 1,000 steps<extra>%{{y}}</extra>",
+            )
+    figure.update_layout(
+        barmode="stack",
+        bargap=0.35,
+        xaxis_title="seconds per 1,000 environment steps",
+        yaxis={"autorange": "reversed", "fixedrange": True},
+    )
+    return _page_figure(figure, 150 + 50 * len(known), "Where the time goes")
+
+
+def option_rows(configs: Sequence[Mapping[str, Any]]) -> list[OptionRow]:
+    """Configurations side by side: options that differ first, then the others, each in their own order."""
+    columns = [flatten(config) for config in configs]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = []
+    for name in names:
+        values = [_option(column, name) for column in columns]
+        rows.append(OptionRow(name, values, len(set(values)) > 1))
+    return sorted(rows, key=lambda row: not row.differs)
+
+
+def _page_figure(figure: go.Figure, height: int, description: str, legend: bool = True) -> PageFigure:
+    figure.update_layout(
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 60, "r": 12, "t": 12, "b": 96 if legend else 48},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
+        hovermode="closest",
+        font={"family": "system-ui, sans-serif", "size": 12},
+    )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+    return PageFigure(Markup(_script_safe(figure.to_json())), height, description)
+
+
+def _script_safe(text: str | None) -> str:
+    return (text or "null").replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _option(column: Mapping[str, Any], name: str) -> str:
+    if name not in column:
+        return "–"
+    value = column[name]
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _power(exponent: int) -> str:
+    superscripts = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return "10" + str(exponent).translate(superscripts)
+
+
+def _transparent(colour: str, alpha: float) -> str:
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"

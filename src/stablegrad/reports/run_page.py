@@ -1,0 +1,86 @@
+"""report.html of one run: how it went, its gradients, its cost, its configuration."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from stablegrad.reports.page import (
+    colour_scale,
+    cost_figure,
+    gradient_figures,
+    option_rows,
+    return_figure,
+    write_page,
+)
+from stablegrad.reports.series import gradient_maps, return_series
+from stablegrad.studies.comparison import RunRecord, read_failure
+from stablegrad.studies.summary import cost_of
+from stablegrad.studies.wording import MISSING, duration, memory, number
+from stablegrad.training.run_folder import RunFolder
+
+
+def write_run_report(run_dir: Path | str) -> Path:
+    """Write ``report.html`` of one run folder.
+
+    Args:
+        run_dir: a run folder; the run may still be going on, or have stopped or failed.
+
+    Returns:
+        the path of report.html.
+
+    Raises:
+        UsageError: there is no run in the folder.
+        StablegradError: a file in it cannot be read.
+    """
+    folder = RunFolder(run_dir)
+    config = folder.read_config()
+    summary = folder.read_summary() or {}
+    name = str(config.get("preset") or "run")
+    status = str(summary.get("status") or "unfinished")
+    run = RunRecord(name, int(config["seed"]), status, read_failure(folder), summary, folder.read_metrics())
+    cost = cost_of([run], finished_only=False)
+    records = {name: [run]}
+    maps = gradient_maps(records)
+    provenance = config.pop("provenance", None) or {}
+    config.pop("format", None)
+    return write_page(
+        folder.path / "report.html",
+        "run.html",
+        title=f"{config.get('algorithm')} on {config.get('env')}: {name}, seed {run.seed}",
+        status=status,
+        error=run.error,
+        facts=_facts(run, config, cost),
+        curves=return_figure(return_series(records, {"cost": {name: cost}})),
+        gradients=gradient_figures(maps) if maps else [],
+        scale=colour_scale(maps) if maps else None,
+        cost=cost_figure({name: cost}),
+        options=option_rows([config]),
+        provenance=option_rows([{key: value for key, value in provenance.items() if key != "command"}]),
+        command=shlex.join(provenance["command"]) if provenance.get("command") else None,
+        directory=str(folder.path),
+    )
+
+
+def _facts(run: RunRecord, config: dict[str, Any], cost: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures of summary.json in words."""
+    summary = run.summary
+    final, parameters = summary.get("final_return"), summary.get("parameters")
+    steps = summary.get("env_steps", run.metrics[-1]["step"] if run.metrics else 0)
+    facts = [
+        ("State", run.status),
+        ("Environment steps", f"{number(steps)} of {number(config['total_steps'])}"),
+        ("Final return, mean of the last 100 episodes", MISSING if final is None else number(final)),
+        ("Parameters", MISSING if parameters is None else number(parameters)),
+        ("Wall time", duration(summary.get("wall_seconds"))),
+        ("Steps per second", MISSING if cost["steps_per_second"] is None else number(cost["steps_per_second"])),
+        ("Peak memory", memory(cost["peak_memory_bytes"])),
+    ]
+    evaluation = summary.get("evaluation") or {}
+    facts.extend(
+        (f"Evaluation: {key.replace('_', ' ')}", number(value))
+        for key, value in evaluation.items()
+        if isinstance(value, int | float)
+    )
+    return facts

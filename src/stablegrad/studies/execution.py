@@ -1,0 +1,316 @@
+"""Runs a comparison: child processes side by side, seed by seed, that stop and continue together.
+
+A run is ``python -m stablegrad resume <run folder>`` in a process of its own: a run that fails takes nobody with it,
+and what was finished is never repeated.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from stablegrad.errors import UsageError
+from stablegrad.studies.comparison import Comparison, record_failure, stderr_path
+from stablegrad.studies.summary import summarize
+from stablegrad.training.run_folder import RunFolder, write_json
+
+if TYPE_CHECKING:
+    from stablegrad.training.config import RunConfig
+
+POLL_SECONDS = 0.2
+PROGRESS_SECONDS = 1.0
+LOCK_SECONDS = 10.0
+GRACE_SECONDS = 120.0  # for the last checkpoint of a run that was told to stop
+INTERRUPTED = 130
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far one run is.
+
+    Attributes:
+        setting: name of the setting.
+        seed: its seed.
+        step: environment steps done, as last logged.
+        total_steps: environment steps asked for.
+        mean_return: mean return of the last episodes; None before any has ended.
+        state: "waiting", "running", "finished", "failed" or "stopped".
+    """
+
+    setting: str
+    seed: int
+    step: int
+    total_steps: int
+    mean_return: float | None
+    state: str
+
+
+@dataclass(frozen=True)
+class ComparisonResult:
+    """What :func:`run_comparison` leaves behind.
+
+    Attributes:
+        directory: the comparison folder.
+        summary: content of comparison_summary.json.
+    """
+
+    directory: Path
+    summary: dict[str, Any]
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """The failed runs: setting, seed, error."""
+        return [run for run in self.summary["left_out"] if run["status"] == "failed"]
+
+
+def run_comparison(
+    directory: Path | str,
+    configs: Mapping[str, RunConfig],
+    seeds: Sequence[int],
+    *,
+    workers: int | None = None,
+    on_progress: Callable[[list[RunProgress]], None] | None = None,
+    command: Sequence[str] | None = None,
+) -> ComparisonResult:
+    """Train two settings on the same seeds, in parallel processes, and sum up what came of it.
+
+    Runs start in the order of the seeds, the two settings of a seed after one another, so that with two workers the
+    partners of a pair share the machine and their times can be compared. Called again with the same folder it
+    continues: finished runs stay as they are, all others go on from their last checkpoint.
+
+    Children get SIGTERM when this process dies, however it dies (Linux). Call it from the main thread: only there can
+    it pass SIGINT and SIGTERM on to the children.
+
+    Args:
+        directory: the comparison folder, see :mod:`stablegrad.studies.comparison`.
+        configs: the two settings by name, first the one to compare against.
+        seeds: distinct seeds; each replaces the seed of both configurations.
+        workers: how many runs at once; None: as many as the cores hold, given the threads of a run.
+        on_progress: called about once a second with the state of every run, in the order of the seeds.
+        command: the command line that asked for this, shown in the report.
+
+    Raises:
+        UsageError: the settings, the seeds, the workers or the folder will not do.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the children have written their checkpoints and are gone.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers must be at least 1, got {workers}")
+    comparison = Comparison.open(directory, configs, seeds, command)
+    with _locked(comparison) as lock, _stop_signals() as signals:
+        runs = [
+            _Run(comparison, dataclasses.replace(configs[setting], seed=seed), setting, lock)
+            for seed in comparison.seeds
+            for setting in comparison.settings
+        ]
+        try:
+            _run_all(runs, workers or default_workers(configs.values()), signals, on_progress)
+        finally:
+            _stop(runs, signals)
+        if signals:
+            raise KeyboardInterrupt
+    summary = summarize(directory)
+    write_json(comparison.summary_path, summary)
+    return ComparisonResult(comparison.directory, summary)
+
+
+def default_workers(configs: Iterable[RunConfig]) -> int:
+    """How many runs fill this machine: usable cores by threads of a run (0 threads: all cores), at least one."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, cores // max(config.threads or cores for config in configs))
+
+
+def child_command(folder: Path) -> list[str]:
+    """The command that starts or continues the run in ``folder``."""
+    return [sys.executable, "-m", "stablegrad", "resume", str(folder), "--quiet"]
+
+
+class _Run:
+    """One run of the comparison and, while it runs, its child process."""
+
+    def __init__(self, comparison: Comparison, config: RunConfig, setting: str, lock: int):
+        self.folder = comparison.run_folder(setting, config.seed)
+        self.config = config
+        self.setting = setting
+        self.lock = lock
+        self.process: subprocess.Popen[bytes] | None = None
+        self.told_to_stop = False
+        self.state = "finished" if self._has_finished() else "waiting"
+
+    def start(self) -> None:
+        if not self.folder.config_path.exists():
+            for leftover in self.folder.path.glob(".config.json.*"):  # killed while writing it
+                leftover.unlink()
+            RunFolder.create(self.folder.path, self.config.to_json())
+        with stderr_path(self.folder).open("wb") as stderr:
+            self.process = subprocess.Popen(
+                child_command(self.folder.path),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                env={**os.environ, **_thread_limits(self.config.threads)},
+                start_new_session=True,  # Ctrl-C reaches the children once, from here, not also from the terminal
+                pass_fds=(self.lock,),  # the folder stays locked until the last child is gone
+                preexec_fn=_die_with_parent(os.getpid()),
+            )
+        self.state = "running"
+
+    def poll(self) -> None:
+        """Look whether the child has ended, and note how."""
+        if self.process is None or self.process.poll() is None:
+            return
+        code, self.process = self.process.returncode, None
+        if self._has_finished():
+            self.state = "finished"
+        elif code == INTERRUPTED or (
+            self.told_to_stop and code in (0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGKILL)
+        ):
+            self.state = "stopped"
+        else:
+            self.state = "failed"
+            record_failure(self.folder, self._reason(code))
+
+    def send(self, number: int) -> None:
+        self.told_to_stop = True
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def progress(self) -> RunProgress:
+        step, mean_return = _last_metrics(self.folder)
+        return RunProgress(self.setting, self.config.seed, step, self.config.total_steps, mean_return, self.state)
+
+    def _has_finished(self) -> bool:
+        return (self.folder.read_summary() or {}).get("status") == "finished"
+
+    def _reason(self, code: int) -> str:
+        lines = [line.strip() for line in stderr_path(self.folder).read_text(errors="replace").splitlines()]
+        last = next((line for line in reversed(lines) if line), None)
+        if code < 0:
+            name = signal.Signals(-code).name
+            return f"killed by {name}" + (" (often: out of memory)" if -code == signal.SIGKILL else "")
+        if code == 0:
+            return "it ended without a finished summary.json"
+        return (last or "").removeprefix("stablegrad: ") or f"exit status {code}, nothing on standard error"
+
+
+def _run_all(
+    runs: list[_Run], workers: int, signals: list[int], on_progress: Callable[[list[RunProgress]], None] | None
+) -> None:
+    """Keep ``workers`` children busy until all runs have ended or a signal comes."""
+    next_report = time.monotonic()
+    while not signals:
+        for run in runs:
+            run.poll()
+        waiting = [run for run in runs if run.state == "waiting"]
+        free = workers - sum(run.state == "running" for run in runs)
+        for run in waiting[: max(free, 0)]:
+            run.start()
+        over = all(run.state not in ("waiting", "running") for run in runs)
+        if on_progress is not None and (over or time.monotonic() >= next_report):
+            on_progress([run.progress() for run in runs])
+            next_report = time.monotonic() + PROGRESS_SECONDS
+        if over:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _stop(runs: list[_Run], signals: list[int]) -> None:
+    """Tell all children to stop, wait for their checkpoints; a second signal, or no patience left, kills them."""
+    running = [run for run in runs if run.process is not None]
+    for run in running:
+        run.send(signals[0] if signals else signal.SIGTERM)
+    told, deadline, killed = len(signals), time.monotonic() + GRACE_SECONDS, False
+    while any(run.process is not None for run in running):
+        for run in running:
+            run.poll()
+        if not killed and (len(signals) > told or time.monotonic() > deadline):
+            killed = True
+            for run in running:
+                run.send(signal.SIGKILL)
+        time.sleep(POLL_SECONDS / 10)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying of them; outside the main thread, collect nothing."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda caught, _frame: received.append(caught)) for number in numbers]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextmanager
+def _locked(comparison: Comparison) -> Iterator[int]:
+    """Hold the folder's lock; children inherit it, so it is free only when the last of them is gone too."""
+    file: IO[str]
+    with (comparison.directory / ".lock").open("w") as file:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UsageError(
+                        f"another process is running the comparison in '{comparison.directory}'; "
+                        "wait for its end, or name another folder"
+                    ) from None
+                time.sleep(POLL_SECONDS)
+        yield file.fileno()
+
+
+def _die_with_parent(parent: int) -> Callable[[], None] | None:
+    """What a child does before its program starts: ask the kernel for SIGTERM on the parent's death."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+
+    def ask() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before the kernel was asked
+            os._exit(INTERRUPTED)
+
+    return ask
+
+
+def _thread_limits(threads: int) -> dict[str, str]:
+    """Environment variables that the numerical libraries read once, at their start; none for 0, one a core."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return dict.fromkeys(names, str(threads)) if threads else {}
+
+
+def _last_metrics(folder: RunFolder, tail: int = 1 << 16) -> tuple[int, float | None]:
+    """Step and mean return of the last complete line, read from the end of the file: it may be long."""
+    try:
+        with folder.metrics_path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - tail))
+            lines = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return 0, None
+    for line in reversed(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the first line of the tail may be cut
+        return int(row["step"]), row.get("train/return")
+    return 0, None

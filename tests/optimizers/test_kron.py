@@ -1,0 +1,572 @@
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import Parameter
+
+from stablegrad.errors import CheckpointError, UsageError
+from stablegrad.optimizers import Kron
+from stablegrad.optimizers import kron as kron_module
+
+RULES = ["pro", "quad", "classic"]
+
+CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
+
+
+def network(dtype=torch.float32, device="cpu"):
+    """A scalar, vectors, matrices of equal and of odd shapes and a convolution; blocks of 8 cut and pad them."""
+    torch.manual_seed(0)
+    shapes = [(), (6,), (6,), (11, 16), (16, 16), (16, 16), (1, 9), (9, 1), (4, 3, 2, 2), (17, 5), (0, 3)]
+    return [Parameter(torch.randn(shape, device=device).to(dtype)) for shape in shapes]
+
+
+def give_gradients(params, step, scale=1.0, skip=()):
+    """Gradients that follow from the step and the parameters alone."""
+    generator = torch.Generator().manual_seed(step)
+    for i, param in enumerate(params):
+        noise = torch.randn(param.shape, generator=generator).to(param)
+        param.grad = None if i in skip else scale * (param.detach() + noise)
+
+
+def train(params, optimizer, steps, **how):
+    for step in steps:
+        torch.manual_seed(step)  # the probes of the classic rule
+        give_gradients(params, step, **how)
+        optimizer.step()
+
+
+def make(params, rule="pro", lr=0.01, **options):
+    if rule != "classic":
+        options.setdefault("block_size", 8)
+    return Kron(params, lr, rule=rule, **options)
+
+
+def assert_same(params, others):
+    for a, b in zip(params, others, strict=True):
+        assert torch.equal(a, b)
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+def loss_after(make_optimizer, steps=300):
+    """Final loss of a linear regression whose inputs have a covariance of condition 1e4."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(512, 16, generator=generator) * torch.logspace(-2, 0, 16)
+    inputs = inputs @ torch.linalg.qr(torch.randn(16, 16, generator=generator))[0]
+    targets = inputs @ torch.randn(16, 12, generator=generator)
+    model = nn.Linear(16, 12, bias=False)
+    nn.init.zeros_(model.weight)
+    optimizer = make_optimizer(model.parameters())
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = (model(inputs) - targets).square().mean()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return loss.item()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_beats_sgd_and_adam_on_ill_conditioned_regression(rule):
+    """Each with its best rate of a grid, the same number of steps."""
+    rates = [1.0, 0.3, 0.1, 0.03, 0.01]
+    kron = min(loss_after(lambda params, lr=lr: Kron(params, lr, rule=rule)) for lr in rates)
+    adam = min(loss_after(lambda params, lr=lr: torch.optim.Adam(params, lr)) for lr in rates)
+    sgd = min(loss_after(lambda params, lr=lr: torch.optim.SGD(params, lr, 0.9)) for lr in [30.0, 10.0, 3.0, *rates])
+    print(f"{rule} {kron:.2e}, adam {adam:.2e}, sgd {sgd:.2e}")
+    assert kron < adam / 3
+    assert kron < sgd / 3
+
+
+# --- the update -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["pro", "quad"])
+def test_all_parameters_at_once_equal_each_alone(rule):
+    together, alone = network(), network()
+    optimizers = [make([param], rule, weight_decay=0.1) for param in alone]
+    optimizer = make(together, rule, weight_decay=0.1)
+    for step in range(20):
+        give_gradients(together, step)
+        give_gradients(alone, step)
+        optimizer.step()
+        for one in optimizers:
+            one.step()
+        for a, b in zip(together, alone, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@given(st.integers(-25, 20), st.sampled_from(["pro", "quad"]))
+@settings(max_examples=12, deadline=None)
+def test_the_scale_of_the_gradients_does_not_matter(exponent, rule):
+    generator = torch.Generator().manual_seed(0)
+    plain, scaled = ([Parameter(torch.ones(11, 16)), Parameter(torch.ones(6))] for _ in range(2))
+    optimizers = make(plain, rule), make(scaled, rule)
+    for _ in range(15):
+        for a, b in zip(plain, scaled, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad * 2.0**exponent
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(plain, scaled, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_updates_are_clipped_to_an_rms_of_1_1(rule):
+    params = network()
+    optimizer = make(params, rule, lr=1.0)
+    seen = []
+    for step in range(30):
+        before = [param.detach().clone() for param in params]
+        give_gradients(params, step, scale=100.0**step if step > 15 else 1.0)
+        for param in params:
+            if param.grad is not None:
+                param.grad.clamp_(-1e10, 1e10)
+        torch.manual_seed(step)
+        optimizer.step()
+        seen += [(a - b).square().mean().sqrt().item() for a, b in zip(params, before, strict=True) if a.numel()]
+    assert max(seen) <= 1.1 * (1 + 1e-3)
+    assert max(seen) > 1.09, "the clip was never reached"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_weight_decay_shrinks_matrices_by_lr_times_decay(rule):
+    weight, bias = Parameter(torch.full((4, 4), 2.0)), Parameter(torch.full((4,), 2.0))
+    optimizer = make([weight, bias], rule, lr=0.1, weight_decay=0.5, momentum=0.0)
+    weight.grad, bias.grad = torch.zeros(4, 4), torch.zeros(4)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((4, 4), 2.0 * (1 - 0.1 * 0.5)))
+    assert torch.equal(bias.detach(), torch.full((4,), 2.0))
+
+
+def test_first_update_of_pro_is_the_normalised_gradient():
+    """Identity factors at the gradient's scale, then one refresh: about the gradient's direction, at unit size."""
+    param = Parameter(torch.zeros(8, 8))
+    param.grad = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)) * 1e-9
+    Kron([param], 1.0).step()
+    update = -param.detach()
+    cosine = torch.nn.functional.cosine_similarity(update.flatten(), param.grad.flatten(), dim=0)
+    assert cosine > 0.75
+    assert 0.8 < update.square().mean().sqrt() < 1.15
+
+
+def test_refreshes_follow_the_parameters_own_steps(monkeypatch):
+    early, late = Parameter(torch.ones(4, 4)), Parameter(torch.ones(4, 4))
+    optimizer = Kron([early])
+    calls = []
+    monkeypatch.setattr(kron_module, "refresh_due", lambda step, since, floor: calls.append((step, since)) or step < 2)
+    for step in range(4):
+        if step == 2:
+            optimizer.add_param_group({"params": [late]})
+        early.grad, late.grad = torch.ones(4, 4), torch.ones(4, 4)
+        optimizer.step()
+    assert calls == [(0, 1), (1, 1), (2, 1), (0, 1), (3, 2), (1, 1)]
+
+
+def test_plain_steps_leave_the_preconditioner_alone(monkeypatch):
+    params = network()
+    optimizer = make(params)
+    train(params, optimizer, range(3))
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    monkeypatch.setattr(kron_module, "refresh_due", lambda *_: False)
+    train(params, optimizer, range(3, 6))
+    after = optimizer.state_dict()["state"]
+    for index, state in before.items():
+        for key in {"Q1", "Q2", "q", "L", "L1", "L2"} & state.keys():
+            assert torch.equal(state[key], after[index][key])
+        assert not torch.equal(state["momentum"], after[index]["momentum"])
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_factor_is_larger_than_a_block():
+    params = [Parameter(torch.zeros(64, 32, 4, 4)), Parameter(torch.zeros(300, 1030)), Parameter(torch.zeros(9000))]
+    optimizer = Kron(params)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    for param in params:
+        for key, value in optimizer.state[param].items():
+            if key in ("Q1", "Q2"):
+                assert math.prod(value.shape[1:]) <= 256 * 256
+    factors = sum(state[key].numel() for state in optimizer.state.values() for key in ("Q1", "Q2") if key in state)
+    assert factors <= 5 * sum(param.numel() for param in params)
+
+
+@pytest.mark.parametrize("rule", ["pro", "quad"])
+def test_state_of_all_parameters_of_one_shape_is_one_allocation(rule):
+    params = [Parameter(torch.ones(16, 16)) for _ in range(5)]
+    optimizer = make(params, rule)
+    train(params, optimizer, range(2))
+    for key in ("momentum", "Q1", "Q2"):
+        assert len({optimizer.state[param][key].untyped_storage().data_ptr() for param in params}) == 1
+
+
+# --- torch's contract -------------------------------------------------------------------------------------------------
+
+
+def through_torch_save(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def through_deepcopy(state):
+    return copy.deepcopy(state)
+
+
+def as_it_is(state):
+    return state
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("carry", [through_torch_save, through_deepcopy, as_it_is])
+def test_loaded_equals_never_stopped_bit_for_bit(rule, dtype, carry):
+    params = network(dtype)
+    optimizer = make(params, rule, weight_decay=0.01)
+    train(params, optimizer, range(7), skip=(2, 4))
+    train(params, optimizer, range(7, 9))
+    resumed = [Parameter(param.detach().clone()) for param in params]
+    restored = make(resumed, rule, lr=0.5)  # before its first step, with another rate
+    restored.load_state_dict(carry(optimizer.state_dict()))
+    assert restored.param_groups[0]["lr"] == 0.01
+    for steps, skip in ((range(9, 14), ()), (range(14, 17), (3,)), (range(17, 20), ())):
+        train(params, optimizer, steps, skip=skip)
+        train(resumed, restored, steps, skip=skip)
+    assert_same(params, resumed)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_state_goes_through_safetensors_and_json_numbers(rule, tmp_path):
+    params = network()
+    optimizer = make(params, rule)
+    train(params, optimizer, range(5))
+    saved = optimizer.state_dict()
+    tensors, numbers = {}, {}
+    for index, state in saved["state"].items():
+        for key, value in state.items():
+            (tensors if isinstance(value, torch.Tensor) else numbers)[f"{index}.{key}"] = value
+    assert all(type(value) in (int, float) for value in numbers.values())
+    save_file(tensors, tmp_path / "state.safetensors")
+    state = {}
+    for name, value in {**load_file(tmp_path / "state.safetensors"), **numbers}.items():
+        index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = value
+    resumed = [Parameter(param.detach().clone()) for param in params]
+    restored = make(resumed, rule)
+    restored.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
+    train(params, optimizer, range(5, 9))
+    train(resumed, restored, range(5, 9))
+    assert_same(params, resumed)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_copies_go_their_own_way_and_the_same_way(rule, duplicate):
+    params = network()
+    optimizer = make(params, rule)
+    train(params, optimizer, range(4))
+    copied_params, copied = duplicate((params, optimizer))
+    train(copied_params, copied, range(4, 8))
+    train(params, optimizer, range(4, 8))
+    assert_same(params, copied_params)
+    assert copied.rule == rule
+    assert any(not torch.equal(a, b) for a, b in zip(params, network(), strict=True))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_loading_into_a_used_optimizer_replaces_its_state(rule):
+    params = network()
+    optimizer = make(params, rule)
+    train(params, optimizer, range(3))
+    saved, weights = copy.deepcopy(optimizer.state_dict()), [param.detach().clone() for param in params]
+    train(params, optimizer, range(3, 6))
+    first = [param.detach().clone() for param in params]
+    with torch.no_grad():
+        for param, weight in zip(params, weights, strict=True):
+            param.copy_(weight)
+    optimizer.load_state_dict(saved)
+    train(params, optimizer, range(3, 6))
+    assert_same(params, first)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_saved_state_is_not_changed_by_the_optimizer_it_is_loaded_into(rule):
+    params = network()
+    optimizer = make(params, rule)
+    train(params, optimizer, range(2))
+    saved = copy.deepcopy(optimizer.state_dict())
+    kept = copy.deepcopy(saved)
+    fresh = network()
+    restored = make(fresh, rule)
+    restored.load_state_dict(saved)
+    train(fresh, restored, range(3))
+    for index, state in kept["state"].items():
+        for key, value in state.items():
+            assert torch.equal(torch.as_tensor(saved["state"][index][key]), torch.as_tensor(value))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_masters_of_bfloat16_parameters_are_float32(rule):
+    params = network(torch.bfloat16)
+    optimizer = make(params, rule)
+    train(params, optimizer, range(3))
+    optimizer.load_state_dict(optimizer.state_dict())
+    for state in optimizer.state.values():
+        assert {value.dtype for value in state.values() if isinstance(value, torch.Tensor)} == {torch.float32}
+    assert all(param.dtype == torch.bfloat16 and param.isfinite().all() for param in params)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_groups_have_their_own_options(rule):
+    params = network()
+    optimizer = make([{"params": params[:4], "lr": 0.0}, {"params": params[4:]}], rule)
+    before = [param.detach().clone() for param in params]
+    train(params, optimizer, range(3))
+    assert_same(params[:4], before[:4])
+    assert not torch.equal(params[4], before[4])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_parameter_without_gradient_is_passed_over(rule):
+    params = network()
+    optimizer = make(params, rule, weight_decay=0.1)
+    train(params, optimizer, range(3), skip=(4, 9))
+    assert params[4] not in optimizer.state
+    start = params[4].detach().clone()
+    assert_same([params[4]], [network()[4]])
+    train(params, optimizer, range(3, 6), skip=(9,))
+    assert not torch.equal(params[4], start)
+    assert optimizer.state[params[4]]["step"] == 3
+    assert optimizer.state[params[5]]["step"] == 6
+    before = params[5].detach().clone(), copy.deepcopy(optimizer.state[params[5]])
+    train(params, optimizer, range(6, 8), skip=(5,))
+    assert torch.equal(params[5], before[0])
+    for key, value in before[1].items():
+        assert torch.equal(torch.as_tensor(optimizer.state[params[5]][key]), torch.as_tensor(value))
+
+
+@pytest.mark.parametrize("rule", ["pro", "quad"])
+def test_gaps_do_not_change_the_other_parameters(rule):
+    params, others = network(), network()
+    optimizer, without = make(params, rule), make([p for i, p in enumerate(others) if i != 4], rule)
+    for step in range(8):
+        give_gradients(params, step, skip=(4,) if step % 2 else ())
+        give_gradients(others, step, skip=(4,))
+        optimizer.step()
+        without.step()
+    for i, (a, b) in enumerate(zip(params, others, strict=True)):
+        if i != 4:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_zero_gradients_move_nothing_and_break_nothing(rule):
+    params = network()
+    optimizer = make(params, rule)
+    for _ in range(520):  # a tenth more on each would be beyond float32
+        for param in params:
+            param.grad = torch.zeros_like(param)
+        optimizer.step()
+    assert_same(params, network())
+    train(params, optimizer, range(5))
+    assert all(param.isfinite().all() for param in params)
+    if rule != "classic":
+        assert not torch.equal(params[3], network()[3])
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("fault", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_leaves_its_parameter_alone(rule, fault):
+    params = network()
+    optimizer = make(params, rule, weight_decay=0.1)
+    train(params, optimizer, range(3))
+    weight, bias = params[4], params[1]
+    kept = {p: (p.detach().clone(), copy.deepcopy(optimizer.state[p])) for p in (weight, bias)}
+    neighbour = params[5].detach().clone()
+    give_gradients(params, 3)
+    weight.grad[3, 5], bias.grad[0] = fault, fault
+    optimizer.step()
+    for param, (value, state) in kept.items():
+        assert torch.equal(param, value)
+        for key, old in state.items():
+            if isinstance(old, torch.Tensor):
+                assert torch.equal(optimizer.state[param][key], old)
+    assert not torch.equal(params[5], neighbour)
+    train(params, optimizer, range(4, 8))
+    assert all(param.isfinite().all() for param in params)
+    assert not torch.equal(weight, kept[weight][0])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_tensor_learning_rate_is_read_on_every_step(rule):
+    params, others = network(), network()
+    lr = torch.tensor(0.01)
+    optimizer, plain = make(params, rule, lr=lr, weight_decay=0.1), make(others, rule, weight_decay=0.1)
+    train(params, optimizer, range(3))
+    train(others, plain, range(3))
+    for a, b in zip(params, others, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    lr.zero_()
+    before = [param.detach().clone() for param in params]
+    train(params, optimizer, range(3, 5))
+    assert_same(params, before)
+
+
+def test_closure_scheduler_hooks_and_zero_grad():
+    param = Parameter(torch.ones(3, 3))
+    optimizer = Kron([param], lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    seen = []
+    optimizer.register_step_post_hook(lambda *_: seen.append(optimizer.param_groups[0]["lr"]))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = param.square().sum()
+        loss.backward()
+        return loss
+
+    losses = []
+    for _ in range(3):
+        losses.append(optimizer.step(closure).item())
+        schedule.step()
+    assert losses[0] == 9.0
+    assert losses[2] < losses[1] < losses[0]
+    assert seen == [0.1, 0.05, 0.025]
+    optimizer.zero_grad()
+    assert param.grad is None
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_grad_scaler_skips_overflows_and_unscales(device):
+    param = Parameter(torch.ones(4, 4, device=device))
+    optimizer = Kron([param], lr=0.1)
+    scaler = torch.amp.GradScaler(device, init_scale=2.0**16)
+    scaler.scale(param.square().sum()).backward()
+    scaler.unscale_(optimizer)
+    torch.testing.assert_close(param.grad, torch.full_like(param, 2.0))
+    scaler.step(optimizer)
+    scaler.update()
+    moved = param.detach().clone()
+    assert (moved < 1).all()
+    param.grad = torch.full_like(param, math.inf)
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(param, moved)
+    assert optimizer.state[param]["step"] == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("rule", RULES)
+def test_cuda_follows_the_cpu_without_waiting_for_the_device(rule):
+    params = network(torch.float64, "cuda")
+    optimizer = make(params, rule)
+    train(params, optimizer, range(3))
+    if rule != "classic":
+        give_gradients(params, 3)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        others = network(torch.float64)
+        train(others, make(others, rule), range(4))
+        for a, b in zip(params, others, strict=True):
+            torch.testing.assert_close(a.cpu(), b, rtol=1e-6, atol=1e-8)
+
+
+def test_channels_last_convolutions():
+    plain = Parameter(torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0)))
+    other = Parameter(plain.detach().clone(memory_format=torch.channels_last))
+    for param in (plain, other):
+        optimizer = make([param])
+        for _ in range(4):
+            param.grad = param.detach().clone()
+            optimizer.step()
+    assert torch.equal(plain, other)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1.0}, "lr must be at least 0, got -1.0"),
+        ({"lr": math.nan}, "lr must be at least 0, got nan"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0"),
+        ({"precondition_lr": 0.0}, r"precondition_lr must be in \(0, 1\)"),
+        ({"refresh_floor": 0.0}, r"refresh_floor must be in \(0, 1\]"),
+        ({"block_size": 0}, "block_size must be a whole number of at least 1, got 0"),
+        ({"block_size": 2.5}, "block_size must be a whole number"),
+        ({"rule": "qro"}, "unknown Kron rule 'qro'; did you mean 'pro'"),
+        ({"compat": True}, "compat needs rule='classic'"),
+        ({"rule": "classic", "block_size": 8}, "block_size needs rule='pro' or 'quad'"),
+        ({"lr": torch.ones(2)}, "lr must be a number"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        Kron([Parameter(torch.ones(2, 2))], **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_complex_parameters_and_sparse_gradients():
+    with pytest.raises(UsageError, match=r"real, dense parameters, got parameter 0 of shape \(2,\) of torch.complex64"):
+        Kron([Parameter(torch.ones(2, dtype=torch.complex64))])
+    model = nn.Embedding(5, 3, sparse=True)
+    model(torch.tensor([1])).sum().backward()
+    optimizer = Kron(model.named_parameters())
+    with pytest.raises(UsageError, match=r"dense gradients, got torch.sparse_coo for weight of shape \(5, 3\)"):
+        optimizer.step()
+    assert not optimizer.state
+
+
+def test_a_refused_group_is_not_added():
+    optimizer = Kron([Parameter(torch.ones(2, 2))])
+    with pytest.raises(UsageError):
+        optimizer.add_param_group({"params": [Parameter(torch.ones(2))], "lr": -1.0})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: make([Parameter(torch.ones(3, 3))]), r"groups of \[1\] parameters, expected \[2\]"),
+        (lambda: make([Parameter(torch.ones(3, 4)), Parameter(torch.ones(3))]), r"parameter 0 of shape \(3, 3\) needs"),
+        (lambda: make([Parameter(torch.ones(3, 3)), Parameter(torch.ones(3))], "classic"), "it lacks block_size"),
+        (lambda: torch.optim.Adam([Parameter(torch.ones(3, 3)), Parameter(torch.ones(3))]), "it lacks momentum"),
+    ],
+)
+def test_state_of_another_network_is_refused_and_nothing_changes(other, message):
+    params = [Parameter(torch.ones(3, 3)), Parameter(torch.ones(3))]
+    optimizer = make(params)
+    train(params, optimizer, range(2))
+    before = copy.deepcopy(optimizer.state_dict())
+    foreign = other()
+    train(foreign.param_groups[0]["params"], foreign, range(2))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        optimizer.load_state_dict(foreign.state_dict())
+    assert "\n" not in str(caught.value)
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    for index, state in before["state"].items():
+        for key, value in state.items():
+            assert torch.equal(torch.as_tensor(after["state"][index][key]), torch.as_tensor(value))
