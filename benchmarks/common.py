@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import tempfile
 from collections.abc import Mapping
@@ -63,12 +62,20 @@ def save(name: str, command: str, result: Mapping[str, Any]) -> None:
     print(f"wrote {RESULTS / f'{name}.json'}")
 
 
+def kept(folder: RunFolder) -> dict[str, Any]:
+    """What is worth keeping of a run: its final figures and a thinned learning curve."""
+    summary = folder.read_summary()
+    assert summary is not None, f"{folder.path} has not ended"
+    rows = [row for row in folder.read_metrics() if "train/return" in row]
+    stride = max(len(rows) // CURVE_POINTS, 1)
+    figures = ("status", "final_return", "wall_seconds", "steps_per_second", "seconds", "parameters", "env_steps")
+    figures += ("evaluation", "peak_memory_bytes")
+    curve = [[row["step"], round(row["train/return"], 2)] for row in rows[::stride]]
+    return {**{name: summary[name] for name in figures}, "curve": curve}
+
+
 def _train(config: RunConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
-        summary = train(dataclasses.replace(config, threads=config.threads or 1), run_dir, quiet=True)
-        rows = [row for row in RunFolder(run_dir).read_metrics() if "train/return" in row]
-    stride = max(len(rows) // CURVE_POINTS, 1)
-    keep = ("final_return", "wall_seconds", "steps_per_second", "seconds", "parameters", "env_steps", "evaluation", "peak_memory_bytes")
-    curve = [[row["step"], round(row["train/return"], 2)] for row in rows[::stride]]
-    return {**{name: summary[name] for name in keep}, "curve": json.loads(json.dumps(curve))}
+        train(dataclasses.replace(config, threads=config.threads or 1), run_dir, quiet=True)
+        return kept(RunFolder(run_dir))

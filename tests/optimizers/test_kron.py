@@ -166,7 +166,7 @@ def test_refreshes_follow_the_parameters_own_steps(monkeypatch):
     early, late = Parameter(torch.ones(4, 4)), Parameter(torch.ones(4, 4))
     optimizer = Kron([early])
     calls = []
-    monkeypatch.setattr(kron_module, "refresh_due", lambda step, since, floor: calls.append((step, since)) or step < 2)
+    monkeypatch.setattr(kron_module, "refresh_due", lambda step, since, *_: calls.append((step, since)) or step < 2)
     for step in range(4):
         if step == 2:
             optimizer.add_param_group({"params": [late]})
@@ -514,6 +514,7 @@ def test_channels_last_convolutions():
         ({"weight_decay": -0.1}, "weight_decay must be at least 0"),
         ({"precondition_lr": 0.0}, r"precondition_lr must be in \(0, 1\)"),
         ({"refresh_floor": 0.0}, r"refresh_floor must be in \(0, 1\]"),
+        ({"refresh_warmup": 0}, r"refresh_warmup must be a whole number of at least 1"),
         ({"block_size": 0}, "block_size must be a whole number of at least 1, got 0"),
         ({"block_size": 2.5}, "block_size must be a whole number"),
         ({"rule": "qro"}, "unknown Kron rule 'qro'; did you mean 'pro'"),

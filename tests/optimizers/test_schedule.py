@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from stablegrad.optimizers.schedule import refresh_due, refresh_rate
 
 
-def refreshes(steps, floor):
+def refreshes(steps, warmup, floor):
     since, result = 0, []
     for step in range(steps):
         since += 1
-        if refresh_due(step, since, floor):
+        if refresh_due(step, since, warmup, floor):
             result.append(step)
             since = 0
     return result
@@ -27,15 +27,16 @@ def test_follows_kron_torch_for_6000_steps():
         if counter >= 1 / schedule._schedule_fn(torch.tensor(float(step))):
             expected.append(step)
             counter.zero_()
-    assert refreshes(6000, 0.03) == expected
+    assert refreshes(6000, 500, 0.03) == expected
 
 
 def test_every_step_at_first_then_at_the_floor():
-    steps = refreshes(20000, 0.1)
+    steps = refreshes(20000, 500, 0.1)
     assert steps[:501] == list(range(501))
     assert {later - earlier for earlier, later in zip(steps[-50:], steps[-49:], strict=False)} == {10}
 
 
-@given(st.integers(0, 10**8), st.floats(0.001, 1))
-def test_rate_lies_between_the_floor_and_one_and_never_rises(step, floor):
-    assert floor <= refresh_rate(step + 1, floor) <= refresh_rate(step, floor) <= 1
+@given(st.integers(0, 10**8), st.integers(1, 10**6), st.floats(0.001, 1))
+def test_rate_lies_between_the_floor_and_one_and_never_rises(step, warmup, floor):
+    assert floor <= refresh_rate(step + 1, warmup, floor) <= refresh_rate(step, warmup, floor) <= 1
+    assert refresh_rate(min(step, warmup), warmup, floor) == 1

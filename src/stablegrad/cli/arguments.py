@@ -34,7 +34,7 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], description: st
             print(output.getvalue(), end="")
             raise
         message = _one_line(errors.getvalue() + output.getvalue())
-    unknown = re.match(r"Unrecognized options: (\S+)", message)
+    unknown = re.match(r"Unrecognized options: ([^\s,]+)", message)
     if unknown:
         raise unknown_name(f"option of '{command}'", unknown[1], _options(kind, default))
     raise UsageError(f"{message} (see stablegrad {command} --help)")

@@ -104,11 +104,12 @@ def _print(summary: dict, report: Path) -> None:
     for row in comparison_rows(summary):
         table.add_row(*row)
     console = Console(highlight=False)
-    console.print(table)
-    console.print()
+    # A file or a pipe has no width: the table takes what it needs.
+    console.print(table, width=None if console.is_terminal else 120)
+    print()
     for sentence in verdict(summary):
-        console.print(sentence)
-    console.print(f"\nReport: {report}   pictures: {report.parent / 'figures'}", soft_wrap=True)
+        print(sentence)
+    print(f"\nReport: {report}   pictures: {report.parent / 'figures'}")
 
 
 @dataclass

@@ -10,7 +10,8 @@ from stablegrad.cli import compare
 from stablegrad.cli.arguments import parse
 
 ENV = "LunarLander-v3"
-DEPTH = "large"
+DEPTH = "xlarge"
+WIDTH = 128
 TOTAL_STEPS = 200_000
 SEEDS = 3
 
@@ -26,9 +27,10 @@ class Arguments:
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
     parsed = parse(Arguments, "quickstart", arguments, "See a deep network fail, and the same network stabilised.")
-    command = ["pqn", "--env", ENV, "--torso.depth", DEPTH, "--total-steps", str(TOTAL_STEPS), "--seeds", str(SEEDS)]
+    command = ["pqn", "--env", ENV, "--torso.depth", DEPTH, "--torso.width", str(WIDTH)]
+    command += ["--total-steps", str(TOTAL_STEPS), "--seeds", str(SEEDS)]
     print(
-        f"PQN learns to land on the moon ({ENV}) with a network of 12 hidden layers, {SEEDS} seeds for each of two settings:\n"
+        f"PQN learns to land on the moon ({ENV}) with a network of 22 layers, {SEEDS} seeds for each of two settings:\n"
         "  baseline  a plain stack of layers, trained with RAdam: what the field uses\n"
         "  stable    the same size with multi-skip residual blocks, trained with Kron\n"
         "A random agent gets about -180, a good landing is +200. This takes some minutes; the same as a command of your own:\n"

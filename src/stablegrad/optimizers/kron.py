@@ -48,7 +48,9 @@ class Kron(torch.optim.Optimizer):
             rule of kron_torch, on whole matrices, with triangular solves and random probes.
         block_size: no block of ``pro`` and ``quad`` is longer or wider than this; None: 256.
         precondition_lr: step size of a refresh, in (0, 1).
-        refresh_floor: share of the steps that refresh in the long run, in (0, 1].
+        refresh_warmup: steps at the start that all refresh, at least 1; None: 100, and 500 with ``classic``, whose rule takes longer to
+            fit (docs/optimizers.md has the measurement).
+        refresh_floor: share of the steps that refresh in the long run, in (0, 1]; None: 0.1, and 0.03 with ``classic``.
         compat: with ``classic``, merge convolutions as kron_torch 0.3.3 does, into the most skewed matrix. To reproduce
         it; slow.
 
@@ -66,7 +68,8 @@ class Kron(torch.optim.Optimizer):
         rule: str = "pro",
         block_size: int | None = None,
         precondition_lr: float = 0.1,
-        refresh_floor: float = 0.03,
+        refresh_warmup: int | None = None,
+        refresh_floor: float | None = None,
         compat: bool = False,
     ) -> None:
         if rule not in RULES:
@@ -84,7 +87,8 @@ class Kron(torch.optim.Optimizer):
             "momentum": momentum,
             "weight_decay": weight_decay,
             "precondition_lr": precondition_lr,
-            "refresh_floor": refresh_floor,
+            "refresh_warmup": refresh_warmup if refresh_warmup is not None else (500 if rule == "classic" else 100),
+            "refresh_floor": refresh_floor if refresh_floor is not None else (0.03 if rule == "classic" else 0.1),
         }
         if rule != "classic":
             defaults["block_size"] = DEFAULT_BLOCK_SIZE if block_size is None else block_size
@@ -109,6 +113,7 @@ class Kron(torch.optim.Optimizer):
             ("momentum", lambda value: 0 <= value < 1, "in [0, 1)"),
             ("weight_decay", lambda value: 0 <= value < float("inf"), "at least 0"),
             ("precondition_lr", lambda value: 0 < value < 1, "in (0, 1)"),
+            ("refresh_warmup", lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1"),
             ("refresh_floor", lambda value: 0 < value <= 1, "in (0, 1]"),
             ("block_size", lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1"),
         ):
@@ -157,10 +162,10 @@ class Kron(torch.optim.Optimizer):
                 self._step_stacks(ready, group)
         return loss
 
-    def _count(self, state: State, floor: float) -> bool:
+    def _count(self, state: State, group: dict[str, Any]) -> bool:
         """Advance a parameter's counters; whether this step refreshes its preconditioner."""
         state["since_refresh"] += 1
-        due = refresh_due(state["step"], state["since_refresh"], floor)
+        due = refresh_due(state["step"], state["since_refresh"], group["refresh_warmup"], group["refresh_floor"])
         state["step"] += 1
         if due:
             state["since_refresh"] = 0
@@ -184,7 +189,7 @@ class Kron(torch.optim.Optimizer):
             peers.setdefault(key, []).append(param)
         for members in peers.values():
             stack = self._stack(members, group)
-            due = [self._count(self.state[param], group["refresh_floor"]) for param in members]
+            due = [self._count(self.state[param], group) for param in members]
             stack.step(
                 self.state[members[0]]["step"],
                 due[0],
@@ -212,7 +217,7 @@ class Kron(torch.optim.Optimizer):
         state = self.state[param]
         assert param.grad is not None
         balance_due = self._draws.due(state["step"])
-        due = self._count(state, group["refresh_floor"])
+        due = self._count(state, group)
         momentum, beta = state["momentum"], group["momentum"]
         gradient = param.grad.reshape(momentum.shape).to(momentum.dtype)
         finite = gradient.isfinite().all()

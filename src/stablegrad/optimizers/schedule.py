@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 
-FLAT_STEPS = 500
-DECAY = 0.001
 
+def refresh_rate(step: int, warmup: int, floor: float) -> float:
+    """Refreshes a step: ``clip(exp(-(step - warmup) / (2 warmup)), floor, 1)``, with ``step`` counted from 0.
 
-def refresh_rate(step: int, floor: float) -> float:
-    """Refreshes a step: ``clip(exp(-0.001 (step - 500)), floor, 1)``, with ``step`` counted from 0.
-
-    One refresh a step for 500 steps, then ever fewer until ``floor`` is reached. kron_torch, and so arXiv 2506.15544,
-    has a floor of 0.03, which it reaches after 4000 steps.
+    One refresh a step for ``warmup`` steps, then ever fewer until ``floor`` is reached. kron_torch, and so arXiv
+    2506.15544, has a warm-up of 500 and a floor of 0.03, which it reaches after 4000 steps.
     """
-    return min(1.0, max(floor, math.exp(-DECAY * max(0, step - FLAT_STEPS))))
+    return min(1.0, max(floor, math.exp(-max(0, step - warmup) / (2 * warmup))))
 
 
-def refresh_due(step: int, since_refresh: int, floor: float) -> bool:
+def refresh_due(step: int, since_refresh: int, warmup: int, floor: float) -> bool:
     """Whether to refresh on step ``step`` (from 0) when ``since_refresh`` steps have passed since the last, this one
     included."""
-    return since_refresh >= 1.0 / refresh_rate(step, floor)
+    return since_refresh >= 1.0 / refresh_rate(step, warmup, floor)

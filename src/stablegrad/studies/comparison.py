@@ -115,9 +115,9 @@ class Comparison:
         if len(configs) != 2:
             raise UsageError(f"a comparison is of 2 settings, got {len(configs)}: {', '.join(configs) or 'none'}")
         for name in configs:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", name):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,63}", name):
                 raise UsageError(
-                    f"setting {name!r} names a folder: use up to 64 of letters, digits and . _ + -, the first no sign"
+                    f"setting {name!r} names a folder: use up to 64 of letters, digits and . _ + = -, the first no sign"
                 )
         if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
             raise UsageError(f"seeds should be distinct integers of at least 0, one or more; got {list(seeds)}")

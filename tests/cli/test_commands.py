@@ -1,0 +1,177 @@
+"""The command as a person meets it: exit codes, one line where something is wrong, files where they belong."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from stablegrad.cli.main import COMMANDS, main
+
+TINY = ["--torso.width", "16", "--num-envs", "8", "--num-steps", "8", "--num-minibatches", "4", "--threads", "1"]
+TRAIN = ["train", "pqn", "--env", "CartPole-v1"]
+
+
+def failure(capsys, arguments):
+    code = main(arguments)
+    captured = capsys.readouterr()
+    assert captured.err.startswith("stablegrad: ")
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err
+    return code, captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["train"], "name the algorithm first"),
+        (["train", "dqm", "--env", "CartPole-v1"], "unknown algorithm 'dqm'"),
+        (["train", "pqn"], "name an environment"),
+        (["train", "pqn", "--env", "LunarLandr-v3"], "did you mean 'LunarLander-v3'?"),
+        (["train", "pqn", "--env", "Pendulum-v1"], "needs discrete actions; those of 'Pendulum-v1' are continuous"),
+        (["train", "pqn", "--env", "nowhere.module:make"], "no module 'nowhere'"),
+        ([*TRAIN, "--torso.kind", "multiskip"], "unknown torso 'multiskip'; did you mean 'multi_skip'?"),
+        ([*TRAIN, "--torso.depth", "lrge"], "unknown torso depth 'lrge'; did you mean 'large'?"),
+        ([*TRAIN, "--torso.dept", "3"], "did you mean '--torso.depth'?"),
+        ([*TRAIN, "--optimizer.name", "adan"], "unknown optimizer 'adan'; did you mean 'adam'?"),
+        ([*TRAIN, "--preset", "stabel"], "unknown preset 'stabel'; did you mean 'stable'?"),
+        ([*TRAIN, "--preset", "stable+torso.dept=3"], "did you mean 'torso.depth'?"),
+        ([*TRAIN, "--total-steps", "-5"], "total-steps must be at least 1, got -5"),
+        ([*TRAIN, "--total-steps", "many"], "Error parsing --total-steps"),
+        ([*TRAIN, "--num-minibatches", "7"], "cannot be cut into 7 minibatches"),
+        ([*TRAIN, "--atari.frame-stack", "4"], "'--atari.frame-stack'"),
+        ([*TRAIN, "--device", "cuda:9"], "device 'cuda:9' is not there"),
+        ([*TRAIN, "--device", "gpu"], "unknown device 'gpu'"),
+        ([*TRAIN, "--run-dir", "/proc/no/run"], "cannot write run folder '/proc/no/run'"),
+        (["resume", "nowhere"], "'nowhere' is no run folder"),
+        (["evaluate", "nowhere"], "'nowhere' is no run folder"),
+        (["report", "nowhere"], "nowhere"),
+        (["envs", "--search", "nothing-of-that-name"], "no environment's name contains"),
+        (["compare", "pqn", "--env", "CartPole-v1", "--settings", "baseline", "baseline"], "two different settings"),
+        (["compare", "pqn", "--env", "CartPole-v1", "--seed", "3"], "--seed is for 'train'"),
+        (["compare", "pqn", "--env", "CartPole-v1", "--seeds", "0"], "seed"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_2(capsys, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, error = failure(capsys, arguments)
+    assert message in error
+    assert code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_every_command_and_every_command_explains_itself(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command in COMMANDS:
+        assert command in text
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code in (0, None)
+        assert len(capsys.readouterr().out) > 100
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"stablegrad \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_train_help_shows_the_defaults_of_the_environment_and_the_preset(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "pqn", "--env", "Breakout-v5", "--preset", "stable", "--help"])
+    text = capsys.readouterr().out
+    assert "--atari.sticky-actions" in text
+    assert "multi_skip" in text
+    assert "kron" in text
+
+
+def test_train_evaluate_resume_report(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main([*TRAIN, *TINY, "--total-steps", "2000", "--preset", "stable", "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("finished: return ")
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert run_dir.name == "pqn-CartPole-v1-stable-seed1"
+
+    assert main(["evaluate", str(run_dir), "--episodes", "5", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["episodes"] == 5
+    assert first["human_normalized_score"] is None
+    assert main(["evaluate", str(run_dir), "--episodes", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert main(["evaluate", str(run_dir), "--episodes", "5", "--seed", "9", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) != first
+
+    assert main(["resume", str(run_dir), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "finished"
+    assert main(["report", str(run_dir)]) == 0
+    assert (run_dir / "report.html").stat().st_size > 10_000
+
+    code, error = failure(capsys, [*TRAIN, *TINY, "--preset", "stable"])
+    assert code == 2
+    assert "already holds a run" in error
+    code, error = failure(capsys, ["evaluate", str(run_dir), "--episodes", "0"])
+    assert code == 2
+    (checkpoint,) = (run_dir / "checkpoints").iterdir()
+    model = checkpoint / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-10])
+    code, error = failure(capsys, ["evaluate", str(run_dir)])
+    assert code == 1
+    assert "model.safetensors was truncated or edited" in error
+
+
+def test_evaluate_writes_a_video(capsys, monkeypatch, tmp_path):
+    imageio = pytest.importorskip("imageio", reason="the extra 'video' is not installed")
+    monkeypatch.chdir(tmp_path)
+    assert main([*TRAIN, *TINY, "--total-steps", "200", "--quiet", "--run-dir", "run"]) == 0
+    assert main(["evaluate", "run", "--episodes", "2", "--video", "game.mp4", "--json"]) == 0
+    frames = imageio.mimread("game.mp4", memtest=False)
+    returns = json.loads(capsys.readouterr().out.splitlines()[-1])["returns"]
+    assert len(frames) in {int(value) for value in returns}
+    assert frames[0].shape[2] == 3
+
+
+def test_compare_trains_pairs_and_says_what_it_shows(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    command = ["compare", "pqn", "--env", "CartPole-v1", *TINY, "--total-steps", "1500", "--seeds", "2", "--quiet"]
+    command += ["--settings", "baseline", "stable+torso.depth=2", "--dir", "pair"]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert "Paired difference" in output
+    assert "Fewer than 3 seeds" in output or "fewer than 3 seeds" in output
+    for setting in ("baseline", "stable+torso.depth=2"):
+        for seed in (1, 2):
+            assert (tmp_path / "pair" / "runs" / setting / f"seed-{seed}" / "summary.json").exists()
+    assert (tmp_path / "pair" / "report.html").exists()
+    assert list((tmp_path / "pair" / "figures").glob("*.png"))
+    configs = [
+        json.loads((tmp_path / "pair" / "runs" / setting / "seed-1" / "config.json").read_text())["agent"]["torso"]
+        for setting in ("baseline", "stable+torso.depth=2")
+    ]
+    assert [config["kind"] for config in configs] == ["mlp", "multi_skip"]
+    assert [config["width"] for config in configs] == [16, 16]
+    assert configs[1]["depth"] == 2
+
+    # Again: nothing is trained twice, the same figures come out.
+    assert main([*command, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["difference"]["count"] == 2
+    code, error = failure(capsys, [*command, "--discount", "0.9"])
+    assert code == 2
+    assert "discount" in error
+
+
+def test_envs_lists_and_searches(capsys):
+    assert main(["envs", "--search", "lunar"]) == 0
+    assert "LunarLander-v3" in capsys.readouterr().out
+    assert main(["envs", "--json"]) == 0
+    names = [environment["env_id"] for environment in json.loads(capsys.readouterr().out)]
+    assert len(names) > 1000
+    assert {"Breakout-v5", "CartPole-v1"} <= set(names)
+
+
+def test_the_module_and_debug(tmp_path):
+    command = [sys.executable, "-m", "stablegrad", "resume", str(tmp_path / "nothing")]
+    plain = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert plain.returncode == 2
+    assert plain.stderr.count("\n") == 1
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
+    assert "Traceback" in debug.stderr
