@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from common import kept, save
 
+from common import kept, save
 from stablegrad.training.config import default_run
 from stablegrad.training.run_folder import RunFolder
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from common import save
 
+from common import save
 from stablegrad.training.config import default_run
 from stablegrad.training.run_folder import RunFolder
 
@@ -76,7 +76,8 @@ def cleanrl(script: Path, scratch: Path) -> float:
     """Steps/s of the last five of six rollouts, from the times at which they were reported."""
     shim = scratch / "shim.py"
     shim.write_text(SHIM)
-    options = f"--env-id Breakout-v5 --num-envs 128 --num-steps 32 --num-minibatches 32 --update-epochs 2 --total-timesteps {STEPS}"
+    options = "--env-id Breakout-v5 --num-envs 128 --num-steps 32 --num-minibatches 32 --update-epochs 2"
+    options += f" --total-timesteps {STEPS}"
     command = [sys.executable, str(shim), str(script.resolve()), *options.split(), "--no-anneal-lr"]
     result = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=True)
     rates = [int(value) for value in re.findall(r"SPS: (\d+)", result.stdout)]
@@ -90,7 +91,9 @@ def ours(precision: str, scratch: Path) -> float:
     run = dataclasses.replace(run, total_steps=STEPS - 64, log_every=1, checkpoint_every=10**9)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         RunFolder.create(Path(folder) / "run", run.to_json())
-        subprocess.run([sys.executable, "-m", "stablegrad", "resume", f"{folder}/run", "--quiet"], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "stablegrad", "resume", f"{folder}/run", "--quiet"], check=True, capture_output=True
+        )
         rows = RunFolder(Path(folder) / "run").read_metrics()
     return (rows[5]["step"] - rows[0]["step"]) / (rows[5]["wall_seconds"] - rows[0]["wall_seconds"])
 
@@ -108,7 +111,11 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {name: median / medians["cleanrl"] for name, median in medians.items()}
     print({name: f"{medians[name]:.0f} steps/s, {ratio:.2f} x CleanRL" for name, ratio in ratios.items()})
-    save("cleanrl_speed", "python benchmarks/cleanrl_speed.py pqn_atari_envpool.py", {"steps_per_second": rates, "ratio_of_medians": ratios})
+    save(
+        "cleanrl_speed",
+        "python benchmarks/cleanrl_speed.py pqn_atari_envpool.py",
+        {"steps_per_second": rates, "ratio_of_medians": ratios},
+    )
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import sys
 from dataclasses import dataclass
 
 import tyro
-from common import over_seeds, save, train_all
 
+from common import over_seeds, save, train_all
 from stablegrad.training.config import RunConfig, default_run
 
 LARGE = "+torso.depth=large"
@@ -25,8 +25,6 @@ TASKS = {
     "LunarLander-v3 baseline, 4 layers": ("LunarLander-v3", 300_000, "baseline"),
     "LunarLander-v3 baseline, 12 layers": ("LunarLander-v3", 300_000, "baseline" + LARGE),
     "LunarLander-v3 stable, 5 blocks": ("LunarLander-v3", 300_000, "stable" + LARGE),
-    "LunarLander-v3 multi-skip only, 5 blocks": ("LunarLander-v3", 300_000, "multi_skip" + LARGE),
-    "LunarLander-v3 Kron only, 12 layers": ("LunarLander-v3", 300_000, "kron" + LARGE),
 }
 
 

@@ -2,8 +2,7 @@
 
     python benchmarks/learning_rate.py [--seeds 3] [--workers 2]
 
-PQN on LunarLander for 200k steps, the 4-layer MLP and the 5-block multi-skip torso. RAdam is run at its own rate and at
-a third and three times of it as well, so that "a good rate" means the same for both.
+PQN on LunarLander for 200k steps with torsos 128 wide: the 4-layer MLP and the multi-skip torso of 10 blocks.
 """
 
 from __future__ import annotations
@@ -13,11 +12,14 @@ import sys
 from dataclasses import dataclass
 
 import tyro
-from common import over_seeds, save, train_all
 
+from common import over_seeds, save, train_all
 from stablegrad.training.config import RunConfig, default_run
 
-NETWORKS = {"4 layers": "torso.kind=mlp+torso.depth=small", "5 blocks": "torso.kind=multi_skip+torso.depth=large"}
+NETWORKS = {
+    "4 layers": "torso.kind=mlp+torso.depth=small+torso.width=128",
+    "10 blocks": "torso.kind=multi_skip+torso.depth=xlarge+torso.width=128",
+}
 RATIOS = {"1/3": 1 / 3, "1": 1.0, "3": 3.0}
 BASE_RATE = 5e-4
 STEPS = 200_000
@@ -41,11 +43,11 @@ def config(network: str, optimizer: str, ratio: str, seed: int) -> RunConfig:
 
 def main() -> None:
     arguments = tyro.cli(Arguments)
-    cells = [
-        (network, optimizer, ratio) for network in NETWORKS for optimizer in ("radam", "kron") for ratio in RATIOS
-    ]
+    cells = [(network, optimizer, ratio) for network in NETWORKS for optimizer in ("radam", "kron") for ratio in RATIOS]
     configs = {
-        f"{', '.join(cell)}, seed {seed}": config(*cell, seed) for seed in range(1, arguments.seeds + 1) for cell in cells
+        f"{', '.join(cell)}, seed {seed}": config(*cell, seed)
+        for seed in range(1, arguments.seeds + 1)
+        for cell in cells
     }
     results = train_all(configs, arguments.workers)
     table = {}

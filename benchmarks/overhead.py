@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 
 from common import save, train_all
-
 from stablegrad.training.config import default_run
 
 RUNS = {

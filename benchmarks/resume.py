@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 import tyro
-from common import save
 
+from common import save
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 from stablegrad.training.config import RunConfig, default_run
 from stablegrad.training.run_folder import RunFolder
@@ -39,7 +39,9 @@ class Arguments:
 
 
 def start(folder: RunFolder) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "stablegrad", "resume", str(folder.path), "--quiet"], stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", "stablegrad", "resume", str(folder.path), "--quiet"], stdout=subprocess.DEVNULL
+    )
 
 
 def config(env: str) -> RunConfig:
@@ -80,8 +82,18 @@ def main() -> None:
             assert start(folder).wait() == 0
             after = final_weights(folder)
             equal = all(torch.equal(after[name], tensor) for name, tensor in weights.items())
-            rows.append({"environment": env, "killed_after_seconds": round(moment, 2), "resumed_from": resumed_from, "equal": equal})
-            print(f"{number + 1}: {env} killed after {moment:.1f} s, resumed from {resumed_from}: equal {equal}", flush=True)
+            rows.append(
+                {
+                    "environment": env,
+                    "killed_after_seconds": round(moment, 2),
+                    "resumed_from": resumed_from,
+                    "equal": equal,
+                }
+            )
+            print(
+                f"{number + 1}: {env} killed after {moment:.1f} s, resumed from {resumed_from}: equal {equal}",
+                flush=True,
+            )
     equal = sum(row["equal"] for row in rows)
     print(f"{equal} of {len(rows)} equal bit for bit")
     save("resume", f"python benchmarks/resume.py {' '.join(sys.argv[1:])}".strip(), {"equal": equal, "kills": rows})

@@ -106,3 +106,10 @@ def test_units():
     assert duration(7500) == "2 h 5 min"
     assert memory(512 * 2**20) == "512 MiB"
     assert memory(3 * 2**30) == "3.00 GiB"
+
+
+def test_a_first_setting_that_learned_nothing_is_named(synthetic, tmp_path):
+    sentences, _ = spoken(synthetic, tmp_path / "c", [-210, -250, -230], [100, 90, 98])
+    assert "baseline ended no higher than it began: on average it learned nothing that lasted." in sentences
+    sentences, _ = spoken(synthetic, tmp_path / "d", [0, 10, 5], [100, 90, 98])
+    assert not any("no higher than it began" in sentence for sentence in sentences)

@@ -12,7 +12,10 @@ from stablegrad.training import checkpoint
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, load_weights, save_checkpoint
 
 STATE = {
-    "optimizer": {"state": {0: {"m": torch.arange(6.0).view(2, 3), "step": 3}}, "groups": [{"lr": 1e-3, "b": (0.9, 0.99)}]},
+    "optimizer": {
+        "state": {0: {"m": torch.arange(6.0).view(2, 3), "step": 3}},
+        "groups": [{"lr": 1e-3, "b": (0.9, 0.99)}],
+    },
     "returns": [1.5, float("inf"), -0.0],
     "name": "x",
     "none": None,
@@ -46,13 +49,18 @@ def test_comes_back_as_it_was(tmp_path):
 
 
 leaves = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.just(torch.eye(2, dtype=torch.bfloat16))
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.just(torch.eye(2, dtype=torch.bfloat16)),
 )
 trees = st.recursive(
     leaves,
-    lambda children: st.lists(children)
-    | st.lists(children).map(tuple)
-    | st.dictionaries(st.text() | st.integers(), children),
+    lambda children: (
+        st.lists(children) | st.lists(children).map(tuple) | st.dictionaries(st.text() | st.integers(), children)
+    ),
     max_leaves=12,
 )
 

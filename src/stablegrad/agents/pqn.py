@@ -88,9 +88,7 @@ class PQN:
         UsageError: the environment's actions are continuous.
     """
 
-    def __init__(
-        self, config: PQNConfig, spec: EnvironmentSpec, *, total_steps: int, device: torch.device, seed: int
-    ):
+    def __init__(self, config: PQNConfig, spec: EnvironmentSpec, *, total_steps: int, device: torch.device, seed: int):
         if spec.num_actions is None:
             raise UsageError(f"PQN needs discrete actions; those of {spec.env_id!r} are continuous")
         self.config = config
@@ -136,9 +134,7 @@ class PQN:
         """
         value, action = self.q_values(observation).max(dim=1)
         explore = torch.rand(len(action), generator=self.generator, device=self.device) < self.epsilon(env_steps)
-        uniform = torch.randint(
-            self.num_actions, (len(action),), generator=self.generator, device=self.device
-        )
+        uniform = torch.randint(self.num_actions, (len(action),), generator=self.generator, device=self.device)
         return torch.where(explore, uniform, action), value
 
     def act_greedily(self, observation: np.ndarray) -> np.ndarray:

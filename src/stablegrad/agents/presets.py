@@ -96,7 +96,9 @@ def option_names(config: Any, prefix: str = "") -> list[str]:
     names: list[str] = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        names += option_names(value, f"{prefix}{field.name}.") if dataclasses.is_dataclass(value) else [prefix + field.name]
+        names += (
+            option_names(value, f"{prefix}{field.name}.") if dataclasses.is_dataclass(value) else [prefix + field.name]
+        )
     return names
 
 
@@ -107,8 +109,8 @@ def _replace(config: Any, changes: Mapping[tuple[str, ...], Any], prefix: str) -
     for field in {path[0] for path in changes}:
         inner = {path[1:]: value for path, value in changes.items() if path[0] == field}
         name = prefix + field
-        values[field] = _read(inner[()], hints[field], name) if () in inner else _replace(
-            getattr(config, field), inner, f"{name}."
+        values[field] = (
+            _read(inner[()], hints[field], name) if () in inner else _replace(getattr(config, field), inner, f"{name}.")
         )
     return dataclasses.replace(config, **values)
 

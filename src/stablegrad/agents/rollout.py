@@ -15,8 +15,8 @@ class Rollout:
     """``num_steps`` rows of ``num_envs`` environments, time-major, allocated once.
 
     ``observation`` has one row more than the rest: the observation after the last step. Observations keep their dtype
-    (bytes stay bytes). Images lie in memory with their channels last, which convolutions want: each is turned once, when
-    it comes in, instead of in every pass that reads it. Tensors lie on ``device``.
+    (bytes stay bytes). Images lie in memory with their channels last, which convolutions want: each is turned once,
+    when it comes in, instead of in every pass that reads it. Tensors lie on ``device``.
     """
 
     def __init__(

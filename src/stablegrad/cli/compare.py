@@ -55,7 +55,9 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError("name an environment: --env ID ('stablegrad envs' lists them)")
     for name in ("--seed", "--preset"):
         if option(rest, name) is not None:
-            raise UsageError(f"{name} is for 'train'; compare takes {name}s" if name == "--seed" else "use --settings A B")
+            raise UsageError(
+                f"{name} is for 'train'; compare takes {name}s" if name == "--seed" else "use --settings A B"
+            )
     # The same arguments over the defaults of each setting: what a person asks for holds for both.
     parsed = _parse(algorithm, rest, env, "baseline")
     configs = {setting: _parse(algorithm, rest, env, setting).run for setting in parsed.settings}

@@ -44,6 +44,7 @@ def run(arguments: Sequence[str]) -> int:
         table.add_row(*(str(value) for value in dataclasses.astuple(environment)))
     console.print(table)
     console.print(
-        f"{len(environments):,} environments; any other gymnasium id or package.module:factory works as well", style="dim"
+        f"{len(environments):,} environments; any other gymnasium id or package.module:factory works as well",
+        style="dim",
     )
     return 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from torch import nn
+from functools import partial
 
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.networks.encoders import NATURE_CHANNELS, ImpalaCNN, NatureCNN, VectorEncoder
@@ -91,25 +90,33 @@ def make_encoder(
     if kind == "vector":
         return VectorEncoder(observation_shape, norm="none" if config.norm == "auto" else config.norm)
     if not is_image:
-        raise UsageError(f"encoder {kind!r} needs image observations, got shape {tuple(observation_shape)}; use 'vector'")
+        raise UsageError(
+            f"encoder {kind!r} needs image observations, got shape {tuple(observation_shape)}; use 'vector'"
+        )
     norm = "layer" if config.norm == "auto" else config.norm
     if kind == "nature":
         return NatureCNN(observation_shape, size=config.size, norm=norm, activation=config.activation)
     return ImpalaCNN(observation_shape, norm=norm, activation=config.activation)
 
 
-def make_torso(config: TorsoConfig, in_features: int) -> nn.Module:
+def make_torso(config: TorsoConfig, in_features: int) -> MLPTorso | MultiSkipTorso | DenseNetTorso:
     """Build the torso; it carries ``.out_features``."""
-    common = {"out_features": config.out_features, "norm": config.norm, "activation": config.activation}
-    size = (in_features, config.width, config.depth)
     match config.kind:
         case "mlp":
-            return MLPTorso(*size, **common)
+            build: Callable[..., MLPTorso | MultiSkipTorso | DenseNetTorso] = MLPTorso
         case "densenet":
-            return DenseNetTorso(*size, **common)
+            build = DenseNetTorso
         case "residual":
-            return ResidualTorso(*size, **common, variance_preserving=config.variance_preserving)
+            build = partial(ResidualTorso, variance_preserving=config.variance_preserving)
         case _:
-            return MultiSkipTorso(
-                *size, **common, skip_blocks=config.skip_blocks, variance_preserving=config.variance_preserving
+            build = partial(
+                MultiSkipTorso, skip_blocks=config.skip_blocks, variance_preserving=config.variance_preserving
             )
+    return build(
+        in_features,
+        config.width,
+        config.depth,
+        out_features=config.out_features,
+        norm=config.norm,
+        activation=config.activation,
+    )

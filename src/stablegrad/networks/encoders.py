@@ -94,7 +94,9 @@ class NatureCNN(nn.Module):
             zip(size, ((8, 4), (4, 2), (3, 1)), strict=True), start=1
         ):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
-            layers[f"conv{number}"] = conv(channels, out_channels, kernel, stride, kind=_PixelConv if number == 1 else nn.Conv2d)
+            layers[f"conv{number}"] = conv(
+                channels, out_channels, kernel, stride, kind=_PixelConv if number == 1 else nn.Conv2d
+            )
             layers[f"norm{number}"] = _make_image_norm(norm, (out_channels, height, width))
             layers[f"activation{number}"] = make_activation(activation)
             channels = out_channels

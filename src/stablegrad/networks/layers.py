@@ -9,7 +9,6 @@ from torch import nn
 
 from stablegrad.errors import UsageError, unknown_name
 
-
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "gelu": nn.GELU,

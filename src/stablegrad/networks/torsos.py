@@ -21,9 +21,7 @@ from stablegrad.networks.layers import linear, make_activation, make_norm, requi
 from stablegrad.networks.sizes import resolve_depth, resolve_width
 
 
-def _sizes(
-    in_features: int, width: int | str, depth: int | str, out_features: int | None
-) -> tuple[int, int, int, int]:
+def _sizes(in_features: int, width: int | str, depth: int | str, out_features: int | None) -> tuple[int, int, int, int]:
     width, depth = resolve_width(width), resolve_depth(depth)
     out_features = width if out_features is None else out_features
     require_positive(in_features=in_features, out_features=out_features)

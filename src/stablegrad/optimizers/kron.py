@@ -48,8 +48,8 @@ class Kron(torch.optim.Optimizer):
             rule of kron_torch, on whole matrices, with triangular solves and random probes.
         block_size: no block of ``pro`` and ``quad`` is longer or wider than this; None: 256.
         precondition_lr: step size of a refresh, in (0, 1).
-        refresh_warmup: steps at the start that all refresh, at least 1; None: 100, and 500 with ``classic``, whose rule takes longer to
-            fit (docs/optimizers.md has the measurement).
+        refresh_warmup: steps at the start that all refresh, at least 1; None: 100, and 500 with ``classic``, whose rule
+            takes longer to fit (docs/optimizers.md has the measurement).
         refresh_floor: share of the steps that refresh in the long run, in (0, 1]; None: 0.1, and 0.03 with ``classic``.
         compat: with ``classic``, merge convolutions as kron_torch 0.3.3 does, into the most skewed matrix. To reproduce
         it; slow.

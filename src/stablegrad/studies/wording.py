@@ -149,6 +149,9 @@ def _certainty(summary: dict[str, Any]) -> list[str]:
 
 
 def _steadiness(summary: dict[str, Any]) -> list[str]:
+    first, _ = summary["settings"]
+    if summary["trade_off"]["level_at_start"]:
+        return [f"{first} ended no higher than it began: on average it learned nothing that lasted."]
     stability = summary["stability"]
     if not all(stability[name]["judged"] for name in summary["settings"]):
         return []

@@ -48,7 +48,9 @@ def save_checkpoint(directory: Path, step: int, network: nn.Module, state: Mappi
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"weights of '{name}' are not finite at step {step}; no checkpoint is written of them")
+            raise CheckpointError(
+                f"weights of '{name}' are not finite at step {step}; no checkpoint is written of them"
+            )
     tensors: dict[str, Tensor] = {}
     encoded = _encode(state, "", tensors)
     files = {
@@ -108,7 +110,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for name, data in files.items():
         if expected.get(name) != _sha256(data):
             raise CheckpointError(
-                f"checkpoint '{path}' is damaged: {name} was truncated or edited (its checksum differs); {_advice(path)}"
+                f"checkpoint '{path}' is damaged: {name} was truncated or edited, its checksum differs; {_advice(path)}"
             )
     try:
         weights, tensors = load(files[MODEL]), load(files[TENSORS])

@@ -61,7 +61,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
             raise unknown_name("algorithm", self.algorithm, ALGORITHMS)
-        for name, minimum in (("total_steps", 1), ("seed", 0), ("threads", 0), ("keep_checkpoints", 1), ("eval_episodes", 0)):
+        for name, minimum in (
+            ("total_steps", 1),
+            ("seed", 0),
+            ("threads", 0),
+            ("keep_checkpoints", 1),
+            ("eval_episodes", 0),
+        ):
             if getattr(self, name) < minimum:
                 raise UsageError(f"{name.replace('_', '-')} must be at least {minimum}, got {getattr(self, name)}")
         for name in ("checkpoint_every", "log_every"):
@@ -149,7 +155,9 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError as error:
         raise unknown_name("device", device, ("auto", "cpu", "cuda")) from error
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
+        raise UsageError(
+            f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu"
+        )
     if resolved.type not in ("cpu", "cuda"):
         raise unknown_name("device", device, ("auto", "cpu", "cuda"))
     return resolved
@@ -188,9 +196,7 @@ def _processor() -> str:
 def _git_revision() -> str | None:
     """Revision of the repository that the program was started in, if any."""
     try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
+        result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None if result.returncode == 0 else None

@@ -88,6 +88,8 @@ def evaluate(
     """
     if episodes < 1:
         raise UsageError(f"episodes must be at least 1, got {episodes}")
+    if video is not None and not video.absolute().parent.is_dir():
+        raise UsageError(f"cannot write '{video}': there is no folder '{video.parent}'")
     if atari is not None:
         atari = dataclasses.replace(atari, life_loss_terminal=False, clip_rewards=False)
     frames: list[np.ndarray] = []
@@ -107,8 +109,8 @@ def evaluate(
     try:
         observation = env.reset()
         while quota.any():
-            if video is not None and quota[0] == first_quota:
-                frames.append(env.render())
+            if video is not None and quota[0] == first_quota and (frame := env.render()) is not None:
+                frames.append(frame)
             result = env.step(act(observation))
             observation = result.observation
             counted = result.episode.finished & (quota > 0)

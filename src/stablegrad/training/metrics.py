@@ -23,8 +23,8 @@ class MetricsWriter:
 
     Args:
         folder: the run.
-        resume_at: (bytes, step): cut metrics.jsonl back to these bytes, and hide TensorBoard's points after ``step``, so
-            that a resumed run writes each point once; None: a new run.
+        resume_at: (bytes, step): cut metrics.jsonl back to these bytes, and hide TensorBoard's points after ``step``,
+            so that a resumed run writes each point once; None: a new run.
         wandb_project: Weights & Biases project to log to as well.
         config: the run's configuration, shown by Weights & Biases.
     """
@@ -75,7 +75,9 @@ class _TensorBoardWriter:
 
     def __init__(self, directory: Path, purge_step: int | None):
         stamp = time.time_ns()
-        self._file = (directory / f"events.out.tfevents.{stamp // 10**9:010d}.stablegrad.{stamp % 10**9:09d}").open("wb")
+        self._file = (directory / f"events.out.tfevents.{stamp // 10**9:010d}.stablegrad.{stamp % 10**9:09d}").open(
+            "wb"
+        )
         self._records = RecordWriter(self._file)
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if purge_step is not None:
@@ -101,4 +103,6 @@ def _start_wandb(project: str, folder: RunFolder, config: Mapping[str, Any] | No
         import wandb
     except ImportError as error:
         raise UsageError("logging to Weights & Biases needs its package: pip install 'stablegrad[wandb]'") from error
-    return wandb.init(project=project, name=folder.path.name, config=dict(config or {}), dir=str(folder.path), resume="allow")
+    return wandb.init(
+        project=project, name=folder.path.name, config=dict(config or {}), dir=str(folder.path), resume="allow"
+    )

@@ -98,7 +98,11 @@ class Trainer:
             keep_freed_memory()
         self.spec = environment_spec(config.env, atari=config.atari)
         self.agent = PQN(
-            config.agent, self.spec, total_steps=config.total_steps, device=self.device, seed=_torch_seed(config.seed, 0)
+            config.agent,
+            self.spec,
+            total_steps=config.total_steps,
+            device=self.device,
+            seed=_torch_seed(config.seed, 0),
         )
         self.layers, self.layer_of_parameter = layer_groups(self.agent.network)
         self.parameters = sum(parameter.numel() for parameter in self.agent.parameters)
@@ -245,8 +249,8 @@ class Trainer:
         else:
             checkpoint = f"last good checkpoint: '{self.last_checkpoint}'"
         raise TrainingDiverged(
-            f"training diverged by step {self.env_steps:,}, in update {update:,}: the gradient of layer '{layer}' is not "
-            f"finite (loss {loss:.4g}); {checkpoint}; try a lower --optimizer.learning-rate"
+            f"training diverged by step {self.env_steps:,}, in update {update:,}: the gradient of layer '{layer}' "
+            f"is not finite (loss {loss:.4g}); {checkpoint}; try a lower --optimizer.learning-rate"
         )
 
     def _checkpoint(self, *, scheduled: bool) -> None:
@@ -350,7 +354,9 @@ class Trainer:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
 
     def _disk_message(self, error: OSError) -> str:
-        where = f"last good checkpoint: '{self.last_checkpoint}'" if self.last_checkpoint else "there is no checkpoint yet"
+        where = (
+            f"last good checkpoint: '{self.last_checkpoint}'" if self.last_checkpoint else "there is no checkpoint yet"
+        )
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
         return f"cannot write run folder '{self.folder.path}' at step {self.env_steps:,}: {reason}; {where}"
 

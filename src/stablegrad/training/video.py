@@ -13,15 +13,13 @@ from stablegrad.errors import UsageError
 def write_video(path: Path, frames: Sequence[np.ndarray], frames_per_second: int = 30) -> None:
     """Write ``frames``, each [height, width, 3] uint8, as H.264; the file appears whole or not at all."""
     try:
-        import imageio
+        import imageio.v2 as imageio
     except ImportError as error:
         raise UsageError("writing a video needs more packages: pip install 'stablegrad[video]'") from error
     partial = path.with_name(f".{path.stem}.partial.mp4")
     try:
         # macro_block_size 2: sides are padded to even numbers only, as H.264 asks.
-        with imageio.get_writer(partial, fps=frames_per_second, macro_block_size=2) as writer:
-            for frame in frames:
-                writer.append_data(frame)
+        imageio.mimwrite(partial, list(frames), fps=frames_per_second, macro_block_size=2)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
