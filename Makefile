@@ -29,13 +29,13 @@ format: $(VENV)/.dev ## put the code into shape
 docs: $(VENV)/.dev ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
-bench-learning: $(VENV)/.base ## PQN on CartPole, Acrobot and LunarLander, 5 seeds (about 1.5 hours)
+bench-learning: $(VENV)/.base ## PQN on CartPole, Acrobot and LunarLander, 3 seeds (about 15 minutes)
 	$(BIN)/python benchmarks/learning.py
 
-bench-learning-rate: $(VENV)/.base ## Kron's learning rate against RAdam's, small and large networks (about 1.5 hours)
+bench-learning-rate: $(VENV)/.base ## Kron's learning rate against RAdam's, a small and a deep network (about 12 minutes)
 	$(BIN)/python benchmarks/learning_rate.py
 
-bench-breakout: $(VENV)/.base ## Breakout for 1M steps, both presets (about 1 hour)
+bench-breakout: $(VENV)/.base ## Breakout for 1M steps, both presets (over an hour)
 	$(BIN)/python benchmarks/breakout.py
 
 bench-overhead: $(VENV)/.base ## share of the wall time that environment, act, update and optimizer take

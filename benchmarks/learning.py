@@ -18,10 +18,16 @@ from common import over_seeds, save, train_all
 from stablegrad.training.config import RunConfig, default_run
 
 LARGE = "+torso.depth=large"
+#: CleanRL's settings for these two: few environments and many updates. With our defaults for state vectors (64 x 16)
+#: Acrobot, whose reward only says that the goal was not reached, is not learned in about half of the seeds.
+CLEANRL = (
+    "baseline+num_envs=4+num_steps=128+num_minibatches=4+num_epochs=4"
+    "+exploration_fraction=0.5+epsilon_end=0.05+optimizer.adam_learning_rate=2.5e-4"
+)
 #: name: (environment, steps, setting)
 TASKS = {
-    "CartPole-v1 baseline, 4 layers": ("CartPole-v1", 500_000, "baseline"),
-    "Acrobot-v1 baseline, 4 layers": ("Acrobot-v1", 500_000, "baseline"),
+    "CartPole-v1 baseline, 4 layers": ("CartPole-v1", 500_000, CLEANRL),
+    "Acrobot-v1 baseline, 4 layers": ("Acrobot-v1", 500_000, CLEANRL),
     "LunarLander-v3 baseline, 4 layers": ("LunarLander-v3", 300_000, "baseline"),
     "LunarLander-v3 baseline, 12 layers": ("LunarLander-v3", 300_000, "baseline" + LARGE),
     "LunarLander-v3 stable, 5 blocks": ("LunarLander-v3", 300_000, "stable" + LARGE),
@@ -32,7 +38,7 @@ TASKS = {
 class Arguments:
     """What the benchmark takes."""
 
-    seeds: int = 5
+    seeds: int = 3
     """Seeds of every task."""
     workers: int = 2
     """Runs at once."""

@@ -1,12 +1,15 @@
 """The loop on real environments: summaries, exact resume, stops, failures."""
 
 import dataclasses
+import importlib.machinery
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -187,6 +190,40 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on_from_it(tmp_path, tiny
 
 def _reset_rows(summary, updates):
     return updates * 64 - summary["env_steps"]
+
+
+def test_weights_and_biases_gets_what_metrics_get(tmp_path, tiny_run, monkeypatch):
+    """A stand-in for the package: it needs an account, and its client is not ours to test."""
+    logged, state = [], {}
+    fake = types.ModuleType("wandb")
+    fake.Error = type("Error", (Exception,), {})
+    fake.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    run = types.SimpleNamespace(
+        log=lambda values, step: logged.append((step, values)), finish=lambda: state.update(finished=True)
+    )
+    fake.init = lambda **options: state.update(options) or run
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    train(dataclasses.replace(tiny_run, wandb="project", total_steps=500), tmp_path / "run", quiet=True)
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    assert [step for step, _ in logged] == [row["step"] for row in rows]
+    assert all(values.items() <= row.items() for (_, values), row in zip(logged, rows, strict=True))
+    assert state["project"] == "project"
+    assert state["finished"]
+
+    def refuse(**_):
+        raise fake.Error("no account")
+
+    fake.init = refuse
+    with pytest.raises(StablegradError, match="Weights & Biases did not start: no account"):
+        train(dataclasses.replace(tiny_run, wandb="project"), tmp_path / "refused", quiet=True)
+
+
+def test_a_missing_package_is_said_before_anything_is_written(tmp_path, tiny_run):
+    if importlib.util.find_spec("wandb"):
+        pytest.skip("wandb is installed here")
+    with pytest.raises(UsageError, match=r"pip install 'stablegrad\[wandb\]'"):
+        train(dataclasses.replace(tiny_run, wandb="project"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_processes_cannot_train_one_run(tmp_path, tiny_run):

@@ -21,6 +21,7 @@ from stablegrad.errors import UsageError
 from stablegrad.reports import write_comparison_report
 from stablegrad.studies import RunProgress, comparison_rows, run_comparison, verdict
 from stablegrad.training.config import RunConfig, default_run
+from stablegrad.training.trainer import Interrupted
 
 PLAIN_INTERVAL = 15.0
 
@@ -68,15 +69,18 @@ def run(arguments: Sequence[str]) -> int:
     seeds = list(range(1, parsed.seeds[0] + 1)) if len(parsed.seeds) == 1 else list(parsed.seeds)
     directory = parsed.dir or Path("runs") / f"compare-{algorithm}-{env.replace(':', '-').replace('/', '-')}"
 
-    with ComparisonProgress(quiet=parsed.quiet) as progress:
-        result = run_comparison(
-            directory,
-            configs,
-            seeds,
-            workers=parsed.workers,
-            on_progress=progress.update,
-            command=["stablegrad", "compare", *arguments],
-        )
+    try:
+        with ComparisonProgress(quiet=parsed.quiet) as progress:
+            result = run_comparison(
+                directory,
+                configs,
+                seeds,
+                workers=parsed.workers,
+                on_progress=progress.update,
+                command=["stablegrad", "compare", *arguments],
+            )
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; every run has a checkpoint, and the same command goes on from there") from None
     report = write_comparison_report(directory)
     if parsed.json:
         print(json.dumps(result.summary))

@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
         f"PQN learns to land on the moon ({ENV}) with a network of 22 layers, {SEEDS} seeds for each of two settings:\n"
         "  baseline  a plain stack of layers, trained with RAdam: what the field uses\n"
         "  stable    the same size with multi-skip residual blocks, trained with Kron\n"
-        "A random agent gets about -180, a good landing is +200. This takes some minutes. As a command of your own:\n"
+        "A random agent gets about -190, a good landing is +200. This takes some minutes. As a command of your own:\n"
         f"  stablegrad compare {' '.join(command)}\n",
         flush=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import platform
 import subprocess
 import sys
@@ -87,10 +88,12 @@ class RunConfig:
         return self.log_every or max(self.total_steps // 500, 1)
 
     def check(self) -> None:
-        """Raise UsageError for an environment that does not exist or that the agent cannot act in."""
+        """Raise UsageError for an environment that does not exist or suit the agent, or a package that is missing."""
         spec = environment_spec(self.env, atari=self.atari)
         if spec.num_actions is None:
             raise UsageError(f"PQN needs discrete actions; those of {self.env!r} are continuous")
+        if self.wandb is not None and importlib.util.find_spec("wandb") is None:
+            raise UsageError("logging to Weights & Biases needs its package: pip install 'stablegrad[wandb]'")
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""

@@ -14,7 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from stablegrad.errors import UsageError
+from stablegrad.errors import StablegradError
 from stablegrad.training.run_folder import RunFolder
 
 
@@ -99,10 +99,11 @@ class _TensorBoardWriter:
 
 
 def _start_wandb(project: str, folder: RunFolder, config: Mapping[str, Any] | None) -> Any:
+    import wandb
+
     try:
-        import wandb
-    except ImportError as error:
-        raise UsageError("logging to Weights & Biases needs its package: pip install 'stablegrad[wandb]'") from error
-    return wandb.init(
-        project=project, name=folder.path.name, config=dict(config or {}), dir=str(folder.path), resume="allow"
-    )
+        return wandb.init(
+            project=project, name=folder.path.name, config=dict(config or {}), dir=str(folder.path), resume="allow"
+        )
+    except wandb.Error as error:
+        raise StablegradError(f"Weights & Biases did not start: {error}") from error

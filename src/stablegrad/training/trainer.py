@@ -131,7 +131,7 @@ class Trainer:
                 summary = self._write_summary("finished", self._evaluate())
                 status = "finished"
                 return summary
-            except Interrupted:
+            except (Interrupted, KeyboardInterrupt):
                 status = "stopped"
                 raise
             except OSError as error:
