@@ -18,7 +18,7 @@ from pathlib import Path
 import tyro
 
 from common import kept, save
-from stablegrad.training.config import default_run
+from stablegrad.training.config import RunConfig, default_run
 from stablegrad.training.run_folder import RunFolder
 
 
@@ -47,10 +47,13 @@ def main() -> None:
         folders[preset] = RunFolder(arguments.dir / preset)
         if not folders[preset].config_path.exists():
             RunFolder.create(arguments.dir / preset, run.to_json())
+        elif RunConfig.from_json(folders[preset].read_config()) != run:
+            sys.exit(f"{arguments.dir / preset} holds a run with other settings; name another --dir")
         command = [sys.executable, "-m", "stablegrad", "resume", str(arguments.dir / preset)]
         processes.append(subprocess.Popen(command))
-    for process in processes:
-        process.wait()
+    codes = [process.wait() for process in processes]
+    if any(codes):
+        sys.exit("a run did not finish")
     runs = {preset: kept(folder) for preset, folder in folders.items()}
     for preset, run in runs.items():
         total = sum(run["seconds"].values())

@@ -11,8 +11,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from stablegrad.studies.statistics import mean_interval
 from stablegrad.training.config import RunConfig, provenance
 from stablegrad.training.run_folder import RunFolder, write_json
@@ -23,7 +21,7 @@ CURVE_POINTS = 60
 
 
 def train_all(configs: Mapping[str, RunConfig], workers: int = 2) -> dict[str, dict[str, Any]]:
-    """Train every configuration, one thread each, and return what is worth keeping of each run, by name."""
+    """Train every configuration, with one thread where it leaves that open; return what is worth keeping of each run."""
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
         futures = {name: pool.submit(_train, config) for name, config in configs.items()}
@@ -54,7 +52,7 @@ def save(name: str, command: str, result: Mapping[str, Any]) -> None:
     """Write ``results/<name>.json`` with the command and the machine it came from."""
     RESULTS.mkdir(exist_ok=True)
     origin = provenance()
-    machine = {"cores": torch.get_num_threads(), **origin["machine"], "python": platform.python_version()}
+    machine = {**origin["machine"], "python": platform.python_version()}
     write_json(
         RESULTS / f"{name}.json",
         {"command": command, "machine": machine, "versions": origin["versions"], **result},

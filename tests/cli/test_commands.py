@@ -30,7 +30,7 @@ def failure(capsys, arguments):
         (["train", "dqm", "--env", "CartPole-v1"], "unknown algorithm 'dqm'"),
         (["train", "pqn"], "name an environment"),
         (["train", "pqn", "--env", "LunarLandr-v3"], "did you mean 'LunarLander-v3'?"),
-        (["train", "pqn", "--env", "Pendulum-v1"], "needs discrete actions; those of 'Pendulum-v1' are continuous"),
+        (["train", "pqn", "--env", "Pendulum-v1"], "needs discrete actions; those of 'Pendulum-v1' are not"),
         (["train", "pqn", "--env", "nowhere.module:make"], "no module 'nowhere'"),
         ([*TRAIN, "--torso.kind", "multiskip"], "unknown torso 'multiskip'; did you mean 'multi_skip'?"),
         ([*TRAIN, "--torso.depth", "lrge"], "unknown torso depth 'lrge'; did you mean 'large'?"),
@@ -43,6 +43,8 @@ def failure(capsys, arguments):
         ([*TRAIN, "--num-minibatches", "7"], "cannot be cut into 7 minibatches"),
         ([*TRAIN, "--atari.frame-stack", "4"], "'--atari.frame-stack'"),
         ([*TRAIN, "--device", "cuda:9"], "device 'cuda:9' is not there"),
+        ([*TRAIN, "--max-grad-norm", "inf"], "max-grad-norm must be above 0 and finite"),
+        ([*TRAIN, "--encoder.kind", "nature"], "needs image observations"),
         ([*TRAIN, "--device", "gpu"], "unknown device 'gpu'"),
         ([*TRAIN, "--run-dir", "/proc/no/run"], "cannot write run folder '/proc/no/run'"),
         (["resume", "nowhere"], "'nowhere' is no run folder"),
@@ -136,7 +138,7 @@ def test_compare_trains_pairs_and_says_what_it_shows(capsys, monkeypatch, tmp_pa
     assert main(command) == 0
     output = capsys.readouterr().out
     assert "Paired difference" in output
-    assert "Fewer than 3 seeds" in output or "fewer than 3 seeds" in output
+    assert "Fewer than 3 paired seeds" in output
     for setting in ("baseline", "stable+torso.depth=2"):
         for seed in (1, 2):
             assert (tmp_path / "pair" / "runs" / setting / f"seed-{seed}" / "summary.json").exists()

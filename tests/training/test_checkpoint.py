@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stablegrad.errors import CheckpointError
+from stablegrad.optimizers import OPTIMIZERS, OptimizerConfig
 from stablegrad.training import checkpoint
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, load_weights, save_checkpoint
 
@@ -90,6 +91,39 @@ def test_only_the_newest_are_kept_in_the_order_of_steps(tmp_path):
         save_checkpoint(tmp_path / "c", step, nn.Linear(1, 1), {}, keep=2)
     assert [path.name for path in list_checkpoints(tmp_path / "c")] == ["step-1000", "step-10000"]
     assert len(list((tmp_path / "c").iterdir())) == 2
+
+
+def test_copies_that_a_person_made_are_no_checkpoints(tmp_path):
+    path = save_checkpoint(tmp_path / "c", 5, nn.Linear(1, 1), {}, keep=2)
+    path.with_name("step-5.bak").mkdir()
+    path.with_name("step-old").mkdir()
+    assert list_checkpoints(tmp_path / "c") == [path]
+
+
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"shampoo"}))
+def test_every_optimizers_state_comes_back_and_goes_on_as_before(tmp_path, name):
+    def network_and_optimizer():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        return network, OptimizerConfig(name=name).build(network)
+
+    def step(network, optimizer):
+        optimizer.zero_grad()
+        network(torch.linspace(-1, 1, 20).view(5, 4)).square().mean().backward()
+        optimizer.step()
+
+    network, optimizer = network_and_optimizer()
+    for _ in range(3):
+        step(network, optimizer)
+    path = save_checkpoint(tmp_path / "c", 3, network, optimizer.state_dict(), keep=1)
+    other_network, other_optimizer = network_and_optimizer()
+    weights, state = load_checkpoint(path)
+    load_weights(other_network, weights, path)
+    other_optimizer.load_state_dict(state)
+    for _ in range(2):
+        step(network, optimizer)
+        step(other_network, other_optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other_network.parameters(), strict=True))
 
 
 def test_writing_the_same_step_again_replaces_it(tmp_path):

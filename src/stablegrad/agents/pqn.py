@@ -68,8 +68,8 @@ class PQNConfig:
         for name in ("discount", "q_lambda", "epsilon_start", "epsilon_end", "exploration_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UsageError(f"{name.replace('_', '-')} must be from 0 to 1, got {getattr(self, name)}")
-        if not self.max_grad_norm > 0.0:
-            raise UsageError(f"max-grad-norm must be above 0, got {self.max_grad_norm}")
+        if not 0.0 < self.max_grad_norm < float("inf"):
+            raise UsageError(f"max-grad-norm must be above 0 and finite, got {self.max_grad_norm}")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
 
@@ -85,12 +85,12 @@ class PQN:
         seed: draws the initial weights and, until ``reseed``, actions and minibatches.
 
     Raises:
-        UsageError: the environment's actions are continuous.
+        UsageError: the environment's actions are not discrete.
     """
 
     def __init__(self, config: PQNConfig, spec: EnvironmentSpec, *, total_steps: int, device: torch.device, seed: int):
         if spec.num_actions is None:
-            raise UsageError(f"PQN needs discrete actions; those of {spec.env_id!r} are continuous")
+            raise UsageError(f"PQN needs discrete actions; those of {spec.env_id!r} are not one choice out of a list")
         self.config = config
         self.spec = spec
         self.total_steps = total_steps
@@ -148,7 +148,7 @@ class PQN:
 
         Args:
             rollout: a full rollout.
-            env_steps: environment steps taken so far, for the learning-rate schedule.
+            env_steps: environment steps taken before this rollout, for the learning-rate schedule.
 
         Returns:
             Tensors on the agent's device, not waited for: "loss/td" and "values/q" [updates], "gradients/norm"

@@ -41,13 +41,14 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], description: st
 
 
 def option(arguments: Sequence[str], name: str, default: str | None = None) -> str | None:
-    """The value of one option, read before the rest: what it says decides the defaults of the others."""
+    """The (last) value of one option, read before the rest: what it says decides the defaults of the others."""
+    value = default
     for position, argument in enumerate(arguments):
         if argument == name and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith(f"{name}="):
-            return argument.partition("=")[2]
-    return default
+            value = arguments[position + 1]
+        elif argument.startswith(f"{name}="):
+            value = argument.partition("=")[2]
+    return value
 
 
 def algorithm_first(command: str, arguments: Sequence[str]) -> tuple[str, list[str]]:

@@ -80,13 +80,13 @@ def run(arguments: Sequence[str]) -> int:
                 command=["stablegrad", "compare", *arguments],
             )
     except KeyboardInterrupt:
-        raise Interrupted("stopped; every run has a checkpoint, and the same command goes on from there") from None
+        raise Interrupted("stopped; the same command goes on from the runs' last checkpoints") from None
     report = write_comparison_report(directory)
     if parsed.json:
         print(json.dumps(result.summary))
     else:
         _print(result.summary, report)
-    return 1 if result.failures else 0
+    return 1 if result.summary["left_out"] else 0
 
 
 def _parse(algorithm: str, arguments: Sequence[str], env: str, setting: str) -> Arguments:
@@ -150,7 +150,11 @@ class ComparisonProgress:
                 if run.state == "running"
             ]
             done = sum(run.state == "finished" for run in runs)
-            print(f"{done} of {len(runs)} runs done{self._left(runs)}; {'; '.join(parts)}", file=sys.stderr, flush=True)
+            line = f"{done} of {len(runs)} runs done{self._left(runs)}; {'; '.join(parts)}"
+            try:
+                print(line, file=sys.stderr, flush=True)
+            except OSError:
+                self.quiet = True  # nobody reads any more; the runs go on
 
     def _left(self, runs: list[RunProgress]) -> str:
         done = sum(min(run.step / run.total_steps, 1.0) for run in runs)

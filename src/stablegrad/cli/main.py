@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -37,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command not in COMMANDS:
             raise unknown_name("command", command, COMMANDS)
         module = importlib.import_module(f"stablegrad.cli.{command}")
-        return module.run(rest)
+        code = module.run(rest)
+        sys.stdout.flush()
+        return code
     except StablegradError as error:
         if debug:
             raise
@@ -49,9 +52,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stablegrad: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough.
-        sys.stderr.close()
-        return 0
+        # The reader of our output (head, less) has seen enough; Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if debug:
+            raise
+        where = f"'{error.filename}': " if error.filename else ""
+        print(f"stablegrad: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if debug:
+            raise
+        # torch's own: no memory, a device that is gone. Its first line says what.
+        reason = (str(error).splitlines() or [""])[0]
+        print(f"stablegrad: {type(error).__name__}: {reason} (--debug shows where)", file=sys.stderr)
+        return 1
 
 
 def _usage() -> str:

@@ -17,7 +17,7 @@ def clip_gradient_norm_(parameters: Sequence[Tensor], max_norm: float) -> tuple[
 
     Args:
         parameters: parameters that all have a gradient.
-        max_norm: largest global norm; infinity to measure only.
+        max_norm: largest global norm.
 
     Returns:
         (total, norms): the global norm, a scalar, and the norm of each parameter's gradient, [len(parameters)], both
@@ -26,6 +26,5 @@ def clip_gradient_norm_(parameters: Sequence[Tensor], max_norm: float) -> tuple[
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = torch.stack(torch._foreach_norm(gradients))
     total = torch.linalg.vector_norm(norms)
-    if max_norm != float("inf"):
-        torch._foreach_mul_(gradients, (max_norm / (total + 1e-6)).clamp(max=1.0))
+    torch._foreach_mul_(gradients, (max_norm / (total + 1e-6)).clamp(max=1.0))
     return total, norms

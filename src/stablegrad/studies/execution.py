@@ -152,8 +152,6 @@ class _Run:
 
     def start(self) -> None:
         if not self.folder.config_path.exists():
-            for leftover in self.folder.path.glob(".config.json.*"):  # killed while writing it
-                leftover.unlink()
             RunFolder.create(self.folder.path, self.config.to_json())
         with stderr_path(self.folder).open("wb") as stderr:
             self.process = subprocess.Popen(

@@ -87,7 +87,8 @@ def save_checkpoint(directory: Path, step: int, network: nn.Module, state: Mappi
 
 def list_checkpoints(directory: Path) -> list[Path]:
     """All whole checkpoints, oldest first."""
-    return sorted(directory.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    found = [path for path in directory.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -115,7 +116,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         weights, tensors = load(files[MODEL]), load(files[TENSORS])
         return weights, _decode(json.loads(files[STATE]), tensors)
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint '{path}' cannot be read: {error}; {_advice(path)}") from error
 
 

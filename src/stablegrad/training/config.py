@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import platform
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 import tyro
 
 from stablegrad.agents import PQNConfig
+from stablegrad.agents.pqn import count_parameters
 from stablegrad.agents.presets import apply_changes, parse_setting, preset_config
 from stablegrad.environments import AtariOptions, environment_spec
 from stablegrad.errors import StablegradError, UsageError, unknown_name
@@ -91,7 +93,13 @@ class RunConfig:
         """Raise UsageError for an environment that does not exist or suit the agent, or a package that is missing."""
         spec = environment_spec(self.env, atari=self.atari)
         if spec.num_actions is None:
-            raise UsageError(f"PQN needs discrete actions; those of {self.env!r} are continuous")
+            raise UsageError(f"PQN needs discrete actions; those of {self.env!r} are not one choice out of a list")
+        count_parameters(self.agent, spec)  # builds the network without memory: what it cannot be is said here
+        if self.agent.optimizer.name == "shampoo":
+            raise UsageError(
+                "shampoo cannot be trained with here: pytorch_optimizer keeps its state in objects, of which no safe "
+                "checkpoint can be written; use soap, which is its successor"
+            )
         if self.wandb is not None and importlib.util.find_spec("wandb") is None:
             raise UsageError("logging to Weights & Biases needs its package: pip install 'stablegrad[wandb]'")
 
@@ -166,6 +174,11 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def provenance() -> dict[str, Any]:
     """Versions, git revision and machine, for config.json."""
     packages = ("stablegrad", "torch", "envpool", "gymnasium", "numpy", "pytorch_optimizer")
@@ -175,6 +188,7 @@ def provenance() -> dict[str, Any]:
         "machine": {
             "system": platform.platform(),
             "processor": _processor(),
+            "cores": usable_cores(),
             "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

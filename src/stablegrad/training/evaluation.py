@@ -68,6 +68,7 @@ def evaluate(
     seed: int,
     atari: AtariOptions | None = None,
     video: Path | None = None,
+    stop: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Play whole games and report their raw returns.
 
@@ -81,6 +82,7 @@ def evaluate(
         seed: of the environments.
         atari: preprocessing of the training run.
         video: MP4 file to write of the first game.
+        stop: called before every step; raises to stop.
 
     Returns:
         {"episodes", "mean_return", "standard_deviation" (None for one game), "minimum", "maximum",
@@ -109,6 +111,8 @@ def evaluate(
     try:
         observation = env.reset()
         while quota.any():
+            if stop is not None:
+                stop()
             if video is not None and quota[0] == first_quota and (frame := env.render()) is not None:
                 frames.append(frame)
             result = env.step(act(observation))

@@ -13,11 +13,8 @@ def layer_groups(network: nn.Module) -> tuple[list[str], Tensor]:
         (names, layer_of_parameter): for each parameter of ``network.parameters()`` the index of its layer, or -1 where
         it belongs to none (norms), int64.
     """
-    names: list[str] = []
-    layer_of_parameter = []
-    for parameter_name, parameter in network.named_parameters():
-        module = parameter_name.rpartition(".")[0]
-        if parameter.dim() >= 2:
-            names.append(module)
-        layer_of_parameter.append(len(names) - 1 if names and names[-1] == module else -1)
-    return names, torch.tensor(layer_of_parameter)
+    modules = dict(network.named_modules())
+    names = [name for name, module in modules.items() if isinstance(module, nn.Linear | nn.Conv2d)]
+    number = {name: index for index, name in enumerate(names)}
+    owners = [name.rpartition(".")[0] for name, _ in network.named_parameters()]
+    return names, torch.tensor([number.get(owner, -1) for owner in owners])

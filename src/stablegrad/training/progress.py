@@ -48,11 +48,11 @@ class TrainingProgress:
         elif self._plain and (now - self._printed >= PLAIN_INTERVAL or step >= self.total_steps):
             self._printed = now
             left = max(self.total_steps - step, 0) / max(rate, 1e-9)
-            print(
-                f"{step:,}/{self.total_steps:,} steps  {rate:,.0f} steps/s  return {shown}  {left:,.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{step:,}/{self.total_steps:,} steps  {rate:,.0f} steps/s  return {shown}  {left:,.0f} s left"
+            try:
+                print(line, file=sys.stderr, flush=True)
+            except OSError:
+                self._plain = False  # nobody reads any more; the training goes on
 
     def close(self) -> None:
         """Take the bar down."""

@@ -85,14 +85,18 @@ class RunFolder:
             UsageError: the folder holds another run, is not empty, or cannot be written.
         """
         folder = cls(path)
-        if folder.config_path.exists():
-            raise UsageError(
-                f"run folder '{folder.path}' already holds a run; continue it with 'stablegrad resume {folder.path}' "
-                "or name another --run-dir"
-            )
         try:
-            if folder.path.exists() and any(folder.path.iterdir()):
+            if folder.config_path.exists():
+                raise UsageError(
+                    f"run folder '{folder.path}' already holds a run; continue it with 'stablegrad resume "
+                    f"{folder.path}' or name another --run-dir"
+                )
+            # What a kill in the middle of this function left behind is nobody's.
+            leftovers = {*folder.path.glob(".config.json.*")} if folder.path.exists() else set()
+            if folder.path.exists() and set(folder.path.iterdir()) - leftovers:
                 raise UsageError(f"run folder '{folder.path}' is not empty; name a new or an empty --run-dir")
+            for leftover in leftovers:
+                leftover.unlink()
             folder.path.mkdir(parents=True, exist_ok=True)
             write_json(folder.config_path, {"format": FORMAT, **config, "provenance": provenance()})
         except OSError as error:
@@ -107,7 +111,11 @@ class RunFolder:
             UsageError: there is no run here.
             StablegradError: the file is not readable as JSON or of another format.
         """
-        if not self.config_path.exists():
+        try:
+            found = self.config_path.exists()
+        except OSError as error:
+            raise UsageError(f"cannot read run folder '{self.path}': {error.strerror}") from error
+        if not found:
             raise UsageError(f"'{self.path}' is no run folder: it has no config.json")
         config = self._read_json(self.config_path)
         if config.get("format") != FORMAT:

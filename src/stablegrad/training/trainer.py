@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
+import random
 import resource
 import signal
 import sys
@@ -32,7 +32,7 @@ from stablegrad.agents.rollout import Rollout
 from stablegrad.environments import environment_seeds, environment_spec, make_vector_env
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, UsageError
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, load_weights, save_checkpoint
-from stablegrad.training.config import RunConfig, resolve_device
+from stablegrad.training.config import RunConfig, resolve_device, usable_cores
 from stablegrad.training.evaluation import evaluate
 from stablegrad.training.layers import layer_groups
 from stablegrad.training.metrics import MetricsWriter
@@ -78,7 +78,7 @@ def resume(run_dir: Path | str, *, quiet: bool = False) -> dict[str, Any]:
     folder = RunFolder(run_dir)
     config = RunConfig.from_json(folder.read_config())
     summary = folder.read_summary()
-    if summary is not None and summary["status"] == "finished":
+    if summary is not None and summary.get("status") == "finished":
         return summary
     config.check()
     return Trainer(folder, config, quiet=quiet).run()
@@ -92,7 +92,7 @@ class Trainer:
         self.config = config
         self.quiet = quiet
         self.device = resolve_device(config.device)
-        self.threads = config.threads or os.cpu_count() or 1
+        self.threads = config.threads or usable_cores()
         torch.set_num_threads(self.threads)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -122,26 +122,29 @@ class Trainer:
 
     def run(self) -> dict[str, Any]:
         """Train to the end; writes summary.json however it ends."""
-        with self._lock(), self._signals():
-            status = "failed"
-            try:
+        try:
+            with self._lock(), self._signals():
                 self._restore()
-                self._started = time.perf_counter() - self.wall_seconds
-                self._train()
-                summary = self._write_summary("finished", self._evaluate())
-                status = "finished"
-                return summary
-            except (Interrupted, KeyboardInterrupt):
-                status = "stopped"
-                raise
-            except OSError as error:
-                raise StablegradError(self._disk_message(error)) from error
-            finally:
-                if status != "finished":
-                    self._write_summary_if_possible(status)
+                return self._run()
+        except OSError as error:
+            raise StablegradError(self._disk_message(error)) from error
+
+    def _run(self) -> dict[str, Any]:
+        self._started = time.perf_counter() - self.wall_seconds
+        try:
+            self._train()
+            return self._write_summary("finished", evaluation=self._evaluate())
+        except (Interrupted, KeyboardInterrupt) as stop:
+            self._write_summary_if_possible("stopped", stop)
+            raise
+        except (StablegradError, OSError, RuntimeError, MemoryError) as error:
+            self._write_summary_if_possible("failed", error)
+            raise
 
     def _train(self) -> None:
-        resume_at = None if self._metrics_position is None else (self._metrics_position, self.env_steps)
+        # A run that was killed before its first checkpoint starts over, and what it logged is void.
+        started_before = self._metrics_position is not None or self.folder.metrics_path.exists()
+        resume_at = (self._metrics_position or 0, self.env_steps) if started_before else None
         self.writer = MetricsWriter(
             self.folder, resume_at=resume_at, wandb_project=self.config.wandb, config=self.config.to_json()
         )
@@ -165,7 +168,12 @@ class Trainer:
                 num_threads=self.threads if self.spec.engine == "envpool" else 0,
             )
             first_observation = env.reset()
-        agent.reseed(_torch_seed(self.config.seed, self.segment))
+        seed = _torch_seed(self.config.seed, self.segment)
+        agent.reseed(seed)
+        # The global streams as well: a user's environment or an optimizer may draw from them.
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
         rollout = Rollout(
             config.num_steps,
             config.num_envs,
@@ -178,6 +186,7 @@ class Trainer:
         interval = _Interval(self.env_steps, time.perf_counter())
         try:
             while self.env_steps < target:
+                first_step = self.env_steps
                 for t in range(config.num_steps):
                     with self.timer.part("act"):
                         action, value = agent.act(rollout.observation[t], self.env_steps)
@@ -192,7 +201,7 @@ class Trainer:
                         self.returns.extend(result.episode.returns[finished].tolist())
                         self.lengths.extend(result.episode.lengths[finished].tolist())
                 with self.timer.part("update"):
-                    interval.add(agent.update(rollout, self.env_steps))
+                    interval.add(agent.update(rollout, first_step))
                 rollout.begin()
                 ended = self.env_steps >= target or self._stop_signal is not None
                 if ended or self.env_steps - interval.first_step >= self.config.log_interval:
@@ -203,11 +212,8 @@ class Trainer:
         finally:
             env.close()
         self._checkpoint(scheduled=self.env_steps >= target)
-        if self._stop_signal is not None and self.env_steps < self.config.total_steps:
-            raise Interrupted(
-                f"stopped by {signal.Signals(self._stop_signal).name} at step {self.env_steps:,}; continue with "
-                f"'stablegrad resume {self.folder.path}'"
-            )
+        if self.env_steps < self.config.total_steps:
+            self._stop_if_asked()
 
     def _log(self, interval: _Interval) -> None:
         """Fetch the interval's figures, once, check that they are finite, and write them."""
@@ -238,19 +244,26 @@ class Trainer:
             return
         row = int(bad.nonzero()[0])
         update = self.agent.updates - len(bad) + row + 1
-        norms = figures["gradients/parameters"][row]
-        # Backward runs from the last layer to the first: the last bad one in forward order is where it began.
-        names = [name for name, _ in self.agent.network.named_parameters()]
-        broken = [name for name, norm in zip(names, norms.tolist(), strict=True) if not np.isfinite(norm)]
-        layer = broken[-1].rpartition(".")[0] if broken else "the global norm"
         loss = figures["loss/td"][row].item()
+        norms = figures["gradients/parameters"][row]
+        names = [name for name, _ in self.agent.network.named_parameters()]
+        # With a finite loss the trouble began in the backward pass, which runs from the last layer to the first: in the
+        # last bad one in forward order. With a bad loss every gradient is bad; it came through the head, from a target
+        # or an activation, unless weights went bad before.
+        broken = [name for name, norm in zip(names, norms.tolist(), strict=True) if not np.isfinite(norm)]
+        if not np.isfinite(loss) and row > 0 and np.isfinite(figures["gradients/parameters"][row - 1].numpy()).all():
+            largest = int(figures["gradients/parameters"][row - 1].argmax())
+            origin = f"; the update before, the largest gradient was that of '{names[largest]}'"
+        else:
+            origin = ""
+        layer = broken[-1].rpartition(".")[0] if broken else "the global norm"
         if self.last_checkpoint is None:
             checkpoint = "there is no checkpoint yet"
         else:
             checkpoint = f"last good checkpoint: '{self.last_checkpoint}'"
         raise TrainingDiverged(
             f"training diverged by step {self.env_steps:,}, in update {update:,}: the gradient of layer '{layer}' "
-            f"is not finite (loss {loss:.4g}); {checkpoint}; try a lower --optimizer.learning-rate"
+            f"is not finite (loss {loss:.4g}{origin}); {checkpoint}; try a lower --optimizer.learning-rate"
         )
 
     def _checkpoint(self, *, scheduled: bool) -> None:
@@ -291,13 +304,16 @@ class Trainer:
             self.agent.load_state_dict(state["agent"])
         except (CheckpointError, KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"checkpoint '{path}' does not fit this run's optimizer: {error}") from error
-        self.env_steps, self.episodes = state["env_steps"], state["episodes"]
-        self.segment, self.unscheduled_segments = state["segment"], state["unscheduled_segments"]
-        self.returns.extend(state["returns"])
-        self.lengths.extend(state["lengths"])
-        self.wall_seconds = state["wall_seconds"]
-        self.timer.total.update(state["seconds"])
-        self._metrics_position = state["metrics_bytes"]
+        try:
+            self.env_steps, self.episodes = state["env_steps"], state["episodes"]
+            self.segment, self.unscheduled_segments = state["segment"], state["unscheduled_segments"]
+            self.returns.extend(state["returns"])
+            self.lengths.extend(state["lengths"])
+            self.wall_seconds = state["wall_seconds"]
+            self.timer.total.update(state["seconds"])
+            self._metrics_position = state["metrics_bytes"]
+        except KeyError as error:
+            raise CheckpointError(f"checkpoint '{path}' is not of a training run: it lacks {error}") from error
         self.last_checkpoint = path
         if self.segment in self.unscheduled_segments and not self.quiet:
             print(
@@ -315,11 +331,22 @@ class Trainer:
             episodes=self.config.eval_episodes,
             seed=self.config.seed,
             atari=self.config.atari,
+            stop=self._stop_if_asked,
         )
 
-    def _write_summary(self, status: str, evaluation: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _stop_if_asked(self) -> None:
+        if self._stop_signal is not None:
+            raise Interrupted(
+                f"stopped by {signal.Signals(self._stop_signal).name} at step {self.env_steps:,}; continue with "
+                f"'stablegrad resume {self.folder.path}'"
+            )
+
+    def _write_summary(
+        self, status: str, *, evaluation: dict[str, Any] | None = None, error: str | None = None
+    ) -> dict[str, Any]:
         summary = {
             "status": status,
+            "error": error,
             "algorithm": self.config.algorithm,
             "environment": self.config.env,
             "preset": self.config.preset,
@@ -341,9 +368,9 @@ class Trainer:
         write_json(self.folder.summary_path, summary)
         return summary
 
-    def _write_summary_if_possible(self, status: str) -> None:
+    def _write_summary_if_possible(self, status: str, reason: BaseException) -> None:
         try:
-            self._write_summary(status)
+            self._write_summary(status, error=str(reason) or type(reason).__name__)
         except OSError as error:
             print(f"could not write '{self.folder.summary_path}': {error.strerror}", file=sys.stderr)
 
@@ -366,7 +393,7 @@ class Trainer:
         with (self.folder.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise UsageError(f"run '{self.folder.path}' is being trained by another process") from error
             yield
 
