@@ -21,7 +21,7 @@ CURVE_POINTS = 60
 
 
 def train_all(configs: Mapping[str, RunConfig], workers: int = 2) -> dict[str, dict[str, Any]]:
-    """Train every configuration, with one thread where it leaves that open; return what is worth keeping of each run."""
+    """Train every configuration, with one thread where it leaves that open; return what is worth keeping of each."""
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
         futures = {name: pool.submit(_train, config) for name, config in configs.items()}

@@ -25,6 +25,8 @@ class Arguments:
     """Seed of the environments; default: the run's."""
     video: Path | None = None
     """MP4 file to write of the first game (needs the extra 'video')."""
+    device: str = "auto"
+    """cpu, cuda, cuda:<n>; auto: cuda where there is one."""
     json: bool = False
     """Print the result as JSON on the last line."""
 
@@ -32,7 +34,9 @@ class Arguments:
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
     parsed = parse(Arguments, "evaluate", arguments, "Play greedy episodes with a run's newest checkpoint; raw scores.")
-    result = evaluate_run(parsed.run_dir, episodes=parsed.episodes, seed=parsed.seed, video=parsed.video)
+    result = evaluate_run(
+        parsed.run_dir, episodes=parsed.episodes, seed=parsed.seed, video=parsed.video, device=parsed.device
+    )
     if parsed.json:
         print(json.dumps(result))
         return 0

@@ -15,7 +15,8 @@ from torch.optim.optimizer import ParamsT
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.optimizers.partition import matrix_shape
 
-# Kron's learning rate over Adam's. arXiv 2506.15544 divides by 3; on small networks that was seen to be slow.
+# Kron's learning rate over Adam's. arXiv 2506.15544 divides by 3; in a sweep over small and deep networks Adam's own
+# rate was the best of a third, one and three times it (docs/benchmarks.md).
 KRON_LR_RATIO = 1.0
 
 # RMSProp grafting of pytorch_optimizer's LayerWiseGrafting, by value so that naming it does not import the package.

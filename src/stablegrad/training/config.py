@@ -77,7 +77,6 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name.replace('_', '-')} must be at least 1, got {value}")
-        resolve_device(self.device)
 
     @property
     def checkpoint_interval(self) -> int:
@@ -90,7 +89,8 @@ class RunConfig:
         return self.log_every or max(self.total_steps // 500, 1)
 
     def check(self) -> None:
-        """Raise UsageError for an environment that does not exist or suit the agent, or a package that is missing."""
+        """Raise UsageError for an environment that does not exist or suit the agent, or a missing device or package."""
+        resolve_device(self.device)
         spec = environment_spec(self.env, atari=self.atari)
         if spec.num_actions is None:
             raise UsageError(f"PQN needs discrete actions; those of {self.env!r} are not one choice out of a list")

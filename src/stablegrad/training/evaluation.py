@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from stablegrad.errors import CheckpointError, UsageError
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, load_weights
 from stablegrad.training.config import RunConfig, resolve_device
 from stablegrad.training.run_folder import RunFolder
-from stablegrad.training.video import write_video
+from stablegrad.training.video import video_writer
 
 #: Segment number of evaluation: no training run gets there, so its environments share no seed with training.
 EVALUATION_SEGMENT = 2**31
@@ -24,7 +25,12 @@ MAX_ENVS = 16
 
 
 def evaluate_run(
-    run_dir: Path | str, *, episodes: int = 10, seed: int | None = None, video: Path | None = None
+    run_dir: Path | str,
+    *,
+    episodes: int = 10,
+    seed: int | None = None,
+    video: Path | None = None,
+    device: str = "auto",
 ) -> dict[str, Any]:
     """Evaluate the newest checkpoint of a run.
 
@@ -33,6 +39,7 @@ def evaluate_run(
         episodes: whole games to play.
         seed: of the environments; None: the run's.
         video: MP4 file to write of the first game.
+        device: where to run the network; not necessarily where it was trained.
 
     Returns:
         What ``evaluate`` returns, with "step", the checkpoint's.
@@ -47,7 +54,7 @@ def evaluate_run(
         raise CheckpointError(f"run '{folder.path}' has no checkpoint yet; evaluate it after its first one")
     weights, state = load_checkpoint(checkpoints[-1])
     spec = environment_spec(config.env, atari=config.atari)
-    agent = PQN(config.agent, spec, total_steps=config.total_steps, device=resolve_device(config.device), seed=0)
+    agent = PQN(config.agent, spec, total_steps=config.total_steps, device=resolve_device(device), seed=0)
     load_weights(agent.network, weights, checkpoints[-1])
     result = evaluate(
         agent.act_greedily,
@@ -90,31 +97,30 @@ def evaluate(
     """
     if episodes < 1:
         raise UsageError(f"episodes must be at least 1, got {episodes}")
-    if video is not None and not video.absolute().parent.is_dir():
-        raise UsageError(f"cannot write '{video}': there is no folder '{video.parent}'")
     if atari is not None:
         atari = dataclasses.replace(atari, life_loss_terminal=False, clip_rewards=False)
-    frames: list[np.ndarray] = []
     returns: list[float] = []
     lengths: list[int] = []
     num_envs = min(episodes, MAX_ENVS)
     quota = np.full(num_envs, episodes // num_envs)
     quota[: episodes % num_envs] += 1
     first_quota = quota[0]
-    env = make_vector_env(
-        env_id,
-        num_envs,
-        seeds=environment_seeds(seed, EVALUATION_SEGMENT, num_envs),
-        atari=atari,
-        render=video is not None,
-    )
-    try:
+    with ExitStack() as stack:
+        add_frame = stack.enter_context(video_writer(video)) if video is not None else None
+        env = make_vector_env(
+            env_id,
+            num_envs,
+            seeds=environment_seeds(seed, EVALUATION_SEGMENT, num_envs),
+            atari=atari,
+            render=video is not None,
+        )
+        stack.callback(env.close)
         observation = env.reset()
         while quota.any():
             if stop is not None:
                 stop()
-            if video is not None and quota[0] == first_quota and (frame := env.render()) is not None:
-                frames.append(frame)
+            if add_frame is not None and quota[0] == first_quota and (frame := env.render()) is not None:
+                add_frame(frame)
             result = env.step(act(observation))
             observation = result.observation
             counted = result.episode.finished & (quota > 0)
@@ -122,10 +128,6 @@ def evaluate(
                 returns += result.episode.returns[counted].tolist()
                 lengths += result.episode.lengths[counted].tolist()
                 quota[counted] -= 1
-    finally:
-        env.close()
-    if video is not None:
-        write_video(video, frames)
     game = environment_spec(env_id, atari=atari).atari_game
     mean = float(np.mean(returns))
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -103,7 +104,13 @@ def _start_wandb(project: str, folder: RunFolder, config: Mapping[str, Any] | No
 
     try:
         return wandb.init(
-            project=project, name=folder.path.name, config=dict(config or {}), dir=str(folder.path), resume="allow"
+            project=project,
+            # One run there for one run here, over all resumes: named after the folder, known by its configuration file.
+            id=hashlib.sha256(str(folder.path.absolute()).encode() + folder.config_path.read_bytes()).hexdigest()[:16],
+            name="/".join(folder.path.absolute().parts[-2:]),
+            config=dict(config or {}),
+            dir=str(folder.path),
+            resume="allow",
         )
     except wandb.Error as error:
         raise StablegradError(f"Weights & Biases did not start: {error}") from error

@@ -14,8 +14,9 @@ PARTS = ("environment", "act", "update", "optimizer", "diagnostics")
 class PartTimer:
     """Adds up the seconds of named parts of a loop.
 
-    On a CUDA device a part is timed by events in the stream, which cost no wait; they are read when ``seconds`` is,
-    once a log interval. "update" contains "optimizer" while it is being measured; ``seconds`` takes it out.
+    On a CUDA device "optimizer" is timed by events in the stream, which cost no wait and are read when ``seconds`` is.
+    "update" waits for the device at its end, once a rollout, as acting would have to anyway; so no part's work is
+    counted in another. "update" contains "optimizer" while it is being measured; ``seconds`` takes it out.
     """
 
     def __init__(self, device: torch.device):
@@ -25,8 +26,9 @@ class PartTimer:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time the body as ``name``. Parts that talk to the host only use the host's clock."""
-        if self.device.type == "cuda" and name in ("update", "optimizer"):
+        """Time the body as ``name``."""
+        cuda = self.device.type == "cuda"
+        if cuda and name == "optimizer":
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
             yield
@@ -35,6 +37,8 @@ class PartTimer:
         else:
             started = time.perf_counter()
             yield
+            if cuda and name == "update":
+                torch.cuda.synchronize(self.device)
             self.total[name] += time.perf_counter() - started
 
     def time_optimizer(self, optimizer: torch.optim.Optimizer) -> None:

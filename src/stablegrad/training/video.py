@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,31 @@ import numpy as np
 from stablegrad.errors import UsageError
 
 
-def write_video(path: Path, frames: Sequence[np.ndarray], frames_per_second: int = 30) -> None:
-    """Write ``frames``, each [height, width, 3] uint8, as H.264; the file appears whole or not at all."""
+@contextmanager
+def video_writer(path: Path, frames_per_second: int = 30) -> Iterator[Callable[[np.ndarray], None]]:
+    """Open an H.264 video; the file appears whole when the body ends, or not at all.
+
+    Yields:
+        A function that appends a frame, [height, width, 3] uint8.
+
+    Raises:
+        UsageError: the packages for it are not installed, or the folder does not exist.
+    """
     try:
         import imageio.v2 as imageio
+        import imageio_ffmpeg  # noqa: F401  imageio finds it by itself, and says so late
     except ImportError as error:
         raise UsageError("writing a video needs more packages: pip install 'stablegrad[video]'") from error
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"cannot write '{path}': there is no folder '{path.parent}'")
     partial = path.with_name(f".{path.stem}.partial.mp4")
     try:
         # macro_block_size 2: sides are padded to even numbers only, as H.264 asks.
-        imageio.mimwrite(partial, list(frames), fps=frames_per_second, macro_block_size=2)
+        writer = imageio.get_writer(partial, fps=frames_per_second, macro_block_size=2)
+        try:
+            yield writer.append_data
+        finally:
+            writer.close()
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
