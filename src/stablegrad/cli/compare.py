@@ -110,8 +110,9 @@ def _print(summary: dict, report: Path) -> None:
     for row in comparison_rows(summary):
         table.add_row(*row)
     console = Console(highlight=False)
-    # A file or a pipe has no width: the table takes what it needs.
-    console.print(table, width=None if console.is_terminal else 120)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)  # a file or a pipe has no width: the table takes what it needs
+    console.print(table)
     print()
     for sentence in verdict(summary):
         print(sentence)
