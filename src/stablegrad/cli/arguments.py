@@ -51,14 +51,24 @@ def option(arguments: Sequence[str], name: str, default: str | None = None) -> s
     return value
 
 
-def algorithm_first(command: str, arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """Take the algorithm, which stands first, off the arguments."""
+def algorithm_and_env(command: str, arguments: Sequence[str]) -> tuple[str, str, list[str]]:
+    """What decides the defaults of all other options: the algorithm, which stands first, and the environment.
+
+    Returns:
+        (algorithm, env, the arguments without the algorithm). Where only help is asked for, both have stand-ins.
+    """
+    asks_for_help = bool({"-h", "--help"} & set(arguments))
+    if asks_for_help and arguments[0].startswith("-"):
+        arguments = [ALGORITHMS[0], *arguments]
     if not arguments or arguments[0].startswith("-"):
         raise UsageError(f"name the algorithm first: stablegrad {command} {ALGORITHMS[0]} --env ID ...")
     algorithm, *rest = arguments
     if algorithm not in ALGORITHMS:
         raise unknown_name("algorithm", algorithm, ALGORITHMS)
-    return algorithm, rest
+    env = option(rest, "--env", "CartPole-v1" if asks_for_help else None)
+    if env is None:
+        raise UsageError("name an environment: --env ID ('stablegrad envs' lists them)")
+    return algorithm, env, rest
 
 
 def _one_line(text: str) -> str:

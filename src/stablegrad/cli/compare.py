@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from stablegrad.cli.arguments import algorithm_first, option, parse
+from stablegrad.cli.arguments import algorithm_and_env, option, parse
 from stablegrad.errors import UsageError
 from stablegrad.reports import write_comparison_report
 from stablegrad.studies import RunProgress, comparison_rows, run_comparison, verdict
@@ -47,13 +47,7 @@ class Arguments:
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
-    if arguments and arguments[0] in ("-h", "--help"):
-        algorithm, rest = "pqn", list(arguments)
-    else:
-        algorithm, rest = algorithm_first("compare", arguments)
-    env = option(rest, "--env", "CartPole-v1" if {"-h", "--help"} & set(rest) else None)
-    if env is None:
-        raise UsageError("name an environment: --env ID ('stablegrad envs' lists them)")
+    algorithm, env, rest = algorithm_and_env("compare", arguments)
     for name in ("--seed", "--preset"):
         if option(rest, name) is not None:
             raise UsageError(

@@ -11,8 +11,7 @@ from typing import Annotated
 
 import tyro
 
-from stablegrad.cli.arguments import algorithm_first, option, parse
-from stablegrad.errors import UsageError
+from stablegrad.cli.arguments import algorithm_and_env, option, parse
 from stablegrad.training.config import RunConfig, default_run
 from stablegrad.training.trainer import train
 
@@ -32,13 +31,7 @@ class Arguments:
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
-    if arguments and arguments[0] in ("-h", "--help"):
-        algorithm, rest = "pqn", list(arguments)
-    else:
-        algorithm, rest = algorithm_first("train", arguments)
-    env = option(rest, "--env", "CartPole-v1" if {"-h", "--help"} & set(rest) else None)
-    if env is None:
-        raise UsageError("name an environment: --env ID ('stablegrad envs' lists them)")
+    algorithm, env, rest = algorithm_and_env("train", arguments)
     default = default_run(env, option(rest, "--preset", "baseline") or "")
     parsed = parse(
         Arguments,

@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 from stablegrad.errors import UsageError
 from stablegrad.studies.comparison import Comparison, record_failure, stderr_path
 from stablegrad.studies.summary import summarize
+from stablegrad.training.config import usable_cores
 from stablegrad.training.run_folder import RunFolder, write_json
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def run_comparison(
 
 def default_workers(configs: Iterable[RunConfig]) -> int:
     """How many runs fill this machine: usable cores by threads of a run (0 threads: all cores), at least one."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores = usable_cores()
     return max(1, cores // max(config.threads or cores for config in configs))
 
 

@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next step instead of handing it back to the system (Linux; else nothing).
 
     A step on the CPU frees and takes again the same tens of megabytes of activations. By default glibc maps each large
-    one anew, and the page faults cost 8% of an update of the Nature CNN (and more beside an environment engine).
+    one anew, and the page faults take several percent of an update of the Nature CNN.
     """
     if not sys.platform.startswith("linux"):
         return
