@@ -166,13 +166,13 @@ def test_refreshes_follow_the_parameters_own_steps(monkeypatch):
     early, late = Parameter(torch.ones(4, 4)), Parameter(torch.ones(4, 4))
     optimizer = Kron([early])
     calls = []
-    monkeypatch.setattr(kron_module, "refresh_due", lambda step, since, *_: calls.append((step, since)) or step < 2)
+    monkeypatch.setattr(kron_module, "refresh_due", lambda step, *_: calls.append(step) or step < 2)
     for step in range(4):
         if step == 2:
             optimizer.add_param_group({"params": [late]})
         early.grad, late.grad = torch.ones(4, 4), torch.ones(4, 4)
         optimizer.step()
-    assert calls == [(0, 1), (1, 1), (2, 1), (0, 1), (3, 2), (1, 1)]
+    assert calls == [0, 1, 2, 0, 3, 1]
 
 
 def test_plain_steps_leave_the_preconditioner_alone(monkeypatch):
@@ -201,9 +201,9 @@ def test_no_factor_is_larger_than_a_block():
     for param in params:
         for key, value in optimizer.state[param].items():
             if key in ("Q1", "Q2"):
-                assert math.prod(value.shape[1:]) <= 256 * 256
+                assert math.prod(value.shape[1:]) <= 128 * 128
     factors = sum(state[key].numel() for state in optimizer.state.values() for key in ("Q1", "Q2") if key in state)
-    assert factors <= 5 * sum(param.numel() for param in params)
+    assert factors <= 2 * sum(param.numel() for param in params)
 
 
 @pytest.mark.parametrize("rule", ["pro", "quad"])
@@ -328,7 +328,8 @@ def test_masters_of_bfloat16_parameters_are_float32(rule):
     train(params, optimizer, range(3))
     optimizer.load_state_dict(optimizer.state_dict())
     for state in optimizer.state.values():
-        assert {value.dtype for value in state.values() if isinstance(value, torch.Tensor)} == {torch.float32}
+        tensors = [value for key, value in state.items() if key != "step" and isinstance(value, torch.Tensor)]
+        assert {value.dtype for value in tensors} == {torch.float32}
     assert all(param.dtype == torch.bfloat16 and param.isfinite().all() for param in params)
 
 
@@ -405,8 +406,8 @@ def test_a_gradient_that_is_not_finite_leaves_its_parameter_alone(rule, fault):
     for param, (value, state) in kept.items():
         assert torch.equal(param, value)
         for key, old in state.items():
-            if isinstance(old, torch.Tensor):
-                assert torch.equal(optimizer.state[param][key], old)
+            if isinstance(old, torch.Tensor) and key != "step":
+                torch.testing.assert_close(optimizer.state[param][key], old, rtol=1e-6, atol=0)
     assert not torch.equal(params[5], neighbour)
     train(params, optimizer, range(4, 8))
     assert all(param.isfinite().all() for param in params)

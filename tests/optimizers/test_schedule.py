@@ -1,33 +1,35 @@
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stablegrad.optimizers.schedule import refresh_due, refresh_rate
+from stablegrad.optimizers import classic
+from stablegrad.optimizers.schedule import refresh_due, refreshes_before
 
 
 def refreshes(steps, warmup, floor):
-    since, result = 0, []
-    for step in range(steps):
-        since += 1
-        if refresh_due(step, since, warmup, floor):
-            result.append(step)
-            since = 0
-    return result
+    return [step for step in range(steps) if refresh_due(step, warmup, floor)]
 
 
-def test_follows_kron_torch_for_6000_steps():
+def test_the_classic_counter_follows_kron_torch_for_6000_steps():
     kron_torch = pytest.importorskip("kron_torch.kron", reason="kron_torch, the witness, is a development dependency")
     schedule = kron_torch.precond_update_prob_schedule()
-    counter, expected = torch.tensor(0, dtype=torch.int32), []
+    counter, since, expected, own = torch.tensor(0, dtype=torch.int32), 0, [], []
     for step in range(6000):
         counter += 1
+        since += 1
         if counter >= 1 / schedule._schedule_fn(torch.tensor(float(step))):
             expected.append(step)
             counter.zero_()
-    assert refreshes(6000, 500, 0.03) == expected
+        if classic.refresh_due(step, since, 500, 0.03):
+            own.append(step)
+            since = 0
+    assert own == expected
 
 
 def test_every_step_at_first_then_at_the_floor():
@@ -36,7 +38,25 @@ def test_every_step_at_first_then_at_the_floor():
     assert {later - earlier for earlier, later in zip(steps[-50:], steps[-49:], strict=False)} == {10}
 
 
+@given(st.integers(0, 10**6), st.integers(1, 10**4), st.floats(0.001, 1))
+def test_the_integral_is_that_of_the_rate(step, warmup, floor):
+    """Simpson's rule, exact enough for an exponential; the kinks lie where a piece ends."""
+
+    def rate(t):
+        return min(1.0, max(floor, math.exp(-max(0.0, t - warmup) / (2 * warmup))))
+
+    floor_at = warmup * (1 + 2 * math.log(1 / floor))
+    kinks = [0.0, *(t for t in (float(warmup), floor_at) if t < step), float(step)]
+    total = 0.0
+    for low, high in itertools.pairwise(kinks):
+        points = [low + (high - low) * i / 64 for i in range(65)]
+        weights = [1, *([4, 2] * 31), 4, 1]
+        total += (high - low) / 192 * sum(w * rate(t) for w, t in zip(weights, points, strict=True))
+    assert refreshes_before(step, warmup, floor) == pytest.approx(total, rel=1e-4, abs=1e-6)
+
+
 @given(st.integers(0, 10**8), st.integers(1, 10**6), st.floats(0.001, 1))
-def test_rate_lies_between_the_floor_and_one_and_never_rises(step, warmup, floor):
-    assert floor <= refresh_rate(step + 1, warmup, floor) <= refresh_rate(step, warmup, floor) <= 1
-    assert refresh_rate(min(step, warmup), warmup, floor) == 1
+def test_a_step_refreshes_once_at_most_and_the_warm_up_always(step, warmup, floor):
+    growth = refreshes_before(step + 1, warmup, floor) - refreshes_before(step, warmup, floor)
+    assert floor - 1e-6 <= growth <= 1 + 1e-6
+    assert refresh_due(min(step, warmup - 1), warmup, floor)

@@ -5,21 +5,40 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stablegrad.optimizers import classic, whitening
-from stablegrad.optimizers.whitening import SIDE_RULES, Factors, balance_factor, gram, norm_lower_bound, refresh
+from stablegrad.optimizers import classic, stacks, whitening
+from stablegrad.optimizers.partition import partition
+from stablegrad.optimizers.stacks import MatrixStack
+from stablegrad.optimizers.whitening import SIDE_RULES, gram, norm_lower_bound
 
 
-def fresh(blocks, m, n, dtype=torch.float32):
-    def eye(size):
-        return torch.eye(size, dtype=dtype).expand(blocks, size, size).clone()
+def fresh(count, m, n, rule="pro", dtype=torch.float32, block_size=1000):
+    """A stack of ``count`` matrices m x n with identity factors."""
+    part = partition((m, n), block_size)
+    states = [
+        {
+            "momentum": torch.zeros(1, *part.padded, dtype=dtype),
+            **{
+                f"Q{side}": torch.eye(size, dtype=dtype).repeat(blocks, 1, 1)
+                for side, size, blocks in zip((1, 2), (part.block_rows, part.block_columns), part.grid, strict=True)
+            },
+            **{f"L{side}": torch.zeros(blocks, dtype=dtype) for side, blocks in zip((1, 2), part.grid, strict=True)},
+        }
+        for _ in range(count)
+    ]
+    params = [torch.zeros(m, n, dtype=dtype) for _ in range(count)]
+    return MatrixStack(params, states, part, SIDE_RULES[rule], dtype)
 
-    return Factors(eye(m), eye(n), torch.zeros(blocks, dtype=dtype), torch.zeros(blocks, dtype=dtype))
+
+def refresh(stack, X, rate=0.1):
+    """One refresh from averaged gradients X [count, m, n]."""
+    for view, x in zip(stack.views(stack.momentum), X, strict=True):
+        view.copy_(x)
+    stack.refresh(torch.ones(len(X), dtype=torch.bool), torch.ones((), dtype=X.dtype), rate)
 
 
-def refreshed(rule, factors, X, rate=0.1):
-    blocks, m, n = X.shape
-    full = torch.ones(blocks, dtype=X.dtype)
-    return refresh(SIDE_RULES[rule], factors, gram(factors.Q1), gram(factors.Q2), X, full * m, full * n, rate)
+def dense(blocks, size):
+    """Blocks [F, b, b] as one block-diagonal matrix, cut to size x size."""
+    return torch.block_diag(*blocks)[:size, :size]
 
 
 def covariance(size, condition, generator):
@@ -57,12 +76,12 @@ class KnownGradient:
     [("pro", 1.0, 0.3, 0.19, 0.19), ("pro", 1e-6, 0.3, 0.19, 0.19), ("quad", 1e3, 0.3, 0.22, 0.22)],
 )
 def test_whitens_a_known_covariance(rule, scale, at_100, at_500, at_1500):
-    gradient, factors, spectrum = KnownGradient(scale), fresh(1, 64, 96), {}
+    gradient, stack, spectrum = KnownGradient(scale), fresh(1, 64, 96, rule), {}
     assert gradient.whitened(torch.eye(64), torch.eye(96)).std() > 1.4
     for step in range(1, 1501):
-        factors = refreshed(rule, factors, gradient.sample()[None])
+        refresh(stack, gradient.sample()[None])
         if step in (100, 500, 1500):
-            spectrum[step] = gradient.whitened(gram(factors.Q1)[0], gram(factors.Q2)[0])
+            spectrum[step] = gradient.whitened(gram(stack.Q1)[0], gram(stack.Q2)[0])
     print(f"{rule} at gradient scale {scale:g}:", {step: round(s.std().item(), 3) for step, s in spectrum.items()})
     assert spectrum[100].std() < at_100
     assert spectrum[500].std() < at_500
@@ -88,12 +107,13 @@ def test_starting_at_the_gradients_scale_whitens_sooner_than_at_identity(scale):
     """Why first_scale exists; factors whose bound is not 0 are not fresh and so start at the identity."""
     spreads, means = [], []
     for bound in (0.0, 1e-30):
-        gradient, factors = KnownGradient(scale), fresh(1, 64, 96)
-        factors = factors._replace(L1=factors.L1 + bound, L2=factors.L2 + bound)
+        gradient, stack = KnownGradient(scale), fresh(1, 64, 96)
+        stack.L1 += bound
+        stack.L2 += bound
         for step in range(1, 101):
-            factors = refreshed("pro", factors, gradient.sample()[None])
+            refresh(stack, gradient.sample()[None])
             if step in (30, 100):
-                spectrum = gradient.whitened(gram(factors.Q1)[0], gram(factors.Q2)[0])
+                spectrum = gradient.whitened(gram(stack.Q1)[0], gram(stack.Q2)[0])
                 spreads.append(spectrum.std().item())
                 means.append(spectrum.mean().item())
     print(f"gradient scale {scale:g}: spread {spreads}, mean {means} (scaled at 30, 100; identity at 30, 100)")
@@ -104,17 +124,94 @@ def test_starting_at_the_gradients_scale_whitens_sooner_than_at_identity(scale):
 
 
 @pytest.mark.parametrize("rule", SIDE_RULES)
-def test_stacked_equals_one_block_at_a_time(rule):
+def test_stacked_equals_one_matrix_at_a_time(rule):
     torch.manual_seed(0)
     X = torch.randn(4, 5, 8) * torch.tensor([1e-5, 1.0, 1e4, 0.0])[:, None, None]
-    stack, singles = fresh(4, 5, 8), [fresh(1, 5, 8) for _ in range(4)]
+    stack, singles = fresh(4, 5, 8, rule, block_size=3), [fresh(1, 5, 8, rule, block_size=3) for _ in range(4)]
     for _ in range(20):
         X = X * torch.randn(4, 5, 8)
-        stack = refreshed(rule, stack, X)
-        singles = [refreshed(rule, single, X[i : i + 1]) for i, single in enumerate(singles)]
-    for i, single in enumerate(singles):
-        for batched, alone in zip(stack, single, strict=True):
-            torch.testing.assert_close(batched[i], alone[0], rtol=1e-4, atol=1e-5)
+        refresh(stack, X)
+        for i, single in enumerate(singles):
+            refresh(single, X[i : i + 1])
+    for key in ("Q1", "Q2", "L1", "L2", "update"):
+        alone = torch.cat([getattr(single, key) for single in singles])
+        torch.testing.assert_close(getattr(stack, key), alone, rtol=1e-4, atol=1e-5)
+
+
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20)),
+    st.integers(1, 9),
+    st.integers(1, 200),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=80, deadline=None)
+def test_the_update_is_the_product_with_dense_block_diagonal_matrices(shape, block_size, chunk, seed):
+    generator = torch.Generator().manual_seed(seed)
+    (count, m, n), chunk_before = shape, stacks.CHUNK_ON_CPU
+    try:
+        stacks.CHUNK_ON_CPU = chunk
+        stack = fresh(count, m, n, dtype=torch.float64, block_size=block_size)
+    finally:
+        stacks.CHUNK_ON_CPU = chunk_before
+    for _ in range(3):
+        X = torch.randn(shape, generator=generator, dtype=torch.float64)
+        refresh(stack, X)
+    stack.precondition()
+    (down, across), (rows, columns) = stack.part.grid, stack.part.padded
+    P1s, P2s = (
+        gram(stack.Q1).view(count, down, *stack.Q1.shape[1:]),
+        gram(stack.Q2).view(count, across, *stack.Q2.shape[1:]),
+    )
+    for update, x, P1, P2 in zip(stack.views(stack.update), X, P1s, P2s, strict=True):
+        torch.testing.assert_close(update, dense(P1, m) @ x @ dense(P2, n), rtol=1e-9, atol=1e-9)
+    assert stack.update.shape == (count, rows, columns)
+
+
+def test_factors_of_blocks_see_all_that_lies_in_their_rows_and_columns():
+    """Second moments of every block of rows over all columns and the reverse: the slow loop, with one matrix."""
+    torch.manual_seed(0)
+    stack, X = fresh(1, 6, 9, dtype=torch.float64, block_size=3), torch.randn(1, 6, 9).double()
+    for _ in range(5):
+        before = stack.Q1.clone(), stack.Q2.clone(), stack.L1.clone(), stack.L2.clone()
+        if before[2].any():
+            refresh(stack, X)
+            W = dense(gram(before[0]), 6) @ X[0] @ dense(gram(before[1]), 9)
+            Q1 = torch.stack(
+                [
+                    whitening.refreshed(
+                        SIDE_RULES["pro"],
+                        Q[None],
+                        L[None],
+                        gram(Q)[None],
+                        (rows @ rows.T)[None],
+                        9,
+                        torch.ones(1).bool(),
+                        0.1,
+                    )[0][0]
+                    for Q, L, rows in zip(before[0], before[2], W.split(3), strict=True)
+                ]
+            )
+            Q2 = torch.stack(
+                [
+                    whitening.refreshed(
+                        SIDE_RULES["pro"],
+                        Q[None],
+                        L[None],
+                        gram(Q)[None],
+                        (part.T @ part)[None],
+                        6,
+                        torch.ones(1).bool(),
+                        0.1,
+                    )[0][0]
+                    for Q, L, part in zip(before[1], before[3], W.split(3, dim=1), strict=True)
+                ]
+            )
+            balance = (Q2.norm() / Q1.norm() * (Q1.numel() / Q2.numel()) ** 0.5).sqrt()
+            torch.testing.assert_close(stack.Q1, Q1 * balance)
+            torch.testing.assert_close(stack.Q2, Q2 / balance)
+        else:
+            refresh(stack, X)
+        X = torch.randn(1, 6, 9).double()
 
 
 def slow_pro(Q1, Q2, L1, L2, X, rate):
@@ -147,17 +244,23 @@ def test_pro_equals_a_slow_loop(monkeypatch):
     monkeypatch.setattr(whitening, "MAX_AMPLIFICATION", 1e12)
     torch.manual_seed(0)
     m, n = 4, 6
-    factors = Factors(torch.randn(1, m, m).double(), torch.randn(1, n, n).double(), *torch.full((2, 1), 5.0).double())
-    Q1, Q2, L1, L2 = factors.Q1[0], factors.Q2[0], 5.0, 5.0
+    stack = fresh(1, m, n, dtype=torch.float64)
+    stack.Q1.copy_(torch.randn(1, m, m))
+    stack.Q2.copy_(torch.randn(1, n, n))
+    stack.P1.copy_(gram(stack.Q1))
+    stack.P2.copy_(gram(stack.Q2))
+    stack.L1.fill_(5.0)
+    stack.L2.fill_(5.0)
+    Q1, Q2, L1, L2 = stack.Q1[0].clone(), stack.Q2[0].clone(), 5.0, 5.0
     for _ in range(30):
         X = torch.randn(m, n).double()
-        factors = refreshed("pro", factors, X[None])
+        refresh(stack, X[None])
         Q1, Q2, L1, L2 = slow_pro(Q1, Q2, L1, L2, X, 0.1)
-        balance = (Q2.abs().max() / Q1.abs().max()).sqrt()
+        balance = (Q2.square().mean() / Q1.square().mean()) ** 0.25
         Q1, Q2 = Q1 * balance, Q2 / balance
-        torch.testing.assert_close(factors.Q1[0], Q1, rtol=1e-6, atol=1e-8)
-        torch.testing.assert_close(factors.Q2[0], Q2, rtol=1e-6, atol=1e-8)
-        torch.testing.assert_close(factors.L1[0].item(), L1, rtol=1e-6, atol=0)
+        torch.testing.assert_close(stack.Q1[0], Q1, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(stack.Q2[0], Q2, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(stack.L1[0].item(), L1, rtol=1e-6, atol=0)
 
 
 @given(st.integers(1, 9), st.integers(0, 2**31), st.booleans(), st.sampled_from([1e-12, 1.0, 1e12]))
@@ -178,10 +281,11 @@ def test_turning_the_gradient_turns_the_update(seed, rule):
     are used."""
     generator = torch.Generator().manual_seed(seed)
     s, t = (torch.randint(0, 2, (size,), generator=generator).double() * 2 - 1 for size in (5, 7))
-    plain, turned = fresh(1, 5, 7, torch.float64), fresh(1, 5, 7, torch.float64)
+    plain, turned = fresh(1, 5, 7, rule, torch.float64), fresh(1, 5, 7, rule, torch.float64)
     for _ in range(10):
         X = torch.randn(1, 5, 7, generator=generator, dtype=torch.float64)
-        plain, turned = refreshed(rule, plain, X), refreshed(rule, turned, s[:, None] * X * t)
+        refresh(plain, X)
+        refresh(turned, s[:, None] * X * t)
     torch.testing.assert_close(turned.Q1[0], s[:, None] * plain.Q1[0] * s, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(turned.Q2[0], t[:, None] * plain.Q2[0] * t, rtol=1e-8, atol=1e-10)
 
@@ -190,10 +294,11 @@ def test_turning_the_gradient_turns_the_update(seed, rule):
 @settings(max_examples=30, deadline=None)
 def test_the_scale_of_the_gradient_does_not_matter(seed, exponent, rule):
     generator = torch.Generator().manual_seed(seed)
-    plain, scaled = fresh(1, 5, 7, torch.float64), fresh(1, 5, 7, torch.float64)
+    plain, scaled = fresh(1, 5, 7, rule, torch.float64), fresh(1, 5, 7, rule, torch.float64)
     for _ in range(10):
         X = torch.randn(1, 5, 7, generator=generator, dtype=torch.float64)
-        plain, scaled = refreshed(rule, plain, X), refreshed(rule, scaled, X * 10.0**exponent)
+        refresh(plain, X)
+        refresh(scaled, X * 10.0**exponent)
     torch.testing.assert_close(
         gram(scaled.Q1) @ (X * 10.0**exponent) @ gram(scaled.Q2),
         gram(plain.Q1) @ X @ gram(plain.Q2),
@@ -205,37 +310,43 @@ def test_the_scale_of_the_gradient_does_not_matter(seed, exponent, rule):
 @pytest.mark.parametrize("rule", SIDE_RULES)
 def test_directions_without_gradient_stay_bounded(rule):
     torch.manual_seed(0)
-    factors = fresh(1, 6, 8)
+    stack = fresh(1, 6, 8, rule)
     for _ in range(3000):
         X = torch.randn(1, 6, 8)
         X[:, 2], X[:, :, 5] = 0, 0
-        factors = refreshed(rule, factors, X)
-    P1, P2 = gram(factors.Q1)[0], gram(factors.Q2)[0]
+        refresh(stack, X)
+    P1, P2 = stack.P1[0], stack.P2[0]
     assert 100 < P1[2, 2] / P1[0, 0] < 3 * whitening.MAX_AMPLIFICATION
     assert 100 < P2[5, 5] / P2[0, 0] < 3 * whitening.MAX_AMPLIFICATION
 
 
-def test_a_zero_gradient_and_an_overflow_change_nothing():
+def test_a_zero_gradient_and_one_that_may_not_change_anything_change_nothing():
     torch.manual_seed(0)
-    before = refreshed("pro", fresh(2, 3, 4), torch.randn(2, 3, 4))
-    after = refreshed("pro", before, torch.stack([torch.zeros(3, 4), torch.full((3, 4), 1e38)]))
-    for old, new in zip(before, after, strict=True):
-        assert torch.equal(old, new)
+    stack = fresh(2, 3, 4)
+    refresh(stack, torch.randn(2, 3, 4))
+    before = {key: getattr(stack, key).clone() for key in ("Q1", "Q2", "L1", "L2")}
+    stack.momentum[0] = 0
+    stack.refresh(torch.tensor([True, False]), torch.ones(()), 0.1)
+    for key, old in before.items():
+        torch.testing.assert_close(getattr(stack, key), old, rtol=1e-6, atol=0)
 
 
-def test_balance_sets_the_largest_entries_equal():
+def test_both_sides_are_kept_at_one_scale():
     torch.manual_seed(0)
-    Q1, Q2 = torch.randn(3, 4, 4) * 1e6, torch.randn(3, 5, 5)
-    factor = balance_factor(Q1, Q2)[:, None, None]
-    torch.testing.assert_close((factor * Q1).abs().amax((1, 2)), (Q2 / factor).abs().amax((1, 2)))
+    stack = fresh(3, 4, 5)
+    for _ in range(5):
+        refresh(stack, torch.randn(3, 4, 5))
+    first, second = (Q.square().mean((1, 2)) for Q in (stack.Q1, stack.Q2))
+    torch.testing.assert_close(first, second)
 
 
 def test_the_diagonal_whitens_each_entry():
     torch.manual_seed(0)
     scales = torch.logspace(-3, 3, 20)
-    q, L = torch.ones(1, 1, 20), torch.zeros(1)
+    q, L, lengths, owner = torch.ones(20), torch.zeros(2), torch.tensor([12, 8]), torch.tensor([0] * 12 + [1] * 8)
     for _ in range(3000):
-        q, L = whitening.refresh_diagonal(q, L, scales * torch.randn(1, 1, 20), 0.1)
+        x, live = scales * torch.randn(20), torch.ones(2, dtype=torch.bool)
+        q, L = whitening.refreshed_diagonal(q, L, x, lengths, owner, live, 0.1)
     whitened = (q.square() * scales).flatten()
     # A single sample a step, so each entry wanders around 1; before, they spread over six orders of magnitude.
     assert whitened.log10().abs().max() < 0.5

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stablegrad.optimizers.partition import matrix_shape
-from stablegrad.optimizers.whitening import balance_factor, norm_lower_bound, tiny
+from stablegrad.optimizers.whitening import norm_lower_bound, tiny
 
 LARGEST_DENSE_SIDE = 8192
 
@@ -42,6 +42,13 @@ class BalanceDraws:
                 self._due.add(self._drawn)
             self._drawn += 1
         return step in self._due
+
+
+def refresh_due(step: int, since_refresh: int, warmup: int, floor: float) -> bool:
+    """Whether to refresh on step ``step`` (from 0) when ``since_refresh`` steps have passed since the last, this one
+    included: kron_torch's counter, which reaches one over the rate."""
+    rate = min(1.0, max(floor, math.exp(-max(0, step - warmup) / (2 * warmup))))
+    return since_refresh >= 1.0 / rate
 
 
 def merged_shape(shape: Sequence[int], compat: bool) -> tuple[int, ...]:
@@ -132,7 +139,7 @@ def refresh_vector(q: Tensor, x: Tensor, v: Tensor, rate: float) -> Tensor:
 
 def balance(Q1: Tensor, Q2: Tensor) -> tuple[Tensor, Tensor]:
     """Both factors with their largest entries set to the geometric mean of the two."""
-    factor = balance_factor(Q1[None], Q2[None])[0]
+    factor = (Q2.abs().max() / Q1.abs().max()).sqrt()
     return factor * Q1, Q2 / factor
 
 

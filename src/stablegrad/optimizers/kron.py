@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,24 +11,28 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from stablegrad.errors import CheckpointError, UsageError, unknown_name
+from stablegrad.hardware import has_fast_bf16
 from stablegrad.optimizers import classic
+from stablegrad.optimizers.cohorts import LARGEST_UPDATE, Cohort
 from stablegrad.optimizers.partition import partition
 from stablegrad.optimizers.schedule import refresh_due
-from stablegrad.optimizers.stacks import LARGEST_UPDATE, Stack, State
+from stablegrad.optimizers.stacks import State
 from stablegrad.optimizers.whitening import SIDE_RULES
 
 RULES = (*SIDE_RULES, "classic")
 
-DEFAULT_BLOCK_SIZE = 256
+DEFAULT_BLOCK_SIZE = 128
+
+PRECISIONS = ("fp32", "bf16")
 
 
 class Kron(torch.optim.Optimizer):
     """PSGD Kron (Li, arXiv 1512.04202 and 2211.04422; in deep RL: arXiv 2506.15544).
 
     Keeps a running mean of each gradient, multiplies it on both sides by matrices that whiten it, and steps along the
-    result, whose root mean square is held to 1.1 at most. By default every weight is cut into blocks of about 256 x
-    256, each with its own pair of preconditioners, and all blocks of one shape are worked on in one batched product.
-    Scalars and vectors have a diagonal preconditioner.
+    result, whose root mean square is held to 1.1 at most. Both matrices are block diagonal by default, with blocks of
+    about 128 x 128, and all weights of one shape are worked on in batched products. Scalars and vectors have a diagonal
+    preconditioner.
 
     The preconditioners are refreshed on a schedule that depends only on how many steps a parameter has taken (see
     :func:`stablegrad.optimizers.schedule.refresh_rate`).
@@ -44,13 +49,14 @@ class Kron(torch.optim.Optimizer):
         weight_decay: decoupled weight decay, multiplied by ``lr``; as in kron_torch, for tensors of two dimensions and
         more only.
         rule: how preconditioners are fitted. ``pro`` and ``quad`` need only matrix products and work on blocks;
-        ``classic`` is the
-            rule of kron_torch, on whole matrices, with triangular solves and random probes.
-        block_size: no block of ``pro`` and ``quad`` is longer or wider than this; None: 256.
+            ``classic`` is the rule of kron_torch, on whole matrices, with triangular solves and random probes.
+        block_size: no block of ``pro`` and ``quad`` is larger than this; None: 128.
         precondition_lr: step size of a refresh, in (0, 1).
         refresh_warmup: steps at the start that all refresh, at least 1; None: 100, and 500 with ``classic``, whose rule
             takes longer to fit (docs/optimizers.md has the measurement).
         refresh_floor: share of the steps that refresh in the long run, in (0, 1]; None: 0.1, and 0.03 with ``classic``.
+        precision: of the products with ``pro`` and ``quad``: fp32, or bf16, with momentum and factors in float32 all
+            the same. None: bf16 where the hardware multiplies it faster, else fp32.
         compat: with ``classic``, merge convolutions as kron_torch 0.3.3 does, into the most skewed matrix. To reproduce
         it; slow.
 
@@ -70,6 +76,7 @@ class Kron(torch.optim.Optimizer):
         precondition_lr: float = 0.1,
         refresh_warmup: int | None = None,
         refresh_floor: float | None = None,
+        precision: str | None = None,
         compat: bool = False,
     ) -> None:
         if rule not in RULES:
@@ -78,9 +85,14 @@ class Kron(torch.optim.Optimizer):
             raise UsageError(f"Kron option compat needs rule='classic', got rule={rule!r}")
         if rule == "classic" and block_size is not None:
             raise UsageError("Kron option block_size needs rule='pro' or 'quad'; 'classic' works on whole matrices")
+        if precision is not None and precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
+        if rule == "classic" and precision is not None:
+            raise UsageError("Kron option precision needs rule='pro' or 'quad'; 'classic' computes in float32")
         self.rule = rule
         self.compat = compat
-        self._stacks: dict[tuple[int, ...], Stack] = {}
+        self.precision = precision
+        self._laid_out: dict[int, tuple[list[Tensor], list[Cohort]]] = {}
         self._draws = classic.BalanceDraws()
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -150,7 +162,7 @@ class Kron(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             _check_gradients(group)
-        for group in self.param_groups:
+        for index, group in enumerate(self.param_groups):
             ready = [param for param in group["params"] if param.grad is not None and param.numel()]
             for param in ready:
                 if not self.state[param]:
@@ -158,58 +170,38 @@ class Kron(torch.optim.Optimizer):
             if self.rule == "classic":
                 for param in ready:
                     self._step_classic(param, group)
-            else:
-                self._step_stacks(ready, group)
+                continue
+            for cohort in self._cohorts(index, ready):
+                refresh = refresh_due(cohort.age, group["refresh_warmup"], group["refresh_floor"])
+                cohort.age += 1
+                options = ("lr", "momentum", "weight_decay", "precondition_lr")
+                cohort.step(refresh, **{option: group[option] for option in options})
         return loss
 
-    def _count(self, state: State, group: dict[str, Any]) -> bool:
-        """Advance a parameter's counters; whether this step refreshes its preconditioner."""
-        state["since_refresh"] += 1
-        due = refresh_due(state["step"], state["since_refresh"], group["refresh_warmup"], group["refresh_floor"])
-        state["step"] += 1
-        if due:
-            state["since_refresh"] = 0
-        return due
+    def _cohorts(self, index: int, params: list[Tensor]) -> list[Cohort]:
+        """Group ``index``'s parameters that have a gradient, by age; laid out anew when they are not those of the last
+        step."""
+        known, cohorts = self._laid_out.get(index, ([], []))
+        same = len(known) == len(params) and all(map(operator.is_, known, params))
+        if not (same and all(cohort.is_current() for cohort in cohorts)):
+            alike: dict[tuple[Any, ...], list[Tensor]] = {}
+            for param in params:
+                state = self.state[param]
+                alike.setdefault((int(state["step"]), param.device, state["momentum"].dtype), []).append(param)
+            rule, block_size = SIDE_RULES[self.rule], self.param_groups[index]["block_size"]
+            cohorts = [
+                Cohort(members, [self.state[param] for param in members], block_size, rule, self._dtype(members[0]))
+                for members in alike.values()
+            ]
+            self._laid_out[index] = (params, cohorts)
+        return cohorts
 
-    def _step_stacks(self, params: Sequence[Tensor], group: dict[str, Any]) -> None:
-        """Update parameters block-wise, all that agree in block shape, kind and age in one stack."""
-        peers: dict[tuple[Any, ...], list[Tensor]] = {}
-        for param in params:
-            state = self.state[param]
-            momentum = state["momentum"]
-            key = (
-                *momentum.shape[1:],
-                "q" in state,
-                momentum.dtype,
-                momentum.device,
-                param.dtype,
-                state["step"],
-                state["since_refresh"],
-            )
-            peers.setdefault(key, []).append(param)
-        for members in peers.values():
-            stack = self._stack(members, group)
-            due = [self._count(self.state[param], group) for param in members]
-            stack.step(
-                self.state[members[0]]["step"],
-                due[0],
-                lr=group["lr"],
-                momentum=group["momentum"],
-                weight_decay=group["weight_decay"],
-                precondition_lr=group["precondition_lr"],
-            )
-
-    def _stack(self, params: Sequence[Tensor], group: dict[str, Any]) -> Stack:
-        """The stack of exactly these parameters, built when they were not together on the step before."""
-        states = [self.state[param] for param in params]
-        identity = tuple(map(id, params))
-        stack = self._stacks.get(identity)
-        if stack is None or not stack.holds(states):
-            kept = {key: other for key, other in self._stacks.items() if not any(own in set(identity) for own in key)}
-            partitions = [partition(param.shape, group["block_size"]) for param in params]
-            stack = Stack(params, states, partitions, SIDE_RULES[self.rule])
-            self._stacks = {**kept, identity: stack}
-        return stack
+    def _dtype(self, param: Tensor) -> torch.dtype:
+        """What the products with ``param``'s factors are computed in."""
+        state = _state_dtype(param)
+        if state != torch.float32 or self.precision == "fp32":
+            return state
+        return torch.bfloat16 if self.precision == "bf16" or has_fast_bf16(param.device) else state
 
     def _step_classic(self, param: Tensor, group: dict[str, Any]) -> None:
         """Update one parameter by the classic rule, in the order of kron_torch: mean, balance, refresh, precondition,
@@ -217,7 +209,10 @@ class Kron(torch.optim.Optimizer):
         state = self.state[param]
         assert param.grad is not None
         balance_due = self._draws.due(state["step"])
-        due = self._count(state, group)
+        due = classic.refresh_due(
+            state["step"], state["since_refresh"] + 1, group["refresh_warmup"], group["refresh_floor"]
+        )
+        state["step"], state["since_refresh"] = state["step"] + 1, 0 if due else state["since_refresh"] + 1
         momentum, beta = state["momentum"], group["momentum"]
         gradient = param.grad.reshape(momentum.shape).to(momentum.dtype)
         finite = gradient.isfinite().all()
@@ -277,7 +272,8 @@ class Kron(torch.optim.Optimizer):
                     continue
                 expected = _state_shapes(param, saved_group, self.rule, self.compat)
                 found = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
-                if found != expected or not {"step", "since_refresh"} <= state.keys():
+                counters = {"step", "since_refresh"} if self.rule == "classic" else {"step"}
+                if found != expected or not counters <= state.keys():
                     raise CheckpointError(
                         f"the optimizer state is of another network or rule: {_describe(group, i)} needs "
                         f"{_list_shapes(expected)}, found {_list_shapes(found)}"
@@ -287,11 +283,11 @@ class Kron(torch.optim.Optimizer):
         return (param for group in self.param_groups for param in group["params"])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "rule": self.rule, "compat": self.compat}
+        return {**super().__getstate__(), "rule": self.rule, "compat": self.compat, "precision": self.precision}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._stacks = {}
+        self._laid_out = {}
         self._draws = classic.BalanceDraws()
 
 
@@ -325,24 +321,26 @@ def _state_shapes(param: Tensor, group: dict[str, Any], rule: str, compat: bool)
             return {"momentum": shape, "Q1": shape}
         sides = [(size, size) if classic.dense_side(shape, side) else (size,) for side, size in enumerate(shape)]
         return {"momentum": shape, "Q1": sides[0], "Q2": sides[1]}
-    part = partition(param.shape, group["block_size"])
-    blocks, rows, columns = part.count, part.block_rows, part.block_columns
     if param.dim() < 2:
-        return {"momentum": (1, 1, columns), "q": (1, 1, columns), "L": (1,)}
+        return {"step": (1,), "momentum": (param.numel(),), "q": (param.numel(),), "L": (1,)}
+    part = partition(param.shape, group["block_size"])
+    down, across = part.grid
     return {
-        "momentum": (blocks, rows, columns),
-        "Q1": (blocks, rows, rows),
-        "Q2": (blocks, columns, columns),
-        "L1": (blocks,),
-        "L2": (blocks,),
+        "step": (1,),
+        "momentum": (1, *part.padded),
+        "Q1": (down, part.block_rows, part.block_rows),
+        "Q2": (across, part.block_columns, part.block_columns),
+        "L1": (down,),
+        "L2": (across,),
     }
 
 
 def _initial_state(param: Tensor, group: dict[str, Any], rule: str, compat: bool) -> State:
     """The state before a parameter's first step: no momentum, identity factors."""
-    state: State = {"step": 0, "since_refresh": 0}
+    state: State = {"step": 0, "since_refresh": 0} if rule == "classic" else {}
     for key, shape in _state_shapes(param, group, rule, compat).items():
-        tensor = torch.zeros(shape, dtype=_state_dtype(param), device=param.device)
+        dtype = torch.int64 if key == "step" else _state_dtype(param)
+        tensor = torch.zeros(shape, dtype=dtype, device=param.device)
         if key in ("Q1", "Q2", "q"):
             matrices = key != "q" and len(shape) >= 2
             (tensor.diagonal(dim1=-2, dim2=-1) if matrices else tensor).fill_(1.0)

@@ -1,170 +1,227 @@
-"""Parameters of one block shape, preconditioned together.
+"""Parameters that are preconditioned together, so that one batched product serves many.
 
-The state of every parameter is a slice of the stack's tensors, so one batched product serves all of them, and what the
-optimizer saves stays keyed by parameter.
+The state of every parameter is a slice of its stack's tensors, and what the optimizer saves stays keyed by parameter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stablegrad.optimizers.partition import Partition, block_extents, from_blocks, to_blocks
+from stablegrad.optimizers.partition import Partition, like
 from stablegrad.optimizers.whitening import (
-    Factors,
     SideRule,
+    each,
+    first_scale,
     gram,
-    per_block,
-    refresh,
-    refresh_diagonal,
+    refreshed,
+    refreshed_diagonal,
+    root_mean_square,
 )
 
 State = dict[str, Any]
 
-# The root mean square above which a parameter's update is scaled down (Adam's is about 1).
-LARGEST_UPDATE = 1.1
-
-
-class Preconditioner(Protocol):
-    """What a stack asks of its preconditioner."""
-
-    def refresh(self, X: Tensor, rate: float) -> None:
-        """Fit the factors to averaged gradients X [B, m, n]."""
-
-    def apply(self, X: Tensor) -> Tensor:
-        """Precondition X [B, m, n]."""
+# Entries of a matrix stack that are worked on at once: what lies between two products stays in the processor's cache,
+# and nothing as large as the parameters is allocated in passing. A GPU wants few, large products instead.
+CHUNK_ON_CPU = 2**20
+CHUNK_ELSEWHERE = 2**26
 
 
 def join(states: Sequence[State], key: str) -> Tensor:
-    """Concatenate one entry of all states along the blocks and make every state's entry a slice of the result."""
+    """Concatenate one entry of all states and make every state's entry a slice of the result."""
     stacked = torch.cat([state[key] for state in states])
-    slices = stacked.split([len(state[key]) for state in states])
-    for state, own in zip(states, slices, strict=True):
+    for state, own in zip(states, stacked.split([len(state[key]) for state in states]), strict=True):
         state[key] = own
     return stacked
 
 
-class DensePreconditioner:
-    """A pair of dense factors a block; P1 = Q1' Q1 and P2 = Q2' Q2 are kept between refreshes."""
+class MatrixStack:
+    """Parameters that are matrices of one shape, with a dense factor for every block of rows and of columns.
 
-    def __init__(self, states: Sequence[State], partitions: Sequence[Partition], rule: SideRule) -> None:
-        self.rule = rule
-        self.factors = Factors(*(join(states, key) for key in Factors._fields))
-        self.P1, self.P2 = gram(self.factors.Q1), gram(self.factors.Q2)
-        extents = [block_extents(part) for part in partitions]
-        self.rows = self.factors.L1.new_tensor([length for rows, _ in extents for length in rows])
-        self.columns = self.factors.L1.new_tensor([length for _, columns in extents for length in columns])
-
-    def refresh(self, X: Tensor, rate: float) -> None:
-        """Fit the factors to averaged gradients X [B, m, n]."""
-        fitted = refresh(self.rule, self.factors, self.P1, self.P2, X, self.rows, self.columns, rate)
-        for held, new in zip(self.factors, fitted, strict=True):
-            held.copy_(new)
-        self.P1, self.P2 = gram(self.factors.Q1), gram(self.factors.Q2)
-
-    def apply(self, X: Tensor) -> Tensor:
-        """P1 X P2."""
-        return self.P1 @ X @ self.P2
-
-
-class DiagonalPreconditioner:
-    """A diagonal P = q^2 a tensor, for scalars and vectors."""
-
-    def __init__(self, states: Sequence[State]) -> None:
-        self.q, self.L = join(states, "q"), join(states, "L")
-
-    def refresh(self, X: Tensor, rate: float) -> None:
-        """Fit the diagonals to averaged gradients X [B, 1, n]."""
-        q, L = refresh_diagonal(self.q, self.L, X, rate)
-        self.q.copy_(q)
-        self.L.copy_(L)
-
-    def apply(self, X: Tensor) -> Tensor:
-        """q^2 X."""
-        return self.q.square() * X
-
-
-class Stack:
-    """Parameters whose blocks have one shape and that have taken the same number of steps.
+    Attributes:
+        momentum: running means of the gradients [V, rows, columns], padded.
+        update: the preconditioned momentum of the last step, likewise, in the dtype of the products.
 
     Args:
         params: the parameters.
         states: their states; their tensors become slices of the stack's.
-        partitions: how each of them is cut.
-        rule: how dense factors are refreshed.
+        part: how each of them is cut.
+        rule: how factors are refreshed.
+        dtype: of the products of each step; factors and momentum have the state's own.
     """
 
     def __init__(
-        self, params: Sequence[Tensor], states: Sequence[State], partitions: Sequence[Partition], rule: SideRule
-    ) -> None:
-        self.params = list(params)
-        self.partitions = list(partitions)
-        self.momentum = join(states, "momentum")
-        self.slices = [state["momentum"] for state in states]
-        self.preconditioner: Preconditioner = (
-            DiagonalPreconditioner(states) if "q" in states[0] else DensePreconditioner(states, partitions, rule)
-        )
-        counts = [part.count for part in partitions]
-        self.counts = torch.tensor(counts, device=self.momentum.device)
-        self.owner = torch.repeat_interleave(self.counts, output_size=sum(counts))
-        self.sizes = self.momentum.new_tensor([param.numel() for param in params])
-
-    def holds(self, states: Sequence[State]) -> bool:
-        """Whether the given states are still slices of this stack: not after a load, or a change by hand."""
-        return all(state["momentum"] is own for state, own in zip(states, self.slices, strict=True))
-
-    def per_parameter_sum(self, values: Tensor) -> Tensor:
-        """Sum a number a block [B] to a number a parameter [len(params)]; deterministic on every device."""
-        return torch.segment_reduce(values, "sum", lengths=self.counts, unsafe=True)
-
-    def step(
         self,
-        step: int,
-        refresh: bool,
-        *,
-        lr: float | Tensor,
-        momentum: float,
-        weight_decay: float,
-        precondition_lr: float,
+        params: Sequence[Tensor],
+        states: Sequence[State],
+        part: Partition,
+        rule: SideRule,
+        dtype: torch.dtype,
     ) -> None:
-        """One update of every parameter from its gradient.
+        self.params, self.part, self.rule = list(params), part, rule
+        self.momentum = join(states, "momentum")
+        self.Q1, self.Q2, self.L1, self.L2 = (join(states, key) for key in ("Q1", "Q2", "L1", "L2"))
+        self.P1, self.P2 = (torch.empty_like(Q, dtype=dtype) for Q in (self.Q1, self.Q2))
+        self.update = torch.zeros_like(self.momentum, dtype=dtype)
+        self.chunk = CHUNK_ON_CPU if self.momentum.device.type == "cpu" else CHUNK_ELSEWHERE
+        for Q, P in ((self.Q1, self.P1), (self.Q2, self.P2)):
+            self._cache_gram(Q, P)
+        self._plan_products()
 
-        Nothing here waits for the device. A parameter with a gradient that is not finite is left as it is, momentum and
-        preconditioner included.
+    def views(self, stacked: Tensor) -> list[Tensor]:
+        """The parts of ``momentum`` or ``update`` that belong to the parameters, in the parameters' shapes."""
+        return [like(matrix, param.shape) for matrix, param in zip(stacked, self.params, strict=True)]
+
+    def norms(self) -> Tensor:
+        """L2 norm of every parameter's update [V]."""
+        return torch.linalg.vector_norm(self.update, dim=(1, 2), dtype=self.momentum.dtype)
+
+    def precondition(self) -> None:
+        """Set ``update`` to P1 momentum P2."""
+        for source, copy, first, second in self._products:
+            if copy is not source:
+                copy.copy_(source)
+            for left, right, out in (*first, *second):
+                torch.bmm(left, right, out=out)
+
+    def refresh(self, live: Tensor, correction: Tensor, rate: float) -> None:
+        """Precondition, then fit the factors to what came out.
 
         Args:
-            step: how many steps these parameters have taken, this one included.
-            refresh: whether this step refreshes the preconditioner.
-            lr: learning rate, a number or a scalar tensor.
-            momentum: decay of the gradient's running mean.
-            weight_decay: decoupled weight decay, for tensors of two dimensions and more.
-            precondition_lr: step size of a refresh.
+            live: parameters whose factors may change [V], bool.
+            correction: what makes of the momentum an average, a scalar.
+            rate: step size in (0, 1).
         """
-        gradient = torch.cat(
-            [
-                to_blocks(param.grad.to(self.momentum.dtype), part)
-                for param, part in zip(self.params, self.partitions, strict=True)
-                if param.grad is not None
-            ]
-        )
-        broken = (~gradient.abs().amax((1, 2)).isfinite()).to(gradient.dtype)
-        finite = self.per_parameter_sum(broken) == 0
-        live = per_block(finite[self.owner])
-        self.momentum.lerp_(torch.where(live, gradient, self.momentum), 1 - momentum)
-        X = self.momentum / (1 - momentum**step)
-        if refresh:
-            self.preconditioner.refresh(torch.where(live, X, 0.0), precondition_lr)
-        update = self.preconditioner.apply(X)
-        rms = (self.per_parameter_sum(update.square().sum((1, 2))) / self.sizes).sqrt()
-        scale = finite * lr * (LARGEST_UPDATE / rms).clamp_max(1.0)
-        update *= per_block(scale[self.owner])
-        decayed = [i for i, param in enumerate(self.params) if param.dim() >= 2]
-        if weight_decay and decayed:
-            kept = (1 - weight_decay * (finite * lr)).unbind()
-            torch._foreach_mul_([self.params[i] for i in decayed], [kept[i] for i in decayed])
-        pieces = update.split([part.count for part in self.partitions])
-        changes = [from_blocks(blocks, part) for blocks, part in zip(pieces, self.partitions, strict=True)]
-        torch._foreach_sub_(self.params, changes)
+        self._scale_fresh(live, correction)
+        self.precondition()
+        (_down, across), (rows, columns) = self.part.grid, self.part.padded
+        whitened = self.update.view(-1, self.part.block_rows, columns)
+        second_moment = torch.bmm(whitened, whitened.mT)
+        self._fit(self.Q1, self.L1, self.P1, second_moment, self.part.columns, live, correction, rate)
+        panels = [matrix.view(rows, across, -1).transpose(0, 1) for matrix in self.update]
+        second_moment = torch.cat([torch.bmm(panel.mT, panel) for panel in panels])
+        self._fit(self.Q2, self.L2, self.P2, second_moment, self.part.rows, live, correction, rate)
+        self._balance()
+        for Q, P in ((self.Q1, self.P1), (self.Q2, self.P2)):
+            self._cache_gram(Q, P)
+
+    def _scale_fresh(self, live: Tensor, correction: Tensor) -> None:
+        """Give factors that were never fitted the scale of their gradient."""
+        rms = correction * root_mean_square(self.momentum, self.part.rows * self.part.columns)
+        fresh = live & (self.L1.view(len(live), -1).amax(1) == 0)
+        scale = first_scale(rms, fresh, sides=2)
+        for Q, P, blocks in zip((self.Q1, self.Q2), (self.P1, self.P2), self.part.grid, strict=True):
+            own = each(scale.repeat_interleave(blocks))
+            Q.mul_(own)
+            P.mul_(own.square())
+
+    def _fit(
+        self,
+        Q: Tensor,
+        L: Tensor,
+        P: Tensor,
+        second_moment: Tensor,
+        tau: float,
+        live: Tensor,
+        correction: Tensor,
+        rate: float,
+    ) -> None:
+        live = live.repeat_interleave(len(Q) // len(live))
+        for some in self._factor_chunks(Q):
+            T = correction.square() * second_moment[some].to(Q.dtype)
+            new_Q, new_L = refreshed(self.rule, Q[some], L[some], P[some], T, tau, live[some], rate)
+            Q[some].copy_(new_Q)
+            L[some].copy_(new_L)
+
+    def _balance(self) -> None:
+        """Give both sides of every parameter the same root mean square.
+
+        P1 -> c P1, P2 -> P2 / c changes no update; it only keeps both sides away from the ends of the number range.
+        """
+        count = len(self.params)
+        first, second = (torch.linalg.vector_norm(Q.view(count, -1), dim=1) for Q in (self.Q1, self.Q2))
+        factor = (second / first * (self.Q1.numel() / self.Q2.numel()) ** 0.5).sqrt()
+        down, across = self.part.grid
+        self.Q1.mul_(each(factor.repeat_interleave(down)))
+        self.Q2.div_(each(factor.repeat_interleave(across)))
+
+    def _cache_gram(self, Q: Tensor, P: Tensor) -> None:
+        for some in self._factor_chunks(Q):
+            P[some].copy_(gram(Q[some]))
+
+    def _factor_chunks(self, Q: Tensor) -> list[slice]:
+        length = max(1, self.chunk // (Q.shape[1] * Q.shape[2]))
+        return [slice(start, start + length) for start in range(0, len(Q), length)]
+
+    def _plan_products(self) -> None:
+        """List the products of a step as (left, right, out), all of them views made once.
+
+        A chunk is a number of whole matrices or, of a matrix larger than a chunk, a number of its blocks of rows.
+        """
+        count, rows, columns = self.momentum.shape
+        block, (down, across) = self.part.block_rows, self.part.grid
+        matrices = max(1, self.chunk // (rows * columns))
+        blocks = max(1, min(down, self.chunk // (block * columns)))
+        largest = min(count, matrices) * (rows if blocks == down else blocks * block) * columns
+        between = self.update.new_empty(largest)
+        narrow = self.update.new_empty(largest) if self.update.dtype != self.momentum.dtype else None
+        self._products = []
+        for v, v_end in pairwise([*range(0, count, matrices), count]):
+            for i, i_end in pairwise([*range(0, down, blocks), down]):
+                span = slice(i * block, i_end * block)
+                X = self.momentum[v:v_end, span]
+                copy = X if narrow is None else narrow[: X.numel()].view(X.shape)
+                Y = between[: X.numel()].view(X.shape)
+                Z = self.update[v:v_end, span]
+                by_block = (-1, block, columns)
+                P1 = self.P1[v * down + i : v * down + i_end] if v_end - v == 1 else self.P1[v * down : v_end * down]
+                first = [(P1, copy.reshape(by_block), Y.view(by_block))]
+                P2 = self.P2.view(count, across, self.part.block_columns, -1)[v:v_end]
+                if across == 1:
+                    second = [(Y, P2[:, 0], Z)]
+                else:
+                    panel = (X.shape[1], across, self.part.block_columns)
+                    second = [
+                        (y.view(panel).transpose(0, 1), p, z.view(panel).transpose(0, 1))
+                        for y, p, z in zip(Y, P2, Z, strict=True)
+                    ]
+                self._products.append((X, copy, first, second))
+
+
+class VectorStack:
+    """Scalars and vectors, one after the other, with a diagonal preconditioner; attributes as of MatrixStack."""
+
+    def __init__(self, params: Sequence[Tensor], states: Sequence[State]) -> None:
+        self.params = list(params)
+        self.momentum, self.q, self.L = (join(states, key) for key in ("momentum", "q", "L"))
+        self.update = torch.zeros_like(self.momentum)
+        self.lengths = torch.tensor([param.numel() for param in params], device=self.momentum.device)
+        self.owner = torch.repeat_interleave(self.lengths, output_size=len(self.momentum))
+
+    def views(self, stacked: Tensor) -> list[Tensor]:
+        """The parts of ``momentum`` or ``update`` that belong to the parameters, in the parameters' shapes."""
+        pieces = stacked.split([param.numel() for param in self.params])
+        return [piece.view(param.shape) for piece, param in zip(pieces, self.params, strict=True)]
+
+    def norms(self) -> Tensor:
+        """L2 norm of every parameter's update [V]."""
+        return torch.segment_reduce(self.update.square(), "sum", lengths=self.lengths, unsafe=True).sqrt()
+
+    def precondition(self) -> None:
+        """Set ``update`` to q^2 momentum."""
+        torch.mul(self.q.square(), self.momentum, out=self.update)
+
+    def refresh(self, live: Tensor, correction: Tensor, rate: float) -> None:
+        """Fit the diagonals, then precondition; arguments as of MatrixStack's."""
+        x = correction * self.momentum
+        q, L = refreshed_diagonal(self.q, self.L, x, self.lengths, self.owner, live, rate)
+        self.q.copy_(q)
+        self.L.copy_(L)
+        self.precondition()
+
+
+Stack = MatrixStack | VectorStack
