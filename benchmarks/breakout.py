@@ -1,6 +1,6 @@
 """Breakout at the paper's settings for 1M agent steps, both presets at small size.
 
-    python benchmarks/breakout.py [--precision bf16] [--total-steps 1000000] [--seed 1] [--dir runs/breakout]
+    python benchmarks/breakout.py [--precision fp32] [--total-steps 1000000] [--seed 1] [--dir runs/breakout]
 
 128 environments x 32 steps, 32 minibatches, 2 epochs. A random agent scores 1.7. Scores during training are of whole
 games in raw points. The two presets run side by side with one thread each, so the steps/s here are those of half a
@@ -26,7 +26,7 @@ from stablegrad.training.run_folder import RunFolder
 class Arguments:
     """What the benchmark takes."""
 
-    precision: str = "bf16"
+    precision: str = "fp32"
     """fp32 or bf16."""
     total_steps: int = 1_000_000
     """Agent steps of each run."""

@@ -215,6 +215,168 @@ def test_state_of_all_parameters_of_one_shape_is_one_allocation(rule):
         assert len({optimizer.state[param][key].untyped_storage().data_ptr() for param in params}) == 1
 
 
+def tensors_of(optimizer):
+    """Every storage that the optimizer keeps between steps, as {address: bytes}."""
+    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    for _, cohorts in optimizer._laid_out.values():
+        for cohort in cohorts:
+            kept += [cohort.sizes, cohort.step_counts]
+            for stack in cohort.stacks:
+                kept += [value for value in vars(stack).values() if isinstance(value, torch.Tensor)]
+                if hasattr(stack, "_products"):
+                    kept += [out for _, _, products in stack._products for _, _, out in products]
+    return {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in kept}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("block_size", [16, 128])
+def test_the_estimate_is_what_the_state_takes(precision, block_size):
+    shapes = [(512, 300), (512, 512), (512, 512), (512,), (64, 32, 4, 4), (18, 512), (1031, 40), (), (0, 3)]
+    params = [Parameter(torch.randn(shape)) for shape in shapes]
+    estimated = Kron.estimate(params, block_size=block_size, precision=precision)
+    optimizer = Kron(params, block_size=block_size, precision=precision)
+    for param in params:
+        param.grad = torch.randn_like(param)
+    optimizer.step()
+    taken = sum(tensors_of(optimizer).values())
+    assert estimated.parameters == sum(param.numel() for param in params)
+    assert estimated.state_bytes == pytest.approx(taken, rel=0.03)
+    assert estimated.multiply_adds == pytest.approx(
+        0.9 * estimated.plain_multiply_adds + 0.1 * estimated.refresh_multiply_adds
+    )
+
+
+def test_the_estimate_counts_the_products_of_a_dense_layer():
+    """512 x 512 in blocks of 128: X P2 and P1 X are 512 * 512 * 128 each."""
+    with torch.device("meta"):
+        weight = torch.empty(512, 512)
+    estimated = Kron.estimate([weight], block_size=128, refresh_floor=0.2, precision="fp32")
+    assert estimated.plain_multiply_adds == 2 * 512 * 512 * 128
+    second_moments, factors = 2 * 512 * 512 * 128, 2 * 4 * 128**3
+    assert estimated.refresh_multiply_adds == 2 * 512 * 512 * 128 + second_moments + 5 * factors
+    assert Kron.estimate([]).state_bytes == 0
+
+
+def test_the_state_is_at_most_four_times_the_parameters_of_a_large_network():
+    with torch.device("meta"):
+        layers = [torch.empty(2560, 2560) for _ in range(10)] + [torch.empty(2560, 3136), torch.empty(2560)]
+    bytes_of_parameters = 4 * sum(layer.numel() for layer in layers)
+    assert Kron.estimate(layers, precision="fp32").state_bytes < 2.5 * bytes_of_parameters
+    assert Kron.estimate(layers, precision="bf16").state_bytes < 2 * bytes_of_parameters
+
+
+@pytest.mark.parametrize("rule", ["pro", "quad"])
+def test_advance_and_apply_are_step_and_nothing_moves_in_memory(rule):
+    """What recording a step as a CUDA graph needs."""
+    params, others = network(), network()
+    optimizer, plain = make(params, rule, refresh_warmup=3), make(others, rule, refresh_warmup=3)
+    train(params, optimizer, range(1))
+    train(others, plain, range(1))
+    before = set(tensors_of(optimizer))
+    refreshes = []
+    for step in range(1, 30):
+        give_gradients(params, step)
+        give_gradients(others, step)
+        refreshes.append(optimizer.advance())
+        optimizer.apply(refreshes[-1])
+        plain.step()
+    assert_same(params, others)
+    assert set(tensors_of(optimizer)) == before
+    assert refreshes[:2] == [True, True]
+    assert 0 < sum(refreshes) < len(refreshes)
+
+
+def test_advance_says_when_it_cannot():
+    params = network()
+    optimizer = make(params, refresh_warmup=1, refresh_floor=0.01)
+    with pytest.raises(UsageError, match="at least one step taken"):
+        optimizer.advance()
+    train(params, optimizer, range(20), skip=(4,))
+    train(params, optimizer, range(20, 21))
+    with pytest.raises(UsageError, match="some have missed steps"):
+        optimizer.advance()
+
+
+def test_bf16_products_follow_fp32():
+    params, others = network(), network()
+    wide, narrow = make(params, precision="fp32", lr=1e-3), make(others, precision="bf16", lr=1e-3)
+    train(params, wide, range(30))
+    train(others, narrow, range(30))
+    for a, b, start in zip(params, others, network(), strict=True):
+        if a.numel():
+            moved = (a - start).norm()
+            assert moved > 0
+            assert (a - b).norm() < 0.1 * moved
+    assert {state["momentum"].dtype for state in narrow.state.values()} == {torch.float32}
+
+
+def test_the_precision_follows_the_hardware(monkeypatch):
+    for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(kron_module, "has_fast_bf16", lambda device, fast=fast: fast)
+        params = network()
+        optimizer = make(params)
+        train(params, optimizer, range(1))
+        stacks = [stack for _, cohorts in optimizer._laid_out.values() for cohort in cohorts for stack in cohort.stacks]
+        assert {stack.P1.dtype for stack in stacks if hasattr(stack, "P1")} == {expected}
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([0, 1, 2, 3, 7, 13]), max_size=4).map(tuple), min_size=1, max_size=6),
+    st.sampled_from(["pro", "quad"]),
+    st.integers(1, 9),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_shapes_get_finite_updates_of_bounded_size(shapes, rule, block_size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    params = [Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    optimizer = Kron(params, 1.0, rule=rule, block_size=block_size, weight_decay=0.0)
+    for _ in range(4):
+        before = [param.detach().clone() for param in params]
+        for param in params:
+            param.grad = torch.randn(param.shape, generator=generator)
+        optimizer.step()
+        for param, old in zip(params, before, strict=True):
+            assert param.isfinite().all()
+            if param.numel():
+                assert (param - old).square().mean().sqrt() <= 1.1 * (1 + 1e-3)
+
+
+def test_compiled_equals_eager():
+    """What torch.compile makes of a step, run by the eager backend: nothing may depend on how it is traced."""
+    params, others = network(), network()
+    eager, compiled = make(params), make(others)
+    step = torch.compile(compiled.step, backend="eager")
+    for i in range(3):
+        give_gradients(params, i)
+        give_gradients(others, i)
+        eager.step()
+        step()
+    for a, b in zip(params, others, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def _replica(rank, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 3)))
+    optimizer = Kron(model.parameters(), 0.01, block_size=8, refresh_warmup=3)
+    torch.manual_seed(1 + rank)  # each its own data
+    for _ in range(10):
+        optimizer.zero_grad()
+        model(torch.randn(16, 12)).square().mean().backward()
+        optimizer.step()
+    torch.save([param.detach() for param in model.parameters()], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch was built without gloo")
+def test_replicas_stay_identical_without_communication_of_their_own(tmp_path):
+    torch.multiprocessing.spawn(_replica, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert_same(first, second)
+
+
 # --- torch's contract -------------------------------------------------------------------------------------------------
 
 
@@ -518,6 +680,8 @@ def test_channels_last_convolutions():
         ({"refresh_warmup": 0}, r"refresh_warmup must be a whole number of at least 1"),
         ({"block_size": 0}, "block_size must be a whole number of at least 1, got 0"),
         ({"block_size": 2.5}, "block_size must be a whole number"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'"),
+        ({"precision": "fp32", "rule": "classic"}, "precision needs rule='pro' or 'quad'"),
         ({"rule": "qro"}, "unknown Kron rule 'qro'; did you mean 'pro'"),
         ({"compat": True}, "compat needs rule='classic'"),
         ({"rule": "classic", "block_size": 8}, "block_size needs rule='pro' or 'quad'"),

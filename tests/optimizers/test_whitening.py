@@ -26,7 +26,9 @@ def fresh(count, m, n, rule="pro", dtype=torch.float32, block_size=1000):
         for _ in range(count)
     ]
     params = [torch.zeros(m, n, dtype=dtype) for _ in range(count)]
-    return MatrixStack(params, states, part, SIDE_RULES[rule], dtype)
+    stack = MatrixStack(params, states, part, SIDE_RULES[rule], dtype)
+    stack.plan(torch.empty(stack.scratch_size, dtype=dtype))
+    return stack
 
 
 def refresh(stack, X, rate=0.1):

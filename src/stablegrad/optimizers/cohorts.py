@@ -50,6 +50,11 @@ class Cohort:
                 self.stacks.append(MatrixStack(own_params, own_states, part, rule, dtype))
             else:
                 self.stacks.append(VectorStack(own_params, own_states))
+        matrix_stacks = [stack for stack in self.stacks if isinstance(stack, MatrixStack)]
+        if matrix_stacks:
+            scratch = matrix_stacks[0].update.new_empty(max(stack.scratch_size for stack in matrix_stacks))
+            for stack in matrix_stacks:
+                stack.plan(scratch)
         self.params = [param for stack in self.stacks for param in stack.params]
         self.states = [states[i] for members in alike.values() for i in members]
         self.held = [state["momentum"] for state in self.states]

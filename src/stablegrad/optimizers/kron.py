@@ -14,6 +14,7 @@ from stablegrad.errors import CheckpointError, UsageError, unknown_name
 from stablegrad.hardware import has_fast_bf16
 from stablegrad.optimizers import classic
 from stablegrad.optimizers.cohorts import LARGEST_UPDATE, Cohort
+from stablegrad.optimizers.estimate import Estimate, estimate
 from stablegrad.optimizers.partition import partition
 from stablegrad.optimizers.schedule import refresh_due
 from stablegrad.optimizers.stacks import State
@@ -22,6 +23,10 @@ from stablegrad.optimizers.whitening import SIDE_RULES
 RULES = (*SIDE_RULES, "classic")
 
 DEFAULT_BLOCK_SIZE = 128
+
+DEFAULT_REFRESH_FLOOR = 0.1
+
+STEP_OPTIONS = ("lr", "momentum", "weight_decay", "precondition_lr")
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -100,7 +105,9 @@ class Kron(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "precondition_lr": precondition_lr,
             "refresh_warmup": refresh_warmup if refresh_warmup is not None else (500 if rule == "classic" else 100),
-            "refresh_floor": refresh_floor if refresh_floor is not None else (0.03 if rule == "classic" else 0.1),
+            "refresh_floor": refresh_floor
+            if refresh_floor is not None
+            else (0.03 if rule == "classic" else DEFAULT_REFRESH_FLOOR),
         }
         if rule != "classic":
             defaults["block_size"] = DEFAULT_BLOCK_SIZE if block_size is None else block_size
@@ -172,11 +179,66 @@ class Kron(torch.optim.Optimizer):
                     self._step_classic(param, group)
                 continue
             for cohort in self._cohorts(index, ready):
-                refresh = refresh_due(cohort.age, group["refresh_warmup"], group["refresh_floor"])
-                cohort.age += 1
-                options = ("lr", "momentum", "weight_decay", "precondition_lr")
-                cohort.step(refresh, **{option: group[option] for option in options})
+                cohort.step(_advance(cohort, group), **{option: group[option] for option in STEP_OPTIONS})
         return loss
+
+    def advance(self) -> bool:
+        """Count one step, without taking it, and say whether it refreshes.
+
+        :meth:`step` is :meth:`advance` and :meth:`apply` in one. Apart, they let the two kinds of step be recorded
+        once, each as a CUDA graph, and replayed: docs/optimizers.md shows how. Nothing here touches the device.
+
+        Raises:
+            UsageError: no step was taken yet, or the parameters are not of one age, so that they do not refresh
+                together.
+        """
+        due = {
+            _advance(cohort, group)
+            for index, group in enumerate(self.param_groups)
+            for cohort in self._laid_out.get(index, ([], []))[1]
+        }
+        if len(due) != 1:
+            raise UsageError(
+                "Kron.advance needs at least one step taken"
+                if not due
+                else "Kron.advance needs parameters that refresh together; some have missed steps: use step()"
+            )
+        return due.pop()
+
+    @torch.no_grad()
+    def apply(self, refresh: bool) -> None:
+        """Take the step that :meth:`advance` counted, with or without a refresh, for the parameters of the last step.
+
+        Every tensor it works on stays where it is from step to step, gradients too if they are kept
+        (``zero_grad(set_to_none=False)``), and the learning rate if it is a tensor, so it can be captured.
+        """
+        for index, group in enumerate(self.param_groups):
+            for cohort in self._laid_out.get(index, ([], []))[1]:
+                cohort.step(refresh, **{option: group[option] for option in STEP_OPTIONS})
+
+    @staticmethod
+    def estimate(
+        params: Iterable[Tensor],
+        *,
+        block_size: int = DEFAULT_BLOCK_SIZE,
+        refresh_floor: float = DEFAULT_REFRESH_FLOOR,
+        precision: str | None = None,
+    ) -> Estimate:
+        """What Kron would cost for ``params``, which may be on the meta device; nothing is allocated.
+
+        Args:
+            params: parameters of at most float32.
+            block_size: as of Kron.
+            refresh_floor: as of Kron.
+            precision: as of Kron.
+
+        Returns:
+            bytes between steps, bytes in passing, multiply-adds a step.
+        """
+        params = list(params)
+        device = params[0].device if params else torch.device("cpu")
+        dtype = _product_dtype(torch.float32, precision, device)
+        return estimate([param.shape for param in params], block_size, refresh_floor, dtype)
 
     def _cohorts(self, index: int, params: list[Tensor]) -> list[Cohort]:
         """Group ``index``'s parameters that have a gradient, by age; laid out anew when they are not those of the last
@@ -198,10 +260,7 @@ class Kron(torch.optim.Optimizer):
 
     def _dtype(self, param: Tensor) -> torch.dtype:
         """What the products with ``param``'s factors are computed in."""
-        state = _state_dtype(param)
-        if state != torch.float32 or self.precision == "fp32":
-            return state
-        return torch.bfloat16 if self.precision == "bf16" or has_fast_bf16(param.device) else state
+        return _product_dtype(_state_dtype(param), self.precision, param.device)
 
     def _step_classic(self, param: Tensor, group: dict[str, Any]) -> None:
         """Update one parameter by the classic rule, in the order of kron_torch: mean, balance, refresh, precondition,
@@ -306,6 +365,18 @@ def _check_gradients(group: dict[str, Any]) -> None:
     for i, param in enumerate(group["params"]):
         if param.grad is not None and param.grad.layout != torch.strided:
             raise UsageError(f"Kron needs dense gradients, got {param.grad.layout} for {_describe(group, i)}")
+
+
+def _advance(cohort: Cohort, group: dict[str, Any]) -> bool:
+    """Count one more step of a cohort; whether it refreshes."""
+    cohort.age += 1
+    return refresh_due(cohort.age - 1, group["refresh_warmup"], group["refresh_floor"])
+
+
+def _product_dtype(state: torch.dtype, precision: str | None, device: torch.device) -> torch.dtype:
+    if state != torch.float32 or precision == "fp32":
+        return state
+    return torch.bfloat16 if precision == "bf16" or has_fast_bf16(device) else state
 
 
 def _state_dtype(param: Tensor) -> torch.dtype:

@@ -70,7 +70,7 @@ class MatrixStack:
         self.chunk = CHUNK_ON_CPU if self.momentum.device.type == "cpu" else CHUNK_ELSEWHERE
         for Q, P in ((self.Q1, self.P1), (self.Q2, self.P2)):
             self._cache_gram(Q, P)
-        self._plan_products()
+        self._products: list[Any] = []
 
     def views(self, stacked: Tensor) -> list[Tensor]:
         """The parts of ``momentum`` or ``update`` that belong to the parameters, in the parameters' shapes."""
@@ -82,10 +82,10 @@ class MatrixStack:
 
     def precondition(self) -> None:
         """Set ``update`` to P1 momentum P2."""
-        for source, copy, first, second in self._products:
-            if copy is not source:
-                copy.copy_(source)
-            for left, right, out in (*first, *second):
+        for momentum, narrowed, products in self._products:
+            if narrowed is not momentum:
+                narrowed.copy_(momentum)
+            for left, right, out in products:
                 torch.bmm(left, right, out=out)
 
     def refresh(self, live: Tensor, correction: Tensor, rate: float) -> None:
@@ -157,29 +157,34 @@ class MatrixStack:
         length = max(1, self.chunk // (Q.shape[1] * Q.shape[2]))
         return [slice(start, start + length) for start in range(0, len(Q), length)]
 
-    def _plan_products(self) -> None:
+    @property
+    def scratch_size(self) -> int:
+        """Entries that :meth:`plan` needs."""
+        buffers = 1 if self.update.dtype == self.momentum.dtype else 2
+        return buffers * chunk_entries(self.part, len(self.params), self.chunk)
+
+    def plan(self, scratch: Tensor) -> None:
         """List the products of a step as (left, right, out), all of them views made once.
 
         A chunk is a number of whole matrices or, of a matrix larger than a chunk, a number of its blocks of rows.
+
+        Args:
+            scratch: what lies between two products, in the dtype of the products; other stacks may use it in turn.
         """
         count, rows, columns = self.momentum.shape
         block, (down, across) = self.part.block_rows, self.part.grid
         matrices = max(1, self.chunk // (rows * columns))
         blocks = max(1, min(down, self.chunk // (block * columns)))
-        largest = min(count, matrices) * (rows if blocks == down else blocks * block) * columns
-        between = self.update.new_empty(largest)
-        narrow = self.update.new_empty(largest) if self.update.dtype != self.momentum.dtype else None
         self._products = []
         for v, v_end in pairwise([*range(0, count, matrices), count]):
             for i, i_end in pairwise([*range(0, down, blocks), down]):
                 span = slice(i * block, i_end * block)
                 X = self.momentum[v:v_end, span]
-                copy = X if narrow is None else narrow[: X.numel()].view(X.shape)
-                Y = between[: X.numel()].view(X.shape)
+                Y = scratch[: X.numel()].view(X.shape)
                 Z = self.update[v:v_end, span]
-                by_block = (-1, block, columns)
-                P1 = self.P1[v * down + i : v * down + i_end] if v_end - v == 1 else self.P1[v * down : v_end * down]
-                first = [(P1, copy.reshape(by_block), Y.view(by_block))]
+                narrowed = X if X.dtype == Y.dtype else scratch[X.numel() : 2 * X.numel()].view(X.shape)
+                P1 = self.P1[v * down : v_end * down] if v_end - v > 1 else self.P1[v * down + i : v * down + i_end]
+                first = (P1, narrowed.view(-1, block, columns), Y.view(-1, block, columns))
                 P2 = self.P2.view(count, across, self.part.block_columns, -1)[v:v_end]
                 if across == 1:
                     second = [(Y, P2[:, 0], Z)]
@@ -189,7 +194,15 @@ class MatrixStack:
                         (y.view(panel).transpose(0, 1), p, z.view(panel).transpose(0, 1))
                         for y, p, z in zip(Y, P2, Z, strict=True)
                     ]
-                self._products.append((X, copy, first, second))
+                self._products.append((X, narrowed, [first, *second]))
+
+
+def chunk_entries(part: Partition, count: int, chunk: int) -> int:
+    """Entries of the largest chunk in which ``count`` matrices are preconditioned."""
+    rows, columns = part.padded
+    if rows * columns <= chunk:
+        return min(count, chunk // (rows * columns)) * rows * columns
+    return max(1, chunk // (part.block_rows * columns)) * part.block_rows * columns
 
 
 class VectorStack:

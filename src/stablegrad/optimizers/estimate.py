@@ -1,0 +1,87 @@
+"""What Kron costs, before a single byte of it is allocated."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from stablegrad.optimizers.partition import matrix_shape, partition
+from stablegrad.optimizers.schedule import refreshes_before
+from stablegrad.optimizers.stacks import CHUNK_ON_CPU, chunk_entries
+
+# A parameter's step count, and an index into the stack of vectors.
+STEP_BYTES = INDEX_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Memory and arithmetic of Kron for some parameters.
+
+    Attributes:
+        parameters: entries of all parameters.
+        state_bytes: what lies in memory between two steps: momentum, factors, the cached products of the factors and
+            the update, without parameters and gradients.
+        transient_bytes: the largest amount that a step takes on top and gives back, on the CPU.
+        plain_multiply_adds: of a step that leaves the factors alone.
+        refresh_multiply_adds: of a step that refreshes them.
+        refresh_rate: refreshes a step in the long run.
+    """
+
+    parameters: int
+    state_bytes: int
+    transient_bytes: int
+    plain_multiply_adds: int
+    refresh_multiply_adds: int
+    refresh_rate: float
+
+    @property
+    def multiply_adds(self) -> float:
+        """Of a step, on average in the long run."""
+        return self.plain_multiply_adds + self.refresh_rate * (self.refresh_multiply_adds - self.plain_multiply_adds)
+
+    def average_multiply_adds(self, steps: int, refresh_warmup: int) -> float:
+        """Of a step, on average over the first ``steps``."""
+        refreshes = refreshes_before(steps, refresh_warmup, self.refresh_rate) / steps
+        return self.plain_multiply_adds + refreshes * (self.refresh_multiply_adds - self.plain_multiply_adds)
+
+
+def estimate(shapes: Iterable[Sequence[int]], block_size: int, refresh_floor: float, dtype: torch.dtype) -> Estimate:
+    """The cost of Kron with the rule ``pro`` for parameters of these shapes.
+
+    Args:
+        shapes: shapes of the parameters.
+        block_size: the longest block.
+        refresh_floor: refreshes a step in the long run.
+        dtype: of the products; momentum and factors are float32.
+    """
+    wide, narrow = torch.float32.itemsize, dtype.itemsize
+    total = state = plain = refresh = scratch = moments = 0
+    matrices: Counter[tuple[int, int]] = Counter()
+    for shape in shapes:
+        size = math.prod(shape)
+        total += size
+        state += STEP_BYTES if size else 0
+        if size and len(shape) < 2:
+            # momentum, q, update and the owner of each entry; L and the length
+            state += size * (3 * wide + INDEX_BYTES) + wide + INDEX_BYTES
+            plain, refresh = plain + 2 * size, refresh + 20 * size
+        elif size:
+            matrices[matrix_shape(shape)] += 1
+    for shape, count in matrices.items():
+        part = partition(shape, block_size)
+        (rows, columns), (b1, b2) = part.padded, (part.block_rows, part.block_columns)
+        factors = rows * b1 + columns * b2
+        state += count * ((rows * columns + factors) * (wide + narrow) + sum(part.grid) * wide)
+        apply = count * rows * columns * (b1 + b2)
+        plain += apply
+        # The second moments cost as much as applying; the rule four products a factor, and its square one.
+        refresh += 2 * apply + 5 * count * (rows * b1 * b1 + columns * b2 * b2)
+        scratch = max(scratch, chunk_entries(part, count, CHUNK_ON_CPU) * narrow * (1 if narrow == wide else 2))
+        moments = max(moments, count * factors)
+    # The second moments of one stack, and some ten matrices of the rule's for a chunk of factors.
+    transient = moments * (narrow + wide) + 10 * min(moments, CHUNK_ON_CPU) * wide
+    return Estimate(total, state + scratch, transient, plain, refresh, refresh_floor)
