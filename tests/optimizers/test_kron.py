@@ -201,7 +201,7 @@ def test_no_factor_is_larger_than_a_block():
     for param in params:
         for key, value in optimizer.state[param].items():
             if key in ("Q1", "Q2"):
-                assert math.prod(value.shape[1:]) <= 128 * 128
+                assert math.prod(value.shape[1:]) <= 64 * 64
     factors = sum(state[key].numel() for state in optimizer.state.values() for key in ("Q1", "Q2") if key in state)
     assert factors <= 2 * sum(param.numel() for param in params)
 

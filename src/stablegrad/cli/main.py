@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "two settings with paired seeds: does the second learn better, and at what cost?",
     "report": "a run or a comparison as one offline HTML page",
     "envs": "what can be trained on",
+    "bench": "what an optimizer's step costs, beside others",
 }
 
 

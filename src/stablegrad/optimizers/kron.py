@@ -22,7 +22,7 @@ from stablegrad.optimizers.whitening import SIDE_RULES
 
 RULES = (*SIDE_RULES, "classic")
 
-DEFAULT_BLOCK_SIZE = 128
+DEFAULT_BLOCK_SIZE = 64
 
 DEFAULT_REFRESH_FLOOR = 0.1
 
@@ -36,7 +36,7 @@ class Kron(torch.optim.Optimizer):
 
     Keeps a running mean of each gradient, multiplies it on both sides by matrices that whiten it, and steps along the
     result, whose root mean square is held to 1.1 at most. Both matrices are block diagonal by default, with blocks of
-    about 128 x 128, and all weights of one shape are worked on in batched products. Scalars and vectors have a diagonal
+    about 64 x 64, and all weights of one shape are worked on in batched products. Scalars and vectors have a diagonal
     preconditioner.
 
     The preconditioners are refreshed on a schedule that depends only on how many steps a parameter has taken (see
@@ -55,7 +55,7 @@ class Kron(torch.optim.Optimizer):
         more only.
         rule: how preconditioners are fitted. ``pro`` and ``quad`` need only matrix products and work on blocks;
             ``classic`` is the rule of kron_torch, on whole matrices, with triangular solves and random probes.
-        block_size: no block of ``pro`` and ``quad`` is larger than this; None: 128.
+        block_size: no block of ``pro`` and ``quad`` is larger than this; None: 64.
         precondition_lr: step size of a refresh, in (0, 1).
         refresh_warmup: steps at the start that all refresh, at least 1; None: 100, and 500 with ``classic``, whose rule
             takes longer to fit (docs/optimizers.md has the measurement).

@@ -94,8 +94,8 @@ def learning_curves(series: list[ReturnSeries], summary: dict[str, Any]) -> Figu
         series: one entry a setting.
         summary: of the comparison, for the title.
     """
-    with _style():
-        figure = _figure(7.5, 4.2)
+    with styled():
+        figure = new_figure(7.5, 4.2)
         axes = figure.add_subplot()
         for entry in series:
             for _, finished, curve in entry.runs:
@@ -128,8 +128,8 @@ def gradient_heatmaps(maps: GradientMaps, title: str) -> Figure:
         title: what the runs have in common.
     """
     most = max(len(found.layers) for found in maps.maps)
-    with _style():
-        figure = _figure(5.6 * len(maps.maps) + 1.2, max(3.0, 0.17 * min(most, LABELLED_LAYERS) + 1.6))
+    with styled():
+        figure = new_figure(5.6 * len(maps.maps) + 1.2, max(3.0, 0.17 * min(most, LABELLED_LAYERS) + 1.6))
         norm = LogNorm(10**maps.low, 10**maps.high)
         panels = figure.subplots(1, len(maps.maps), squeeze=False)[0]
         for axes, name, found, seeds in zip(panels, maps.names, maps.maps, maps.seeds, strict=True):
@@ -166,8 +166,8 @@ def cost_bars(summary: dict[str, Any]) -> Figure:
     Args:
         summary: of the comparison.
     """
-    with _style():
-        figure = _figure(7.5, 2.6)
+    with styled():
+        figure = new_figure(7.5, 2.6)
         axes = figure.add_subplot()
         axes.grid(axis="y", visible=False)
         settings = summary["settings"]
@@ -199,12 +199,14 @@ def cost_bars(summary: dict[str, Any]) -> Figure:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def styled() -> Iterator[None]:
+    """The look of all figures."""
     with mpl.rc_context(STYLE):
         yield
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure; sides in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

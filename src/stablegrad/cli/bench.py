@@ -1,0 +1,120 @@
+"""``stablegrad bench optimizers``: what an optimizer's step costs, on the networks of arXiv 2506.15544."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from stablegrad.cli.arguments import parse
+from stablegrad.errors import UsageError, unknown_name
+from stablegrad.training.config import provenance, resolve_device
+from stablegrad.training.run_folder import write_atomically, write_json
+from stablegrad.training.tuning import keep_freed_memory
+
+SUBJECTS = ("optimizers",)
+NAMES = ("small", "medium", "large")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What ``stablegrad bench optimizers`` takes."""
+
+    sizes: tuple[str, ...] = tuple(f"{depth}/{width}" for depth in NAMES for width in NAMES)
+    """Networks, as depth/width."""
+    optimizers: tuple[str, ...] = ("radam", "adam", "kron", "muon", "soap", "kron_torch", "heavyball")
+    """Optimizers; radam and adam are what the others are compared with."""
+    rounds: int = 15
+    """Times that every kind of step is taken."""
+    batch_size: int = 128
+    """Rows of the forward and backward pass."""
+    seconds: float = 20.0
+    """An optimizer that has taken longer than this at one size sits out the rest of its rounds."""
+    device: str = "auto"
+    """cpu, cuda, cuda:<n>; auto: cuda where there is one."""
+    threads: int = 0
+    """Threads of torch; 0: one a core."""
+    dir: Path = Path("runs/bench-optimizers")
+    """Where optimizers.json and optimizers.png go."""
+    json: bool = False
+    """Print the figures as JSON on the last line."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out the command."""
+    subject, *rest = arguments or [""]
+    if subject not in SUBJECTS and subject not in ("-h", "--help"):
+        raise (
+            unknown_name("subject of 'bench'", subject, SUBJECTS)
+            if subject
+            else UsageError("bench what? try: stablegrad bench optimizers")
+        )
+    text = "What an optimizer's step costs beside forward and backward, interleaved, medians."
+    parsed = parse(Arguments, "bench optimizers", rest if subject in SUBJECTS else ["--help"], text)
+    if parsed.rounds < 1 or parsed.batch_size < 1 or parsed.seconds <= 0 or parsed.threads < 0:
+        raise UsageError("rounds, batch-size and seconds must be above 0, and threads at least 0")
+    # kron_torch compiles its functions for every shape, for minutes; here it runs as written.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    from stablegrad.reports.figures import png
+    from stablegrad.reports.optimizer_cost import cost_figure
+    from stablegrad.studies.optimizer_cost import CONTENDERS, measure, parse_size
+
+    for size in parsed.sizes:
+        parse_size(size)
+    for name in parsed.optimizers:
+        if name not in CONTENDERS:
+            raise unknown_name("optimizer to measure", name, CONTENDERS)
+    device = resolve_device(parsed.device)
+    keep_freed_memory()
+    if parsed.threads:
+        torch.set_num_threads(parsed.threads)
+    parsed.dir.mkdir(parents=True, exist_ok=True)
+    console, results = Console(), []
+    for size in parsed.sizes:
+        result = measure(
+            size,
+            parsed.optimizers,
+            rounds=parsed.rounds,
+            batch_size=parsed.batch_size,
+            seconds=parsed.seconds,
+            device=device,
+        )
+        results.append(result)
+        console.print(_table(result))
+        origin = provenance()
+        record = {name: origin[name] for name in ("command", "machine", "versions")}
+        settings = {"threads": torch.get_num_threads(), "batch_size": parsed.batch_size, "device": str(device)}
+        write_json(parsed.dir / "optimizers.json", {**record, **settings, "sizes": results})
+        write_atomically(parsed.dir / "optimizers.png", png(cost_figure(results)))
+    console.print(f"wrote {parsed.dir / 'optimizers.json'} and {parsed.dir / 'optimizers.png'}")
+    if parsed.json:
+        print(json.dumps(results))
+    return 0
+
+
+def _table(result: dict[str, Any]) -> Table:
+    title = (
+        f"{result['size']}: {result['parameters'] / 1e6:.1f} M parameters, "
+        f"forward + backward {result['forward_backward_ms']:.1f} ms"
+    )
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("optimizer")
+    for heading in ("step, ms", "by kind, ms", "training step / RAdam's", "/ Adam's", "state / parameters", "spread"):
+        table.add_column(heading, justify="right")
+    for name, entry in result["optimizers"].items():
+        if "note" in entry:
+            table.add_row(name, entry["note"])
+            continue
+        kinds = ", ".join(f"{kind} {value['ms']:.1f}" for kind, value in entry["kinds"].items())
+        ratios = [f"{entry[key]:.2f}" if key in entry else "–" for key in ("ratio_radam", "ratio_adam")]
+        spread = "–" if entry["spread"] is None else f"{entry['spread']:.0%}"
+        state = f"{entry['state_bytes'] / result['parameter_bytes']:.2f}"
+        table.add_row(name, f"{entry['step_ms']:.1f}", kinds, *ratios, state, spread)
+    return table
