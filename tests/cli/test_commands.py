@@ -1,5 +1,6 @@
 """The command as a person meets it: exit codes, one line where something is wrong, files where they belong."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -177,3 +178,45 @@ def test_the_module_and_debug(tmp_path):
     assert plain.stderr.count("\n") == 1
     debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
     assert "Traceback" in debug.stderr
+
+
+def test_bench_optimizers_measures_writes_and_says_what_is_missing(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    command = ["bench", "optimizers", "--sizes", "0/16", "1/24", "--rounds", "2", "--batch-size", "4", "--json"]
+    command += ["--optimizers", "radam", "adam", "kron", "heavyball", "--threads", "1", "--dir", "cost"]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    results = json.loads(output.splitlines()[-1])
+    saved = json.loads((tmp_path / "cost" / "optimizers.json").read_text())
+    assert saved["sizes"] == results
+    assert (tmp_path / "cost" / "optimizers.png").read_bytes().startswith(b"\x89PNG")
+    for result, size in zip(results, ("0/16", "1/24"), strict=True):
+        entries = result["optimizers"]
+        assert result["size"] == size
+        assert entries["radam"]["ratio_radam"] == 1.0
+        assert entries["radam"]["state_bytes"] == pytest.approx(2 * result["parameter_bytes"], rel=0.01)
+        kinds = entries["kron"]["kinds"]
+        assert entries["kron"]["step_ms"] == pytest.approx(0.9 * kinds["plain"]["ms"] + 0.1 * kinds["refresh"]["ms"])
+        assert kinds["plain"]["rounds"] == kinds["refresh"]["rounds"] == 2
+        if importlib.util.find_spec("heavyball") is None:
+            assert entries["heavyball"] == {"note": "not installed"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench"], "bench what? try: stablegrad bench optimizers"),
+        (["bench", "optimisers"], "did you mean 'optimizers'"),
+        (["bench", "optimizers", "--sizes", "small"], "a size is depth/width, as in small/small"),
+        (["bench", "optimizers", "--sizes", "small/smal"], "did you mean 'small'"),
+        (["bench", "optimizers", "--optimizers", "krn"], "did you mean 'kron'"),
+        (["bench", "optimizers", "--rounds", "0"], "rounds, batch-size and seconds must be above 0"),
+    ],
+)
+def test_bench_says_in_one_line_what_is_wrong(capsys, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, error = failure(capsys, arguments)
+    assert code == 2
+    assert message in error
+    assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ from stablegrad.agents.returns import lambda_returns
 from stablegrad.agents.rollout import Rollout
 from stablegrad.environments import EnvironmentSpec
 from stablegrad.errors import UsageError, unknown_name
-from stablegrad.networks import EncoderConfig, QNetwork, TorsoConfig, parameter_count
+from stablegrad.networks import EncoderConfig, QNetwork, TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
 from stablegrad.optimizers.gradients import clip_gradient_norm_
 
@@ -220,8 +220,3 @@ def build_network(config: PQNConfig, spec: EnvironmentSpec) -> QNetwork:
     return QNetwork(
         spec.observation_shape, spec.num_actions, encoder=config.encoder, torso=config.torso, is_image=spec.is_image
     )
-
-
-def count_parameters(config: PQNConfig, spec: EnvironmentSpec) -> int:
-    """Parameters of the network of a configuration; nothing is allocated."""
-    return parameter_count(lambda: build_network(config, spec))

@@ -33,6 +33,7 @@ class OptimizerEntry:
         lr_ratio: its learning rate over the one at which Adam trains the same network.
         options: what differs here from the class's own defaults.
         fused: whether the class has a fused implementation.
+        state_copies: tensors as large as the parameters that it keeps at least; Kron's are counted by itself.
     """
 
     module: str
@@ -40,6 +41,7 @@ class OptimizerEntry:
     lr_ratio: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
     fused: bool = False
+    state_copies: int = 2
 
     def load(self) -> Callable[..., torch.optim.Optimizer]:
         """The optimizer class."""
@@ -54,8 +56,8 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "adam": OptimizerEntry("torch.optim", "Adam", fused=True),
     "adamw": OptimizerEntry("torch.optim", "AdamW", fused=True),
     "radam": OptimizerEntry("torch.optim", "RAdam", options={"foreach": True}),
-    "sgd": OptimizerEntry("torch.optim", "SGD", lr_ratio=40.0, fused=True),
-    "rmsprop": OptimizerEntry("torch.optim", "RMSprop", options={"foreach": True}),
+    "sgd": OptimizerEntry("torch.optim", "SGD", lr_ratio=40.0, fused=True, state_copies=0),
+    "rmsprop": OptimizerEntry("torch.optim", "RMSprop", options={"foreach": True}, state_copies=1),
     "adabelief": OptimizerEntry("pytorch_optimizer", "AdaBelief"),
     "shampoo": OptimizerEntry(
         "pytorch_optimizer",
@@ -72,7 +74,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
         "pytorch_optimizer", "ApolloDQN", lr_ratio=10.0, options={"init_lr": None, "weight_decay_type": "decoupled"}
     ),
     "soap": OptimizerEntry("pytorch_optimizer", "SOAP"),
-    "muon": OptimizerEntry("pytorch_optimizer", "Muon", options={"use_adjusted_lr": True}),
+    "muon": OptimizerEntry("pytorch_optimizer", "Muon", options={"use_adjusted_lr": True}, state_copies=1),
     "kron": OptimizerEntry("stablegrad.optimizers.kron", "Kron", lr_ratio=KRON_LR_RATIO),
 }
 

@@ -223,6 +223,7 @@ class Kron(torch.optim.Optimizer):
         block_size: int = DEFAULT_BLOCK_SIZE,
         refresh_floor: float = DEFAULT_REFRESH_FLOOR,
         precision: str | None = None,
+        device: torch.device | None = None,
     ) -> Estimate:
         """What Kron would cost for ``params``, which may be on the meta device; nothing is allocated.
 
@@ -231,12 +232,13 @@ class Kron(torch.optim.Optimizer):
             block_size: as of Kron.
             refresh_floor: as of Kron.
             precision: as of Kron.
+            device: where it would run; None: where the parameters are.
 
         Returns:
             bytes between steps, bytes in passing, multiply-adds a step.
         """
         params = list(params)
-        device = params[0].device if params else torch.device("cpu")
+        device = device or (params[0].device if params else torch.device("cpu"))
         dtype = _product_dtype(torch.float32, precision, device)
         return estimate([param.shape for param in params], block_size, refresh_floor, dtype)
 

@@ -19,10 +19,10 @@ import torch
 import tyro
 
 from stablegrad.agents import PQNConfig
-from stablegrad.agents.pqn import count_parameters
 from stablegrad.agents.presets import apply_changes, parse_setting, preset_config
 from stablegrad.environments import AtariOptions, environment_spec
 from stablegrad.errors import StablegradError, UsageError, unknown_name
+from stablegrad.training.memory import MemoryNeed, check_memory, memory_need
 
 ALGORITHMS = ("pqn",)
 
@@ -90,11 +90,11 @@ class RunConfig:
 
     def check(self) -> None:
         """Raise UsageError for an environment that does not exist or suit the agent, or a missing device or package."""
-        resolve_device(self.device)
         spec = environment_spec(self.env, atari=self.atari)
         if spec.num_actions is None:
             raise UsageError(f"PQN needs discrete actions; those of {self.env!r} are not one choice out of a list")
-        count_parameters(self.agent, spec)  # builds the network without memory: what it cannot be is said here
+        # Builds the network without memory: what it cannot be is said here, too.
+        check_memory(self.agent, spec, resolve_device(self.device))
         if self.agent.optimizer.name == "shampoo":
             raise UsageError(
                 "shampoo cannot be trained with here: pytorch_optimizer keeps its state in objects, of which no safe "
@@ -102,6 +102,10 @@ class RunConfig:
             )
         if self.wandb is not None and importlib.util.find_spec("wandb") is None:
             raise UsageError("logging to Weights & Biases needs its package: pip install 'stablegrad[wandb]'")
+
+    def memory_need(self) -> MemoryNeed:
+        """What the run needs in memory, as far as it is known beforehand."""
+        return memory_need(self.agent, environment_spec(self.env, atari=self.atari), resolve_device(self.device))
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""

@@ -67,7 +67,10 @@ def train(config: RunConfig, run_dir: Path | str, *, quiet: bool = False) -> dic
         Interrupted: SIGINT or SIGTERM; a checkpoint was written and summary.json says "stopped".
     """
     config.check()
-    return Trainer(RunFolder.create(run_dir, config.to_json()), config, quiet=quiet).run()
+    folder = RunFolder.create(run_dir, config.to_json())
+    if not quiet:
+        print(f"needs {config.memory_need()}", file=sys.stderr)
+    return Trainer(folder, config, quiet=quiet).run()
 
 
 def resume(run_dir: Path | str, *, quiet: bool = False) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from stablegrad.agents.pqn import build_network
+from stablegrad.environments import environment_spec
+from stablegrad.errors import UsageError
+from stablegrad.training import memory
+from stablegrad.training.config import default_run
+from stablegrad.training.memory import memory_need
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["radam", "adam", "sgd", "rmsprop", "muon", "kron"])
+def test_what_is_said_beforehand_is_what_a_step_takes(name):
+    agent = default_run("CartPole-v1", f"baseline+optimizer.name={name}").agent
+    spec = environment_spec("CartPole-v1")
+    network = build_network(agent, spec)
+    optimizer = agent.optimizer.build(network)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    tensors = [
+        value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
+    ]
+    held = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+    need = memory_need(agent, spec, CPU)
+    weights = sum(parameter.numel() * 4 for parameter in network.parameters())
+    assert need.network == 2 * weights
+    if name == "kron":  # its state, and on top what it caches and passes through (tests/optimizers)
+        assert held < need.optimizer
+    else:
+        assert need.optimizer == pytest.approx(held, rel=0.02, abs=200)
+    assert need.rollout == (agent.num_steps + 1) * agent.num_envs * math.prod(spec.observation_shape) * 4
+
+
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_allocated(monkeypatch):
+    run = default_run("CartPole-v1", "stable+torso.width=200000")
+    with pytest.raises(UsageError, match=r"needs at least \d+\.\d GiB of memory .*choose a smaller --torso"):
+        run.check()
+    small = dataclasses.replace(run, agent=default_run("CartPole-v1", "stable").agent)
+    small.check()
+    monkeypatch.setattr(memory, "available_memory", lambda device: 10_000)
+    with pytest.raises(UsageError, match=r"0 MiB are free on cpu"):
+        small.check()
+    monkeypatch.setattr(memory, "available_memory", lambda device: None)
+    run.check()  # where the machine does not tell, nothing is refused
