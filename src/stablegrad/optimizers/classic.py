@@ -94,7 +94,9 @@ def refresh_side(Q: Tensor, gain: Tensor, inverse: Tensor, rate: float) -> Tenso
     """
     if Q.dim() == 2:
         T1, T2 = gain @ gain.mT, inverse @ inverse.mT
-        bound = norm_lower_bound((T1 + T2)[None])[0]
+        total = T1 + T2
+        largest = total.abs().max().clamp_min(tiny(Q))
+        bound = largest * norm_lower_bound((total / largest)[None])[0]
         return Q - (rate * (T1 - T2)).triu() / bound.clamp_min(tiny(Q)) @ Q
     t1, t2 = gain.square().sum(1), inverse.square().sum(1)
     return Q - rate * (t1 - t2) * Q / (t1 + t2).max().clamp_min(tiny(Q))

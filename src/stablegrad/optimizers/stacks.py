@@ -111,8 +111,10 @@ class MatrixStack:
 
     def _scale_fresh(self, live: Tensor, correction: Tensor) -> None:
         """Give factors that were never fitted the scale of their gradient."""
-        rms = correction * root_mean_square(self.momentum, self.part.rows * self.part.columns)
         fresh = live & (self.L1.view(len(live), -1).amax(1) == 0)
+        if fresh.device.type == "cpu" and not fresh.any():
+            return  # on the CPU it costs nothing to look; a GPU would have to be waited for
+        rms = correction * root_mean_square(self.momentum, self.part.rows * self.part.columns)
         scale = first_scale(rms, fresh, sides=2)
         for Q, P, blocks in zip((self.Q1, self.Q2), (self.P1, self.P2), self.part.grid, strict=True):
             own = each(scale.repeat_interleave(blocks))

@@ -22,13 +22,13 @@ from torch import Tensor
 # kron_torch reaches the same order, 1 / sqrt(float32 epsilon), by adding random noise to the gradient.
 MAX_AMPLIFICATION = 1e3
 
-# L is a running bound on ||T|| + tau that rises at once and falls slowly.
+# L is a running bound on ||T|| + tau that rises at once and falls slowly: L <- max(0.9 L + 0.1 bound, bound).
 BOUND_DECAY = 0.9
 
 # The longest turn of Q towards symmetry in one refresh.
 MAX_TURN = 0.125
 
-SideRule = Callable[[Tensor, Tensor, float, Tensor], Tensor]
+SideRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def each(scale: Tensor) -> Tensor:
@@ -54,19 +54,16 @@ def trace(A: Tensor) -> Tensor:
 def norm_lower_bound(S: Tensor) -> Tensor:
     """A cheap lower bound of the spectral norm of symmetric or skew-symmetric S [F, b, b], as [F].
 
-    One step of the power iteration from the longest column; the matrix is scaled by its largest entry first, so nothing
-    overflows.
+    One step of the power iteration from the longest column. Squares must neither overflow nor vanish.
     """
-    scale = S.abs().amax((1, 2)).clamp_min(tiny(S))
-    S = S / each(scale)
     longest = S.square().sum(1).argmax(1)
     x = S.gather(2, longest[:, None, None].expand(-1, S.shape[1], 1))
     y = S.mT @ x
     y = y / y.norm(dim=1, keepdim=True).clamp_min(tiny(S))
-    return (S @ y).norm(dim=(1, 2)) * scale
+    return (S @ y).norm(dim=(1, 2))
 
 
-def pro_step(Q: Tensor, T: Tensor, tau: float, step: Tensor) -> Tensor:
+def pro_step(Q: Tensor, T: Tensor, tau: Tensor, step: Tensor) -> Tensor:
     """The PRO rule, dQ = Q^0.5 E Q^1.5: step against T Q - tau Q, then turn Q back towards a symmetric positive matrix.
 
     The turn is Q <- (I + a R + a^2 R^2 / 2) Q with R = (Q' - Q) / ||Q' - Q||, a second-order rotation; a maximises the
@@ -74,9 +71,9 @@ def pro_step(Q: Tensor, T: Tensor, tau: float, step: Tensor) -> Tensor:
 
     Args:
         Q: factors [F, b, b].
-        T: second moment of the preconditioned gradient [F, b, b].
-        tau: its target.
-        step: step size over the bound of ||T|| + tau [F].
+        T: second moment of the preconditioned gradient [F, b, b], in any unit.
+        tau: its target [F], in the same unit.
+        step: step size over the bound of ||T|| + tau [F], in that unit.
     """
     Q = torch.baddbmm(each(1 + step * tau) * Q, each(-step) * T, Q)
     R = Q.mT - Q
@@ -87,7 +84,7 @@ def pro_step(Q: Tensor, T: Tensor, tau: float, step: Tensor) -> Tensor:
     return torch.baddbmm(Q, turn * R, torch.addcmul(Q, turn / 2, RQ))
 
 
-def quad_step(Q: Tensor, T: Tensor, tau: float, step: Tensor) -> Tensor:
+def quad_step(Q: Tensor, T: Tensor, tau: Tensor, step: Tensor) -> Tensor:
     """The QUAD rule: half a step from the left, half from the right, and the symmetric part; arguments as in
     :func:`pro_step`."""
     keep, T = each(1 + step * tau / 2), each(-step / 2) * T
@@ -119,27 +116,15 @@ def first_scale(rms: Tensor, fresh: Tensor, sides: int) -> Tensor:
     return torch.where(fresh & (rms > 0) & rms.isfinite(), rms.pow(-0.5 / sides), 1.0)
 
 
-def raised_bound(L: Tensor, bound: Tensor) -> Tensor:
-    """L <- max(0.9 L + 0.1 bound, bound)."""
-    return torch.maximum(L.lerp(bound, 1 - BOUND_DECAY), bound)
-
-
-def damped(T: Tensor, P: Tensor, tau: float) -> Tensor:
-    """T plus what holds directions without gradient at MAX_AMPLIFICATION times the gradient-weighted mean of P.
-
-    With p the amplification of a direction and p0 that mean, T = 0 there becomes tau p / (K p0), which meets the target
-    at p = K p0. A direction with a gradient is moved by one part in K.
-    """
-    weight = tau * trace(T) / (MAX_AMPLIFICATION * (T * P).sum((1, 2))).clamp_min(tiny(T))
-    return torch.addcmul(T, each(weight), P)
-
-
 def refreshed(
     rule: SideRule, Q: Tensor, L: Tensor, P: Tensor, T: Tensor, tau: float, live: Tensor, rate: float
 ) -> tuple[Tensor, Tensor]:
     """One refresh of the factors of one side.
 
-    A factor whose T is zero (no gradient) or not finite stays as it is.
+    Directions without gradient are held at MAX_AMPLIFICATION times the gradient-weighted mean of P: with p the
+    amplification of a direction and p0 that mean, T = 0 there is replaced by tau p / (K p0), which meets the target at
+    p = K p0. A direction with a gradient is moved by one part in K. A factor whose T is zero (no gradient) or not
+    finite stays as it is.
 
     Args:
         rule: one of :data:`SIDE_RULES`.
@@ -154,11 +139,16 @@ def refreshed(
     Returns:
         The new Q and L.
     """
-    T = damped(T, P.to(T.dtype), tau)
-    bound = norm_lower_bound(T) + tau
-    live = live & (bound > tau) & bound.isfinite()
-    raised = raised_bound(L, bound)
-    fitted = rule(Q, T, tau, rate / raised)
+    # Everything that follows is in units of T's trace, so that no square overflows.
+    total = trace(T)
+    unit = total.clamp_min(tiny(T))
+    T, P = T / each(unit), P.to(T.dtype)
+    weight = tau / (MAX_AMPLIFICATION * (T * P).sum((1, 2))).clamp_min(tiny(T)) / unit
+    T = torch.addcmul(T, each(weight), P)
+    bound = unit * norm_lower_bound(T) + tau
+    live = live & (total > 0) & bound.isfinite()
+    raised = torch.maximum(L.lerp(bound, 1 - BOUND_DECAY), bound)
+    fitted = rule(Q, T, tau / unit, rate * unit / raised)
     return torch.where(each(live), fitted, Q), torch.where(live, raised, L)
 
 
@@ -191,7 +181,7 @@ def refreshed_diagonal(
     t = torch.addcmul(t, weight[owner], p)
     bound = _per_vector(t, lengths, "max") + 1
     live = live & (largest > 0) & bound.isfinite()
-    raised = raised_bound(L, bound)
+    raised = torch.maximum(L.lerp(bound, 1 - BOUND_DECAY), bound)
     fitted = scale * (q - (rate / raised)[owner] * (t - 1) * q)
     return torch.where(live[owner], fitted, q), torch.where(live, raised, L)
 
