@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume
+.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-kron-digits
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -43,6 +43,12 @@ bench-overhead: $(VENV)/.base ## share of the wall time that environment, act, u
 
 bench-resume: $(VENV)/.base ## 20 runs killed with -9 at random moments and resumed, compared bit for bit
 	$(BIN)/python benchmarks/resume.py
+
+bench-kron: $(VENV)/.dev ## what a step of Kron costs beside RAdam, Adam, Muon, SOAP and kron_torch, by network size
+	$(BIN)/stablegrad bench optimizers --dir benchmarks/results/optimizer_cost
+
+bench-kron-digits: $(VENV)/.dev ## Kron beside kron_torch's rule on reshuffled labels, 10 seeds (hours; goes on where it was stopped)
+	$(BIN)/python benchmarks/kron_digits.py
 
 clean: ## remove the virtual environment and what was built
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache

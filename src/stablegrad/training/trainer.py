@@ -31,6 +31,7 @@ from stablegrad.agents import PQN
 from stablegrad.agents.rollout import Rollout
 from stablegrad.environments import environment_seeds, environment_spec, make_vector_env
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, UsageError
+from stablegrad.hardware import has_fast_bf16
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, load_weights, save_checkpoint
 from stablegrad.training.config import RunConfig, resolve_device, usable_cores
 from stablegrad.training.evaluation import evaluate
@@ -70,6 +71,8 @@ def train(config: RunConfig, run_dir: Path | str, *, quiet: bool = False) -> dic
     folder = RunFolder.create(run_dir, config.to_json())
     if not quiet:
         print(f"needs {config.memory_need()}", file=sys.stderr)
+        if config.agent.precision == "bf16" and not has_fast_bf16(resolve_device(config.device)):
+            print("bf16 is only emulated here and far slower than fp32", file=sys.stderr)
     return Trainer(folder, config, quiet=quiet).run()
 
 
