@@ -221,7 +221,7 @@ def tensors_of(optimizer):
     for _, cohorts in optimizer._laid_out.values():
         for cohort in cohorts:
             kept += [cohort.sizes, cohort.step_counts]
-            for stack in cohort.stacks:
+            for stack in (*cohort.stacks, *cohort.banks):
                 kept += [value for value in vars(stack).values() if isinstance(value, torch.Tensor)]
                 if hasattr(stack, "_products"):
                     kept += [out for _, _, products in stack._products for _, _, out in products]
@@ -316,8 +316,8 @@ def test_the_precision_follows_the_hardware(monkeypatch):
         params = network()
         optimizer = make(params)
         train(params, optimizer, range(1))
-        stacks = [stack for _, cohorts in optimizer._laid_out.values() for cohort in cohorts for stack in cohort.stacks]
-        assert {stack.P1.dtype for stack in stacks if hasattr(stack, "P1")} == {expected}
+        banks = [bank for _, cohorts in optimizer._laid_out.values() for cohort in cohorts for bank in cohort.banks]
+        assert {bank.P.dtype for bank in banks} == {expected}
 
 
 @given(

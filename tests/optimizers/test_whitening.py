@@ -6,36 +6,47 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stablegrad.optimizers import classic, stacks, whitening
+from stablegrad.optimizers.cohorts import Cohort
 from stablegrad.optimizers.partition import partition
-from stablegrad.optimizers.stacks import MatrixStack
 from stablegrad.optimizers.whitening import SIDE_RULES, gram, norm_lower_bound
 
 
-def fresh(count, m, n, rule="pro", dtype=torch.float32, block_size=1000):
-    """A stack of ``count`` matrices m x n with identity factors."""
-    part = partition((m, n), block_size)
-    states = [
-        {
-            "momentum": torch.zeros(1, *part.padded, dtype=dtype),
-            **{
-                f"Q{side}": torch.eye(size, dtype=dtype).repeat(blocks, 1, 1)
-                for side, size, blocks in zip((1, 2), (part.block_rows, part.block_columns), part.grid, strict=True)
-            },
-            **{f"L{side}": torch.zeros(blocks, dtype=dtype) for side, blocks in zip((1, 2), part.grid, strict=True)},
-        }
-        for _ in range(count)
-    ]
-    params = [torch.zeros(m, n, dtype=dtype) for _ in range(count)]
-    stack = MatrixStack(params, states, part, SIDE_RULES[rule], dtype)
-    stack.plan(torch.empty(stack.scratch_size, dtype=dtype))
-    return stack
+class Fitted:
+    """Factors of ``count`` matrices m x n, at first identities, in a cohort of their own."""
+
+    def __init__(self, count, m, n, rule="pro", dtype=torch.float32, block_size=1000):
+        self.params = [torch.zeros(m, n, dtype=dtype) for _ in range(count)]
+        part = partition((m, n), block_size)
+        states = [
+            {
+                "step": torch.zeros(1, dtype=torch.int64),
+                "momentum": torch.zeros(1, *part.padded, dtype=dtype),
+                **{
+                    f"Q{side}": torch.eye(size, dtype=dtype).repeat(blocks, 1, 1)
+                    for side, size, blocks in zip((1, 2), (part.block_rows, part.block_columns), part.grid, strict=True)
+                },
+                **{
+                    f"L{side}": torch.zeros(blocks, dtype=dtype) for side, blocks in zip((1, 2), part.grid, strict=True)
+                },
+            }
+            for _ in range(count)
+        ]
+        self.cohort = Cohort(self.params, states, block_size, SIDE_RULES[rule], dtype)
+        (self.stack,) = self.cohort.matrices
+        self.part, self.momentum, self.update = part, self.stack.momentum, self.stack.update
+
+    def __getattr__(self, name):
+        """Q1, Q2, L1, L2, P1 and P2, in the padded size."""
+        side = {"1": self.stack.left, "2": self.stack.right}[name[1:]]
+        return getattr(side.bank, name[0])[side.span]
 
 
-def refresh(stack, X, rate=0.1):
+def refresh(fitted, X, rate=0.1, live=None):
     """One refresh from averaged gradients X [count, m, n]."""
-    for view, x in zip(stack.views(stack.momentum), X, strict=True):
+    for view, x in zip(fitted.stack.views(fitted.momentum), X, strict=True):
         view.copy_(x)
-    stack.refresh(torch.ones(len(X), dtype=torch.bool), torch.ones((), dtype=X.dtype), rate)
+    live = torch.ones(len(X), dtype=torch.bool) if live is None else live
+    fitted.cohort._refresh(live, torch.ones((), dtype=X.dtype), rate)
 
 
 def dense(blocks, size):
@@ -78,7 +89,7 @@ class KnownGradient:
     [("pro", 1.0, 0.3, 0.19, 0.19), ("pro", 1e-6, 0.3, 0.19, 0.19), ("quad", 1e3, 0.3, 0.22, 0.22)],
 )
 def test_whitens_a_known_covariance(rule, scale, at_100, at_500, at_1500):
-    gradient, stack, spectrum = KnownGradient(scale), fresh(1, 64, 96, rule), {}
+    gradient, stack, spectrum = KnownGradient(scale), Fitted(1, 64, 96, rule), {}
     assert gradient.whitened(torch.eye(64), torch.eye(96)).std() > 1.4
     for step in range(1, 1501):
         refresh(stack, gradient.sample()[None])
@@ -109,7 +120,7 @@ def test_starting_at_the_gradients_scale_whitens_sooner_than_at_identity(scale):
     """Why first_scale exists; factors whose bound is not 0 are not fresh and so start at the identity."""
     spreads, means = [], []
     for bound in (0.0, 1e-30):
-        gradient, stack = KnownGradient(scale), fresh(1, 64, 96)
+        gradient, stack = KnownGradient(scale), Fitted(1, 64, 96)
         stack.L1 += bound
         stack.L2 += bound
         for step in range(1, 101):
@@ -129,7 +140,7 @@ def test_starting_at_the_gradients_scale_whitens_sooner_than_at_identity(scale):
 def test_stacked_equals_one_matrix_at_a_time(rule):
     torch.manual_seed(0)
     X = torch.randn(4, 5, 8) * torch.tensor([1e-5, 1.0, 1e4, 0.0])[:, None, None]
-    stack, singles = fresh(4, 5, 8, rule, block_size=3), [fresh(1, 5, 8, rule, block_size=3) for _ in range(4)]
+    stack, singles = Fitted(4, 5, 8, rule, block_size=3), [Fitted(1, 5, 8, rule, block_size=3) for _ in range(4)]
     for _ in range(20):
         X = X * torch.randn(4, 5, 8)
         refresh(stack, X)
@@ -152,19 +163,19 @@ def test_the_update_is_the_product_with_dense_block_diagonal_matrices(shape, blo
     (count, m, n), chunk_before = shape, stacks.CHUNK_ON_CPU
     try:
         stacks.CHUNK_ON_CPU = chunk
-        stack = fresh(count, m, n, dtype=torch.float64, block_size=block_size)
+        stack = Fitted(count, m, n, dtype=torch.float64, block_size=block_size)
     finally:
         stacks.CHUNK_ON_CPU = chunk_before
     for _ in range(3):
         X = torch.randn(shape, generator=generator, dtype=torch.float64)
         refresh(stack, X)
-    stack.precondition()
+    stack.stack.precondition()
     (down, across), (rows, columns) = stack.part.grid, stack.part.padded
     P1s, P2s = (
         gram(stack.Q1).view(count, down, *stack.Q1.shape[1:]),
         gram(stack.Q2).view(count, across, *stack.Q2.shape[1:]),
     )
-    for update, x, P1, P2 in zip(stack.views(stack.update), X, P1s, P2s, strict=True):
+    for update, x, P1, P2 in zip(stack.stack.views(stack.update), X, P1s, P2s, strict=True):
         torch.testing.assert_close(update, dense(P1, m) @ x @ dense(P2, n), rtol=1e-9, atol=1e-9)
     assert stack.update.shape == (count, rows, columns)
 
@@ -172,7 +183,7 @@ def test_the_update_is_the_product_with_dense_block_diagonal_matrices(shape, blo
 def test_factors_of_blocks_see_all_that_lies_in_their_rows_and_columns():
     """Second moments of every block of rows over all columns and the reverse: the slow loop, with one matrix."""
     torch.manual_seed(0)
-    stack, X = fresh(1, 6, 9, dtype=torch.float64, block_size=3), torch.randn(1, 6, 9).double()
+    stack, X = Fitted(1, 6, 9, dtype=torch.float64, block_size=3), torch.randn(1, 6, 9).double()
     for _ in range(5):
         before = stack.Q1.clone(), stack.Q2.clone(), stack.L1.clone(), stack.L2.clone()
         if before[2].any():
@@ -186,7 +197,7 @@ def test_factors_of_blocks_see_all_that_lies_in_their_rows_and_columns():
                         L[None],
                         gram(Q)[None],
                         (rows @ rows.T)[None],
-                        9,
+                        torch.tensor([9.0]).double(),
                         torch.ones(1).bool(),
                         0.1,
                     )[0][0]
@@ -201,7 +212,7 @@ def test_factors_of_blocks_see_all_that_lies_in_their_rows_and_columns():
                         L[None],
                         gram(Q)[None],
                         (part.T @ part)[None],
-                        6,
+                        torch.tensor([6.0]).double(),
                         torch.ones(1).bool(),
                         0.1,
                     )[0][0]
@@ -246,7 +257,7 @@ def test_pro_equals_a_slow_loop(monkeypatch):
     monkeypatch.setattr(whitening, "MAX_AMPLIFICATION", 1e12)
     torch.manual_seed(0)
     m, n = 4, 6
-    stack = fresh(1, m, n, dtype=torch.float64)
+    stack = Fitted(1, m, n, dtype=torch.float64)
     stack.Q1.copy_(torch.randn(1, m, m))
     stack.Q2.copy_(torch.randn(1, n, n))
     stack.P1.copy_(gram(stack.Q1))
@@ -283,7 +294,7 @@ def test_turning_the_gradient_turns_the_update(seed, rule):
     are used."""
     generator = torch.Generator().manual_seed(seed)
     s, t = (torch.randint(0, 2, (size,), generator=generator).double() * 2 - 1 for size in (5, 7))
-    plain, turned = fresh(1, 5, 7, rule, torch.float64), fresh(1, 5, 7, rule, torch.float64)
+    plain, turned = Fitted(1, 5, 7, rule, torch.float64), Fitted(1, 5, 7, rule, torch.float64)
     for _ in range(10):
         X = torch.randn(1, 5, 7, generator=generator, dtype=torch.float64)
         refresh(plain, X)
@@ -296,7 +307,7 @@ def test_turning_the_gradient_turns_the_update(seed, rule):
 @settings(max_examples=30, deadline=None)
 def test_the_scale_of_the_gradient_does_not_matter(seed, exponent, rule):
     generator = torch.Generator().manual_seed(seed)
-    plain, scaled = fresh(1, 5, 7, rule, torch.float64), fresh(1, 5, 7, rule, torch.float64)
+    plain, scaled = Fitted(1, 5, 7, rule, torch.float64), Fitted(1, 5, 7, rule, torch.float64)
     for _ in range(10):
         X = torch.randn(1, 5, 7, generator=generator, dtype=torch.float64)
         refresh(plain, X)
@@ -312,7 +323,7 @@ def test_the_scale_of_the_gradient_does_not_matter(seed, exponent, rule):
 @pytest.mark.parametrize("rule", SIDE_RULES)
 def test_directions_without_gradient_stay_bounded(rule):
     torch.manual_seed(0)
-    stack = fresh(1, 6, 8, rule)
+    stack = Fitted(1, 6, 8, rule)
     for _ in range(3000):
         X = torch.randn(1, 6, 8)
         X[:, 2], X[:, :, 5] = 0, 0
@@ -324,18 +335,17 @@ def test_directions_without_gradient_stay_bounded(rule):
 
 def test_a_zero_gradient_and_one_that_may_not_change_anything_change_nothing():
     torch.manual_seed(0)
-    stack = fresh(2, 3, 4)
+    stack = Fitted(2, 3, 4)
     refresh(stack, torch.randn(2, 3, 4))
     before = {key: getattr(stack, key).clone() for key in ("Q1", "Q2", "L1", "L2")}
-    stack.momentum[0] = 0
-    stack.refresh(torch.tensor([True, False]), torch.ones(()), 0.1)
+    refresh(stack, torch.stack([torch.zeros(3, 4), torch.randn(3, 4)]), live=torch.tensor([True, False]))
     for key, old in before.items():
         torch.testing.assert_close(getattr(stack, key), old, rtol=1e-6, atol=0)
 
 
 def test_both_sides_are_kept_at_one_scale():
     torch.manual_seed(0)
-    stack = fresh(3, 4, 5)
+    stack = Fitted(3, 4, 5)
     for _ in range(5):
         refresh(stack, torch.randn(3, 4, 5))
     first, second = (Q.square().mean((1, 2)) for Q in (stack.Q1, stack.Q2))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from stablegrad.optimizers.partition import partition
-from stablegrad.optimizers.stacks import MatrixStack, Stack, State, VectorStack, join
+from stablegrad.optimizers.partition import Partition, matrix_shape, partition
+from stablegrad.optimizers.stacks import FactorBank, MatrixStack, Side, State, VectorStack, chunk_size, join
 from stablegrad.optimizers.whitening import SideRule
 
 # The root mean square above which a parameter's update is scaled down (Adam's is about 1).
@@ -40,23 +41,22 @@ class Cohort:
     ) -> None:
         alike: dict[tuple[int, ...], list[int]] = {}
         for i, param in enumerate(params):
-            part = partition(param.shape, block_size) if param.dim() >= 2 else None
-            alike.setdefault((part.rows, part.columns) if part else (), []).append(i)
-        self.stacks: list[Stack] = []
-        for shape, members in alike.items():
-            own_params, own_states = [params[i] for i in members], [states[i] for i in members]
-            if shape:
-                part = partition(shape, block_size)
-                self.stacks.append(MatrixStack(own_params, own_states, part, rule, dtype))
-            else:
-                self.stacks.append(VectorStack(own_params, own_states))
-        matrix_stacks = [stack for stack in self.stacks if isinstance(stack, MatrixStack)]
-        if matrix_stacks:
-            scratch = matrix_stacks[0].update.new_empty(max(stack.scratch_size for stack in matrix_stacks))
-            for stack in matrix_stacks:
-                stack.plan(scratch)
+            alike.setdefault(matrix_shape(param.shape) if param.dim() >= 2 else (), []).append(i)
+        vectors = alike.pop((), [])
+        parts = {shape: partition(shape, block_size) for shape in alike}
+        sides, self.banks = self._bank_factors(states, alike, parts, rule, dtype)
+        self.matrices = [
+            MatrixStack([params[i] for i in members], [states[i] for i in members], parts[shape], *sides[shape])
+            for shape, members in alike.items()
+        ]
+        scratch_size = max((stack.scratch_size for stack in self.matrices), default=0)
+        scratch = torch.empty(scratch_size, dtype=dtype, device=params[0].device)
+        for stack in self.matrices:
+            stack.plan(scratch)
+        self.vectors = [VectorStack([params[i] for i in vectors], [states[i] for i in vectors])] if vectors else []
+        self.stacks: list[MatrixStack | VectorStack] = [*self.matrices, *self.vectors]
         self.params = [param for stack in self.stacks for param in stack.params]
-        self.states = [states[i] for members in alike.values() for i in members]
+        self.states = [states[i] for members in (*alike.values(), vectors) for i in members]
         self.held = [state["momentum"] for state in self.states]
         self.momenta = [view for stack in self.stacks for view in stack.views(stack.momentum)]
         self.updates = [view for stack in self.stacks for view in stack.views(stack.update)]
@@ -87,11 +87,10 @@ class Cohort:
         torch._foreach_lerp_(self.momenta, gradients, 1 - momentum)
         self.step_counts.add_(1)
         correction = 1 / (1 - momentum ** self.step_counts[0].to(self.sizes.dtype))
-        alive = finite.split([len(stack.params) for stack in self.stacks])
-        for stack, live in zip(self.stacks, alive, strict=True):
-            if refresh:
-                stack.refresh(live, correction, precondition_lr)
-            else:
+        if refresh:
+            self._refresh(finite, correction, precondition_lr)
+        else:
+            for stack in self.stacks:
                 stack.precondition()
         rms = correction * torch.cat([stack.norms() for stack in self.stacks]) / self.sizes.sqrt()
         rate = finite * lr
@@ -101,6 +100,55 @@ class Cohort:
             factors = [factor for factor, param in zip(kept, self.params, strict=True) if param.dim() >= 2]
             torch._foreach_mul_(self.decaying, factors)
         torch._foreach_addcmul_(self.params, self.updates, list(scales.unbind()))
+
+    @staticmethod
+    def _bank_factors(
+        states: Sequence[State],
+        alike: Mapping[tuple[int, ...], Sequence[int]],
+        parts: Mapping[tuple[int, ...], Partition],
+        rule: SideRule,
+        dtype: torch.dtype,
+    ) -> tuple[dict[tuple[int, ...], tuple[Side, Side]], list[FactorBank]]:
+        """Put all factors of one size into one bank; where every shape's left and right ones are, and the banks."""
+        by_length: dict[int, list[tuple[State, str, float]]] = {}
+        spans: list[tuple[tuple[int, ...], int, slice, int]] = []
+        counts: Counter[int] = Counter()
+        for shape, members in alike.items():
+            part = parts[shape]
+            for side, length, blocks, tau in (
+                ("1", part.block_rows, part.grid[0], part.columns),
+                ("2", part.block_columns, part.grid[1], part.rows),
+            ):
+                by_length.setdefault(length, []).extend((states[i], side, float(tau)) for i in members)
+                end = counts[length] + blocks * len(members)
+                spans.append((shape, length, slice(counts[length], end), blocks))
+                counts[length] = end
+        chunk = chunk_size(states[0]["momentum"].device)
+        banks = {length: FactorBank(sides, rule, dtype, chunk) for length, sides in by_length.items()}
+        placed = [(shape, Side(banks[length], span, blocks)) for shape, length, span, blocks in spans]
+        return {
+            shape: (left, right) for (shape, left), (_, right) in zip(placed[::2], placed[1::2], strict=True)
+        }, list(banks.values())
+
+    def _refresh(self, finite: Tensor, correction: Tensor, rate: float) -> None:
+        """Precondition, and fit the factors to what comes out, except those whose gradient was not ``finite``."""
+        alive = finite.split([len(stack.params) for stack in self.stacks])
+        moments = {id(bank): torch.empty_like(bank.P) for bank in self.banks}
+        live = {id(bank): torch.empty_like(bank.L, dtype=torch.bool) for bank in self.banks}
+        for stack, own in zip(self.matrices, alive, strict=False):
+            stack.scale_fresh(own, correction)
+            stack.precondition()
+            for bank, span, blocks in (stack.left, stack.right):
+                live[id(bank)][span] = own.repeat_interleave(blocks)
+            stack.second_moments(*(moments[id(side.bank)][side.span] for side in (stack.left, stack.right)))
+        for bank in self.banks:
+            bank.fit(moments[id(bank)], correction.square(), live[id(bank)], rate)
+        for stack in self.matrices:
+            stack.balance()
+        for bank in self.banks:
+            bank.cache_gram()
+        for vectors in self.vectors:
+            vectors.refresh(alive[-1], correction, rate)
 
     def _gradients(self) -> tuple[list[Tensor], Tensor]:
         """The gradients, in the state's dtype, and which of them are finite [P].

@@ -75,7 +75,7 @@ def estimate(shapes: Iterable[Sequence[int]], block_size: int, refresh_floor: fl
         part = partition(shape, block_size)
         (rows, columns), (b1, b2) = part.padded, (part.block_rows, part.block_columns)
         factors = rows * b1 + columns * b2
-        state += count * ((rows * columns + factors) * (wide + narrow) + sum(part.grid) * wide)
+        state += count * ((rows * columns + factors) * (wide + narrow) + 2 * sum(part.grid) * wide)
         apply = count * rows * columns * (b1 + b2)
         plain += apply
         # The second moments cost as much as applying; the rule four products a factor, and its square one.

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+# Lengths of blocks above this are multiples of it.
+LENGTH_UNIT = 16
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -54,14 +57,12 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int]:
 def block_length(length: int, block_size: int) -> int:
     """The length of the equal pieces, none above ``block_size``, into which ``length`` is cut.
 
-    The largest divisor of ``length`` that is at least half a block, so that nothing is padded (3136 = 28 x 112); where
-    there is none, the fewest pieces of near-equal length (257 = 129 + 128, padded by one).
+    The fewest pieces, of a length rounded up to a multiple of 16 where ``block_size`` allows it: what is padded costs
+    less than factors of many different sizes, as all of one size are fitted together (100 = 64 + 36, padded by 28).
     """
     fewest = -(-length // block_size)
-    for pieces in range(fewest, max(fewest, 2 * length // block_size) + 1):
-        if length % pieces == 0:
-            return length // pieces
-    return -(-length // fewest)
+    piece = -(-length // fewest)
+    return piece if piece <= LENGTH_UNIT else min(-(-piece // LENGTH_UNIT) * LENGTH_UNIT, block_size)
 
 
 def partition(shape: Sequence[int], block_size: int) -> Partition:

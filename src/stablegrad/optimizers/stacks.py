@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,16 +27,80 @@ State = dict[str, Any]
 
 # Entries of a matrix stack that are worked on at once: what lies between two products stays in the processor's cache,
 # and nothing as large as the parameters is allocated in passing. A GPU wants few, large products instead.
-CHUNK_ON_CPU = 2**20
+CHUNK_ON_CPU = 2**21
 CHUNK_ELSEWHERE = 2**26
 
 
-def join(states: Sequence[State], key: str) -> Tensor:
-    """Concatenate one entry of all states and make every state's entry a slice of the result."""
-    stacked = torch.cat([state[key] for state in states])
-    for state, own in zip(states, stacked.split([len(state[key]) for state in states]), strict=True):
-        state[key] = own
+def chunk_size(device: torch.device) -> int:
+    """Entries to work on at once."""
+    return CHUNK_ON_CPU if device.type == "cpu" else CHUNK_ELSEWHERE
+
+
+def join(states: Sequence[State], key: str | Sequence[str]) -> Tensor:
+    """Concatenate one entry of all states and make every state's entry a slice of the result.
+
+    Args:
+        states: the states.
+        key: the entry of all of them, or one a state.
+    """
+    keys = [key] * len(states) if isinstance(key, str) else key
+    pieces = [state[name] for state, name in zip(states, keys, strict=True)]
+    stacked = torch.cat(pieces)
+    for state, name, own in zip(states, keys, stacked.split(list(map(len, pieces))), strict=True):
+        state[name] = own
     return stacked
+
+
+class FactorBank:
+    """All factors of one size, of any number of stacks and of both sides, fitted together.
+
+    Args:
+        sides: (state, side, tau): whose factors, "1" (left) or "2" (right), and the target of their second moments. The
+            states' tensors become slices of the bank's.
+        rule: how factors are refreshed.
+        dtype: of ``P``, the cached products Q' Q.
+        chunk: entries that are worked on at once.
+    """
+
+    def __init__(
+        self, sides: Sequence[tuple[State, str, float]], rule: SideRule, dtype: torch.dtype, chunk: int
+    ) -> None:
+        self.rule = rule
+        self.Q, self.L = (join([state for state, _, _ in sides], [key + s for _, s, _ in sides]) for key in ("Q", "L"))
+        lengths = torch.tensor([len(state["Q" + side]) for state, side, _ in sides])
+        self.tau = self.L.new_tensor([tau for _, _, tau in sides]).repeat_interleave(lengths.to(self.L.device))
+        self.P = torch.empty_like(self.Q, dtype=dtype)
+        piece = max(1, chunk // (self.Q.shape[1] * self.Q.shape[2]))
+        self._chunks = [slice(start, start + piece) for start in range(0, len(self.Q), piece)]
+        self.cache_gram()
+
+    def cache_gram(self) -> None:
+        """Bring P up to date."""
+        for some in self._chunks:
+            self.P[some].copy_(gram(self.Q[some]))
+
+    def fit(self, second_moment: Tensor, scale: Tensor, live: Tensor, rate: float) -> None:
+        """One refresh of all factors, P excepted.
+
+        Args:
+            second_moment: of what was preconditioned, before ``scale`` [F, b, b].
+            scale: what to multiply it by, a scalar.
+            live: factors that may change [F], bool.
+            rate: step size in (0, 1).
+        """
+        for some in self._chunks:
+            T = scale * second_moment[some].to(self.Q.dtype)
+            Q, L = refreshed(self.rule, self.Q[some], self.L[some], self.P[some], T, self.tau[some], live[some], rate)
+            self.Q[some].copy_(Q)
+            self.L[some].copy_(L)
+
+
+class Side(NamedTuple):
+    """One stack's factors in a bank: a run of them, ``blocks`` a parameter."""
+
+    bank: FactorBank
+    span: slice
+    blocks: int
 
 
 class MatrixStack:
@@ -50,26 +114,16 @@ class MatrixStack:
         params: the parameters.
         states: their states; their tensors become slices of the stack's.
         part: how each of them is cut.
-        rule: how factors are refreshed.
-        dtype: of the products of each step; factors and momentum have the state's own.
+        left: where the factors of their rows are.
+        right: where those of their columns are.
     """
 
     def __init__(
-        self,
-        params: Sequence[Tensor],
-        states: Sequence[State],
-        part: Partition,
-        rule: SideRule,
-        dtype: torch.dtype,
+        self, params: Sequence[Tensor], states: Sequence[State], part: Partition, left: Side, right: Side
     ) -> None:
-        self.params, self.part, self.rule = list(params), part, rule
+        self.params, self.part, self.left, self.right = list(params), part, left, right
         self.momentum = join(states, "momentum")
-        self.Q1, self.Q2, self.L1, self.L2 = (join(states, key) for key in ("Q1", "Q2", "L1", "L2"))
-        self.P1, self.P2 = (torch.empty_like(Q, dtype=dtype) for Q in (self.Q1, self.Q2))
-        self.update = torch.zeros_like(self.momentum, dtype=dtype)
-        self.chunk = CHUNK_ON_CPU if self.momentum.device.type == "cpu" else CHUNK_ELSEWHERE
-        for Q, P in ((self.Q1, self.P1), (self.Q2, self.P2)):
-            self._cache_gram(Q, P)
+        self.update = torch.zeros_like(self.momentum, dtype=left.bank.P.dtype)
         self._products: list[Any] = []
 
     def views(self, stacked: Tensor) -> list[Tensor]:
@@ -88,82 +142,48 @@ class MatrixStack:
             for left, right, out in products:
                 torch.bmm(left, right, out=out)
 
-    def refresh(self, live: Tensor, correction: Tensor, rate: float) -> None:
-        """Precondition, then fit the factors to what came out.
+    def scale_fresh(self, live: Tensor, correction: Tensor) -> None:
+        """Give factors that were never fitted the scale of their gradient.
 
         Args:
             live: parameters whose factors may change [V], bool.
             correction: what makes of the momentum an average, a scalar.
-            rate: step size in (0, 1).
         """
-        self._scale_fresh(live, correction)
-        self.precondition()
-        (_down, across), (rows, columns) = self.part.grid, self.part.padded
-        whitened = self.update.view(-1, self.part.block_rows, columns)
-        second_moment = torch.bmm(whitened, whitened.mT)
-        self._fit(self.Q1, self.L1, self.P1, second_moment, self.part.columns, live, correction, rate)
-        panels = [matrix.view(rows, across, -1).transpose(0, 1) for matrix in self.update]
-        second_moment = torch.cat([torch.bmm(panel.mT, panel) for panel in panels])
-        self._fit(self.Q2, self.L2, self.P2, second_moment, self.part.rows, live, correction, rate)
-        self._balance()
-        for Q, P in ((self.Q1, self.P1), (self.Q2, self.P2)):
-            self._cache_gram(Q, P)
-
-    def _scale_fresh(self, live: Tensor, correction: Tensor) -> None:
-        """Give factors that were never fitted the scale of their gradient."""
-        fresh = live & (self.L1.view(len(live), -1).amax(1) == 0)
+        fresh = live & (self.left.bank.L[self.left.span].view(len(live), -1).amax(1) == 0)
         if fresh.device.type == "cpu" and not fresh.any():
             return  # on the CPU it costs nothing to look; a GPU would have to be waited for
         rms = correction * root_mean_square(self.momentum, self.part.rows * self.part.columns)
         scale = first_scale(rms, fresh, sides=2)
-        for Q, P, blocks in zip((self.Q1, self.Q2), (self.P1, self.P2), self.part.grid, strict=True):
+        for bank, span, blocks in (self.left, self.right):
             own = each(scale.repeat_interleave(blocks))
-            Q.mul_(own)
-            P.mul_(own.square())
+            bank.Q[span].mul_(own)
+            bank.P[span].mul_(own.square())
 
-    def _fit(
-        self,
-        Q: Tensor,
-        L: Tensor,
-        P: Tensor,
-        second_moment: Tensor,
-        tau: float,
-        live: Tensor,
-        correction: Tensor,
-        rate: float,
-    ) -> None:
-        live = live.repeat_interleave(len(Q) // len(live))
-        for some in self._factor_chunks(Q):
-            T = correction.square() * second_moment[some].to(Q.dtype)
-            new_Q, new_L = refreshed(self.rule, Q[some], L[some], P[some], T, tau, live[some], rate)
-            Q[some].copy_(new_Q)
-            L[some].copy_(new_L)
+    def second_moments(self, left: Tensor, right: Tensor) -> None:
+        """Write those of the last update, by block of rows and by block of columns, into ``left`` and ``right``."""
+        (_, across), (rows, columns) = self.part.grid, self.part.padded
+        whitened = self.update.view(-1, self.part.block_rows, columns)
+        torch.bmm(whitened, whitened.mT, out=left)
+        for matrix, out in zip(self.update, right.split(across), strict=True):
+            panels = matrix.view(rows, across, -1).transpose(0, 1)
+            torch.bmm(panels.mT, panels, out=out)
 
-    def _balance(self) -> None:
+    def balance(self) -> None:
         """Give both sides of every parameter the same root mean square.
 
         P1 -> c P1, P2 -> P2 / c changes no update; it only keeps both sides away from the ends of the number range.
         """
-        count = len(self.params)
-        first, second = (torch.linalg.vector_norm(Q.view(count, -1), dim=1) for Q in (self.Q1, self.Q2))
-        factor = (second / first * (self.Q1.numel() / self.Q2.numel()) ** 0.5).sqrt()
-        down, across = self.part.grid
-        self.Q1.mul_(each(factor.repeat_interleave(down)))
-        self.Q2.div_(each(factor.repeat_interleave(across)))
-
-    def _cache_gram(self, Q: Tensor, P: Tensor) -> None:
-        for some in self._factor_chunks(Q):
-            P[some].copy_(gram(Q[some]))
-
-    def _factor_chunks(self, Q: Tensor) -> list[slice]:
-        length = max(1, self.chunk // (Q.shape[1] * Q.shape[2]))
-        return [slice(start, start + length) for start in range(0, len(Q), length)]
+        Q1, Q2 = (side.bank.Q[side.span] for side in (self.left, self.right))
+        first, second = (torch.linalg.vector_norm(Q.view(len(self.params), -1), dim=1) for Q in (Q1, Q2))
+        factor = (second / first * (Q1.numel() / Q2.numel()) ** 0.5).sqrt()
+        Q1.mul_(each(factor.repeat_interleave(self.left.blocks)))
+        Q2.div_(each(factor.repeat_interleave(self.right.blocks)))
 
     @property
     def scratch_size(self) -> int:
         """Entries that :meth:`plan` needs."""
         buffers = 1 if self.update.dtype == self.momentum.dtype else 2
-        return buffers * chunk_entries(self.part, len(self.params), self.chunk)
+        return buffers * chunk_entries(self.part, len(self.params), chunk_size(self.momentum.device))
 
     def plan(self, scratch: Tensor) -> None:
         """List the products of a step as (left, right, out), all of them views made once.
@@ -174,9 +194,11 @@ class MatrixStack:
             scratch: what lies between two products, in the dtype of the products; other stacks may use it in turn.
         """
         count, rows, columns = self.momentum.shape
+        P1s, P2s = (side.bank.P[side.span] for side in (self.left, self.right))
         block, (down, across) = self.part.block_rows, self.part.grid
-        matrices = max(1, self.chunk // (rows * columns))
-        blocks = max(1, min(down, self.chunk // (block * columns)))
+        chunk = chunk_size(self.momentum.device)
+        matrices = even_share(count, chunk // (rows * columns))
+        blocks = even_share(down, chunk // (block * columns))
         self._products = []
         for v, v_end in pairwise([*range(0, count, matrices), count]):
             for i, i_end in pairwise([*range(0, down, blocks), down]):
@@ -185,9 +207,9 @@ class MatrixStack:
                 Y = scratch[: X.numel()].view(X.shape)
                 Z = self.update[v:v_end, span]
                 narrowed = X if X.dtype == Y.dtype else scratch[X.numel() : 2 * X.numel()].view(X.shape)
-                P1 = self.P1[v * down : v_end * down] if v_end - v > 1 else self.P1[v * down + i : v * down + i_end]
+                P1 = P1s[v * down : v_end * down] if v_end - v > 1 else P1s[v * down + i : v * down + i_end]
                 first = (P1, narrowed.view(-1, block, columns), Y.view(-1, block, columns))
-                P2 = self.P2.view(count, across, self.part.block_columns, -1)[v:v_end]
+                P2 = P2s.view(count, across, self.part.block_columns, -1)[v:v_end]
                 if across == 1:
                     second = [(Y, P2[:, 0], Z)]
                 else:
@@ -201,10 +223,15 @@ class MatrixStack:
 
 def chunk_entries(part: Partition, count: int, chunk: int) -> int:
     """Entries of the largest chunk in which ``count`` matrices are preconditioned."""
-    rows, columns = part.padded
-    if rows * columns <= chunk:
-        return min(count, chunk // (rows * columns)) * rows * columns
-    return max(1, chunk // (part.block_rows * columns)) * part.block_rows * columns
+    (rows, columns), (down, _) = part.padded, part.grid
+    blocks = even_share(down, chunk // (part.block_rows * columns))
+    return even_share(count, chunk // (rows * columns)) * blocks * part.block_rows * columns
+
+
+def even_share(count: int, most: int) -> int:
+    """The size of the pieces, ``most`` at the most but at least 1, into which ``count`` things are cut evenly."""
+    pieces = -(-count // max(1, most))
+    return -(-count // pieces)
 
 
 class VectorStack:
@@ -231,12 +258,15 @@ class VectorStack:
         torch.mul(self.q.square(), self.momentum, out=self.update)
 
     def refresh(self, live: Tensor, correction: Tensor, rate: float) -> None:
-        """Fit the diagonals, then precondition; arguments as of MatrixStack's."""
+        """Fit the diagonals, then precondition.
+
+        Args:
+            live: parameters that may change [V], bool.
+            correction: what makes of the momentum an average, a scalar.
+            rate: step size in (0, 1).
+        """
         x = correction * self.momentum
         q, L = refreshed_diagonal(self.q, self.L, x, self.lengths, self.owner, live, rate)
         self.q.copy_(q)
         self.L.copy_(L)
         self.precondition()
-
-
-Stack = MatrixStack | VectorStack

@@ -117,7 +117,7 @@ def first_scale(rms: Tensor, fresh: Tensor, sides: int) -> Tensor:
 
 
 def refreshed(
-    rule: SideRule, Q: Tensor, L: Tensor, P: Tensor, T: Tensor, tau: float, live: Tensor, rate: float
+    rule: SideRule, Q: Tensor, L: Tensor, P: Tensor, T: Tensor, tau: Tensor, live: Tensor, rate: float
 ) -> tuple[Tensor, Tensor]:
     """One refresh of the factors of one side.
 
@@ -132,7 +132,7 @@ def refreshed(
         L: running bounds of the steps [F]; 0 until the first refresh.
         P: gram(Q), cached, in any precision.
         T: second moments of the preconditioned gradient [F, b, b].
-        tau: their target.
+        tau: their targets [F].
         live: factors that may change [F], bool.
         rate: step size mu in (0, 1).
 
