@@ -18,7 +18,7 @@ COLOURS = {
     "kron_torch": "#cc79a7",
     "heavyball": "#e6c700",
 }
-TICKS = (1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 30, 100)
+TICKS = (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10, 30, 100)
 
 
 def cost_figure(results: list[dict[str, Any]]) -> Figure:
