@@ -246,6 +246,25 @@ def test_the_estimate_is_what_the_state_takes(precision, block_size):
     )
 
 
+def test_a_refresh_takes_no_more_in_passing_than_estimated():
+    """Allocations as torch's profiler sees them: a witness that knows nothing of the estimate."""
+    params = [Parameter(torch.randn(512, 512)) for _ in range(4)] + [Parameter(torch.zeros(512))]
+    optimizer = Kron(params)
+    for param in params:
+        param.grad = torch.randn_like(param)
+    optimizer.step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        optimizer.apply(True)
+    held = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    estimated = Kron.estimate(params)
+    assert 0 < peak <= estimated.transient_bytes < 3 * peak
+    assert estimated.state_bytes < 4.1 * sum(param.numel() * 4 for param in params)
+
+
 def test_the_estimate_counts_the_products_of_a_dense_layer():
     """512 x 512 in blocks of 128: X P2 and P1 X are 512 * 512 * 128 each."""
     with torch.device("meta"):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 
 from stablegrad.optimizers.partition import matrix_shape, partition
-from stablegrad.optimizers.schedule import refreshes_before
 from stablegrad.optimizers.stacks import CHUNK_ON_CPU, chunk_entries
 
 # A parameter's step count, and an index into the stack of vectors.
@@ -42,11 +41,6 @@ class Estimate:
     def multiply_adds(self) -> float:
         """Of a step, on average in the long run."""
         return self.plain_multiply_adds + self.refresh_rate * (self.refresh_multiply_adds - self.plain_multiply_adds)
-
-    def average_multiply_adds(self, steps: int, refresh_warmup: int) -> float:
-        """Of a step, on average over the first ``steps``."""
-        refreshes = refreshes_before(steps, refresh_warmup, self.refresh_rate) / steps
-        return self.plain_multiply_adds + refreshes * (self.refresh_multiply_adds - self.plain_multiply_adds)
 
 
 def estimate(shapes: Iterable[Sequence[int]], block_size: int, refresh_floor: float, dtype: torch.dtype) -> Estimate:
@@ -81,7 +75,7 @@ def estimate(shapes: Iterable[Sequence[int]], block_size: int, refresh_floor: fl
         # The second moments cost as much as applying; the rule four products a factor, and its square one.
         refresh += 2 * apply + 5 * count * (rows * b1 * b1 + columns * b2 * b2)
         scratch = max(scratch, chunk_entries(part, count, CHUNK_ON_CPU) * narrow * (1 if narrow == wide else 2))
-        moments = max(moments, count * factors)
-    # The second moments of one stack, and some ten matrices of the rule's for a chunk of factors.
-    transient = moments * (narrow + wide) + 10 * min(moments, CHUNK_ON_CPU) * wide
+        moments += count * factors
+    # The second moments of all factors, and some eleven matrices of the rule's for a chunk of them.
+    transient = moments * narrow + 11 * min(moments, CHUNK_ON_CPU) * wide
     return Estimate(total, state + scratch, transient, plain, refresh, refresh_floor)
