@@ -180,6 +180,18 @@ def test_the_update_is_the_product_with_dense_block_diagonal_matrices(shape, blo
     assert stack.update.shape == (count, rows, columns)
 
 
+def fitted_one_by_one(Qs, Ls, moments, tau):
+    """Every factor refreshed alone, from its own second moments."""
+    rule, live = SIDE_RULES["pro"], torch.ones(1, dtype=torch.bool)
+    taus = torch.tensor([tau], dtype=torch.float64)
+    return torch.cat(
+        [
+            whitening.refreshed(rule, Q[None], L[None], gram(Q)[None], T[None], taus, live, 0.1)[0]
+            for Q, L, T in zip(Qs, Ls, moments, strict=True)
+        ]
+    )
+
+
 def test_factors_of_blocks_see_all_that_lies_in_their_rows_and_columns():
     """Second moments of every block of rows over all columns and the reverse: the slow loop, with one matrix."""
     torch.manual_seed(0)
@@ -189,36 +201,8 @@ def test_factors_of_blocks_see_all_that_lies_in_their_rows_and_columns():
         if before[2].any():
             refresh(stack, X)
             W = dense(gram(before[0]), 6) @ X[0] @ dense(gram(before[1]), 9)
-            Q1 = torch.stack(
-                [
-                    whitening.refreshed(
-                        SIDE_RULES["pro"],
-                        Q[None],
-                        L[None],
-                        gram(Q)[None],
-                        (rows @ rows.T)[None],
-                        torch.tensor([9.0]).double(),
-                        torch.ones(1).bool(),
-                        0.1,
-                    )[0][0]
-                    for Q, L, rows in zip(before[0], before[2], W.split(3), strict=True)
-                ]
-            )
-            Q2 = torch.stack(
-                [
-                    whitening.refreshed(
-                        SIDE_RULES["pro"],
-                        Q[None],
-                        L[None],
-                        gram(Q)[None],
-                        (part.T @ part)[None],
-                        torch.tensor([6.0]).double(),
-                        torch.ones(1).bool(),
-                        0.1,
-                    )[0][0]
-                    for Q, L, part in zip(before[1], before[3], W.split(3, dim=1), strict=True)
-                ]
-            )
+            Q1 = fitted_one_by_one(before[0], before[2], [rows @ rows.T for rows in W.split(3)], 9.0)
+            Q2 = fitted_one_by_one(before[1], before[3], [part.T @ part for part in W.split(3, dim=1)], 6.0)
             balance = (Q2.norm() / Q1.norm() * (Q1.numel() / Q2.numel()) ** 0.5).sqrt()
             torch.testing.assert_close(stack.Q1, Q1 * balance)
             torch.testing.assert_close(stack.Q2, Q2 / balance)

@@ -20,8 +20,8 @@ class Cohort:
     """Parameters of one device and one state dtype that have taken the same number of steps.
 
     Everything that a step needs is laid out once: which parameters share a stack, and the views through which gradients
-    enter the momentum and updates leave for the parameters. A step then is a few dozen calls for any number of
-    parameters, and none waits for a GPU.
+    enter the momentum and updates leave for the parameters. A step then is a few dozen calls, and one more for every
+    matrix that is wider than a block; none waits for a GPU.
 
     Args:
         params: the parameters.
@@ -60,7 +60,9 @@ class Cohort:
         self.held = [state["momentum"] for state in self.states]
         self.momenta = [view for stack in self.stacks for view in stack.views(stack.momentum)]
         self.updates = [view for stack in self.stacks for view in stack.views(stack.update)]
-        self.decaying = [param for param in self.params if param.dim() >= 2]
+        decaying = [i for i, param in enumerate(self.params) if param.dim() >= 2]
+        self.decaying = [self.params[i] for i in decaying]
+        self.decaying_index = torch.tensor(decaying, dtype=torch.int64, device=params[0].device)
         self.sizes = self.held[0].new_tensor([param.numel() for param in self.params])
         self.step_counts = join(self.states, "step")
         self.age = int(self.step_counts[0])
@@ -96,9 +98,8 @@ class Cohort:
         rate = finite * lr
         scales = -rate * correction * (LARGEST_UPDATE / rms).clamp_max(1.0)
         if weight_decay and self.decaying:
-            kept = (1 - weight_decay * rate).unbind()
-            factors = [factor for factor, param in zip(kept, self.params, strict=True) if param.dim() >= 2]
-            torch._foreach_mul_(self.decaying, factors)
+            kept = (1 - weight_decay * rate)[self.decaying_index]
+            torch._foreach_mul_(self.decaying, list(kept.unbind()))
         torch._foreach_addcmul_(self.params, self.updates, list(scales.unbind()))
 
     @staticmethod

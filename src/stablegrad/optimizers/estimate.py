@@ -53,7 +53,7 @@ def estimate(shapes: Iterable[Sequence[int]], block_size: int, refresh_floor: fl
         dtype: of the products; momentum and factors are float32.
     """
     wide, narrow = torch.float32.itemsize, dtype.itemsize
-    total = state = plain = refresh = scratch = moments = 0
+    total = state = plain = refresh = scratch = moments = largest = 0
     matrices: Counter[tuple[int, int]] = Counter()
     for shape in shapes:
         size = math.prod(shape)
@@ -76,6 +76,8 @@ def estimate(shapes: Iterable[Sequence[int]], block_size: int, refresh_floor: fl
         refresh += 2 * apply + 5 * count * (rows * b1 * b1 + columns * b2 * b2)
         scratch = max(scratch, chunk_entries(part, count, CHUNK_ON_CPU) * narrow * (1 if narrow == wide else 2))
         moments += count * factors
-    # The second moments of all factors, and some eleven matrices of the rule's for a chunk of them.
-    transient = moments * narrow + 11 * min(moments, CHUNK_ON_CPU) * wide
+        largest = max(largest, count * rows * columns)
+    # The second moments of all factors, and some eleven matrices of the rule's for a chunk of them; the first refresh
+    # scales one stack of gradients.
+    transient = moments * narrow + max(11 * min(moments, CHUNK_ON_CPU), largest) * wide
     return Estimate(total, state + scratch, transient, plain, refresh, refresh_floor)

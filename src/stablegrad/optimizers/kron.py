@@ -40,12 +40,12 @@ class Kron(torch.optim.Optimizer):
     preconditioner.
 
     The preconditioners are refreshed on a schedule that depends only on how many steps a parameter has taken (see
-    :func:`stablegrad.optimizers.schedule.refresh_rate`).
+    :func:`stablegrad.optimizers.schedule.refreshes_before`).
 
-    A parameter without a gradient is passed over. One whose gradient is not finite is left as it is for that step, with
-    its momentum and its preconditioner; nothing is raised, because that would wait for the device on every step. The
-    classic rule draws from torch's random generator, so a run that must be resumed exactly has to save that generator's
-    state as well.
+    A parameter without a gradient is passed over. One whose gradient, or its norm, is not finite is left as it is for
+    that step, with its momentum and its preconditioner; nothing is raised, because that would wait for the device on
+    every step. The classic rule draws from torch's random generator, so a run that must be resumed exactly has to save
+    that generator's state as well.
 
     Args:
         params: parameters or parameter groups, real and dense.

@@ -60,8 +60,7 @@ class Contender:
 
 def _plain(name: str) -> Callable[[list[nn.Parameter]], Contender]:
     def make(parameters: list[nn.Parameter]) -> Contender:
-        options = {"fused": True} if name == "adam" else {}
-        optimizer = make_optimizer(name, parameters, LEARNING_RATE, **options)
+        optimizer = make_optimizer(name, parameters, LEARNING_RATE)
         return Contender(name, {"step": Kind(1.0, optimizer.step)}, optimizer)
 
     return make
