@@ -67,9 +67,12 @@ class Cohort:
         self.step_counts = join(self.states, "step")
         self.age = int(self.step_counts[0])
 
-    def is_current(self) -> bool:
-        """Whether the states are still those that this cohort laid out: not after a load, or a change by hand."""
-        return all(state["momentum"] is own for state, own in zip(self.states, self.held, strict=True))
+    def is_current(self, state_of: Mapping[Tensor, State]) -> bool:
+        """Whether an optimizer's states are still those that this cohort laid out.
+
+        They are not after a load, a reset (``optimizer.state.clear()``), or a change by hand.
+        """
+        return all(state_of[param]["momentum"] is own for param, own in zip(self.params, self.held, strict=True))
 
     def step(
         self, refresh: bool, *, lr: float | Tensor, momentum: float, weight_decay: float, precondition_lr: float

@@ -247,7 +247,7 @@ class Kron(torch.optim.Optimizer):
         step."""
         known, cohorts = self._laid_out.get(index, ([], []))
         same = len(known) == len(params) and all(map(operator.is_, known, params))
-        if not (same and all(cohort.is_current() for cohort in cohorts)):
+        if not (same and all(cohort.is_current(self.state) for cohort in cohorts)):
             alike: dict[tuple[Any, ...], list[Tensor]] = {}
             for param in params:
                 state = self.state[param]
@@ -322,7 +322,8 @@ class Kron(torch.optim.Optimizer):
                 f"the optimizer state is of another network: groups of {saved_sizes} parameters, expected {sizes}"
             )
         for group, saved_group in zip(own, saved, strict=True):
-            missing = [option for option in self.defaults if option not in saved_group]
+            # torch adds "differentiable" to the defaults of an optimizer that has loaded a state, not to its groups.
+            missing = [option for option in self.defaults if option not in saved_group and option != "differentiable"]
             if missing:
                 raise CheckpointError(
                     f"the optimizer state is not of Kron with rule {self.rule!r}: it lacks {', '.join(missing)}"
