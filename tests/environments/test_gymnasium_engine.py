@@ -3,6 +3,7 @@
 import itertools
 import sys
 import textwrap
+import types
 
 import gymnasium
 import numpy as np
@@ -183,6 +184,22 @@ def test_a_factory_of_ones_own(mine):
     assert [result.valid[1] for result in results] == [True, True, True, True, False, True]
     assert results[3].episode.returns.tolist() == [20.0, 28.0] and results[3].episode.lengths.tolist() == [4, 4]
     env.close()
+
+
+def test_what_a_factory_makes_is_found_out_once_and_again_for_another_one(mine):
+    made = []
+
+    def make_env():
+        made.append(gymnasium.make("CartPole-v1"))
+        return made[-1]
+
+    module = sys.modules["my_envs"] = types.ModuleType("my_envs")
+    module.make_env = make_env
+    first = environment_spec("my_envs:make_env")
+    assert environment_spec("my_envs:make_env") is first
+    assert len(made) == 1
+    module.make_env = lambda: gymnasium.make("MountainCar-v0")
+    assert environment_spec("my_envs:make_env").num_actions == 3
 
 
 def test_both_flags_mean_termination(mine):

@@ -11,7 +11,7 @@ from stablegrad.environments.atari import AtariOptions
 from stablegrad.environments.catalogue import list_environments
 from stablegrad.environments.contract import EnvironmentSpec, VectorEnv
 from stablegrad.environments.envpool_engine import EnvpoolVectorEnv, envpool_ids, envpool_spec
-from stablegrad.environments.factories import factory_spec, import_module, make_factory_env
+from stablegrad.environments.factories import factory_spec, import_module, load_factory, make_factory_env
 from stablegrad.environments.gymnasium_engine import GymnasiumVectorEnv, gymnasium_spec, in_sequence, make_single
 from stablegrad.environments.seeds import check_seeds
 from stablegrad.errors import UsageError, unknown_name
@@ -71,7 +71,8 @@ def make_vector_env(
 def environment_spec(env_id: str, *, atari: AtariOptions | None = None) -> EnvironmentSpec:
     """Describe an environment without keeping one.
 
-    envpool is only asked; gymnasium and factories make one environment, which is closed again.
+    envpool is only asked; gymnasium and factories make one environment, which is closed again. That is done once a
+    process for each id of gymnasium's registry and each factory, as making one may take long.
 
     Args:
         env_id: as for ``make_vector_env``.
@@ -85,6 +86,18 @@ def environment_spec(env_id: str, *, atari: AtariOptions | None = None) -> Envir
     if engine == "envpool":
         return envpool_spec(env_id, name, atari)
     _refuse_atari(env_id, engine, atari)
+    maker = load_factory(env_id) if engine == "factory" else gymnasium.registry[name]
+    known = _described.get(env_id)
+    if known is None or known[0] is not maker:
+        known = _described[env_id] = (maker, _describe(env_id, engine, name))
+    return known[1]
+
+
+_described: dict[str, tuple[object, EnvironmentSpec]] = {}
+"""What ``environment_spec`` has found out, and what made the environment: where that is another one, it asks again."""
+
+
+def _describe(env_id: str, engine: str, name: str) -> EnvironmentSpec:
     if engine == "factory":
         return factory_spec(env_id)
     env = make_single(env_id, name, render=False)
