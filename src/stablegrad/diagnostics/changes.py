@@ -1,0 +1,513 @@
+"""Changes of somebody's network and optimizer, made in place: what stands behind the interventions.
+
+Each change is a function ``(model, optimizer) -> optimizer``; it returns the optimizer that it was given, or the one
+that takes its place. Layers are found by structure and not by a trace, as there is no input here: a *hidden* layer is a
+linear layer or convolution whose output fits the input of a later one; all others are outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.optim import Optimizer
+
+from stablegrad.errors import UsageError
+from stablegrad.networks import MLPTorso, MultiSkipTorso
+from stablegrad.networks.layers import ACTIVATIONS, orthogonal_
+from stablegrad.optimizers import OPTIMIZERS, Kron, default_learning_rate
+
+Change = Callable[[nn.Module, Optimizer], Optimizer]
+Layer = nn.Linear | _ConvNd
+
+RATE_FACTOR = 10.0
+MAX_NORM = 1.0
+#: Share of the layer's mean gradient below which a unit is dormant (GraMa, arXiv 2505.24061).
+DORMANT = 0.01
+#: Standard deviations to which normalised inputs are cut, as in the field's agents.
+INPUT_LIMIT = 10.0
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, _InstanceNorm)
+_BOUNDED = (nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardsigmoid, nn.Softsign)
+_RECTIFIED = (nn.ReLU, nn.ReLU6)
+_ACTIVATIONS = (*_BOUNDED, *_RECTIFIED, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
+                nn.Hardswish, nn.PReLU)  # fmt: skip
+
+
+class CannotApply(UsageError):
+    """A change that this network or optimizer does not allow to be made by itself."""
+
+
+# -- what a network is made of
+
+
+def all_layers(model: nn.Module) -> list[Layer]:
+    """Linear layers and convolutions in the order in which they were made; not attention's, which it never calls."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear | _ConvNd) and not isinstance(module, NonDynamicallyQuantizableLinear)
+    ]
+
+
+def hidden_layers(model: nn.Module) -> list[Layer]:
+    """Layers whose output fits the input of a later one, in the order in which they were made."""
+    layers = all_layers(model)
+    return [
+        layer
+        for number, layer in enumerate(layers)
+        if _width(layer) > 1 and any(_fits(layer, later) for later in layers[number + 1 :])
+    ]
+
+
+def layers_without_norm(model: nn.Module) -> list[Layer]:
+    """Hidden layers that no normalisation follows."""
+    parts = list(_parts(model))
+    following = {
+        id(part): next((one for one in parts[number + 1 :] if not isinstance(one, nn.Identity | nn.Dropout)), None)
+        for number, part in enumerate(parts)
+    }
+    hidden = hidden_layers(model)
+    bare = [layer for layer in hidden if not isinstance(following[id(layer)], _NORMS)]
+    # Norms that are kept apart from their layers (two lists of modules) are counted by width.
+    beside = {id(following[id(layer)]) for layer in hidden}
+    apart = [_norm_width(part) for part in parts if isinstance(part, _NORMS) and id(part) not in beside]
+    widths = [_width(layer) for layer in bare]
+    return [layer for layer in bare if apart.count(_width(layer)) < widths.count(_width(layer))]
+
+
+def square_layers(model: nn.Module) -> list[nn.Linear]:
+    """Hidden linear layers as wide as their input that stand in no residual block that is known here."""
+    inside = {id(part) for module in model.modules() if isinstance(module, MultiSkipTorso) for part in module.modules()}
+    return [
+        layer
+        for layer in hidden_layers(model)
+        if isinstance(layer, nn.Linear)
+        and layer.in_features == layer.out_features
+        and id(layer) not in inside
+        and _add_input not in layer._forward_hooks.values()
+    ]
+
+
+def replaceable_activations(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """(parent, name, module) of ReLUs and bounded activations that are modules and do not shape the output."""
+    parts = list(_parts(model))
+    heads = {id(layer) for layer in all_layers(model)} - {id(layer) for layer in hidden_layers(model)}
+    shaping = {id(after) for part, after in pairwise(parts) if id(part) in heads}
+    return [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, _BOUNDED + _RECTIFIED) and id(child) not in shaping
+    ]
+
+
+def has_plain_stack(model: nn.Module) -> bool:
+    """Whether there is something that :func:`multi_skip` can rebuild."""
+    return bool(_plain_torsos(model) or _stacks(model))
+
+
+def _parts(model: nn.Module) -> Iterator[nn.Module]:
+    """Modules that compute something themselves, in the order in which they were made."""
+    for module in model.modules():
+        if not any(True for _ in module.children()) or any(True for _ in module.parameters(recurse=False)):
+            yield module
+
+
+def _width(layer: Layer) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+
+def _norm_width(norm: nn.Module) -> int:
+    if isinstance(norm, nn.LayerNorm | nn.RMSNorm):
+        return norm.normalized_shape[0]
+    return norm.num_channels if isinstance(norm, nn.GroupNorm) else int(getattr(norm, "num_features", 0))
+
+
+def _fits(layer: Layer, later: Layer) -> bool:
+    if isinstance(later, nn.Linear):
+        # Images are flattened in front of a linear layer.
+        images = isinstance(layer, _ConvNd)
+        return later.in_features % _width(layer) == 0 if images else later.in_features == _width(layer)
+    return isinstance(layer, _ConvNd) and later.in_channels == _width(layer)
+
+
+# -- what an optimizer holds
+
+
+def _group_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
+    """The group of a parameter; the first one where it is in none."""
+    groups = optimizer.param_groups
+    return next((group for group in groups if any(one is parameter for one in group["params"])), groups[0])
+
+
+def _add(optimizer: Optimizer, parameters: Iterable[nn.Parameter], beside: Tensor) -> None:
+    """Train more parameters, with the settings of the group in which ``beside`` is."""
+    _group_of(optimizer, beside)["params"].extend(parameters)
+
+
+def _replace(optimizer: Optimizer, old: Iterable[nn.Parameter], new: Iterable[nn.Parameter]) -> None:
+    """Train other parameters instead of some; the new ones get the settings of the first that goes."""
+    gone = list(old)
+    group = _group_of(optimizer, gone[0])
+    ids = {id(parameter) for parameter in gone}
+    for one in optimizer.param_groups:
+        one["params"][:] = [parameter for parameter in one["params"] if id(parameter) not in ids]
+    for parameter in gone:
+        optimizer.state.pop(parameter, None)
+    group["params"].extend(new)
+
+
+def _scale_rate(optimizer: Optimizer, factor: float) -> Optimizer:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].mul_(factor)
+        else:
+            group["lr"] *= factor
+        # Schedulers of torch compute the rate from this one.
+        if "initial_lr" in group:
+            group["initial_lr"] = group["initial_lr"] * factor
+    return optimizer
+
+
+# -- the changes
+
+
+def layer_norm(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """LayerNorm after every hidden linear layer, GroupNorm with one group after every hidden convolution.
+
+    Hooks keep all names: the norm becomes the layer's child ``norm_after``, and any code that calls the layer gets the
+    normalised output.
+    """
+    bare = layers_without_norm(model)
+    if not bare:
+        raise CannotApply("layer_norm: every hidden layer is followed by a norm already, or there is none")
+    for layer in bare:
+        width = _width(layer)
+        norm: nn.Module = nn.LayerNorm(width) if isinstance(layer, nn.Linear) else nn.GroupNorm(1, width)
+        layer.add_module("norm_after", norm.to(layer.weight.device, layer.weight.dtype))
+        layer.register_forward_hook(_normalise)
+        _add(optimizer, norm.parameters(), beside=layer.weight)
+    return optimizer
+
+
+def _normalise(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
+    return layer.get_submodule("norm_after")(output)
+
+
+def residual(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """x + f(x) around every hidden linear layer that is as wide as its input."""
+    layers = square_layers(model)
+    if not layers:
+        raise CannotApply("residual: no hidden linear layer is as wide as its input, outside of residual blocks")
+    for layer in layers:
+        layer.register_forward_hook(_add_input)
+    return optimizer
+
+
+def _add_input(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    return args[0] + output
+
+
+@torch.no_grad()
+def orthogonal_init(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """Orthogonal weights for all linear layers and convolutions, biases of zero; what was learned is lost.
+
+    Gain sqrt(2) for hidden layers, 5/3 in front of tanh, 1 for outputs (Saxe et al. 2014).
+    """
+    parts = list(_parts(model))
+    hidden = {id(layer) for layer in hidden_layers(model)}
+    seen: set[int] = set()
+    for number, part in enumerate(parts):
+        if not isinstance(part, nn.Linear | _ConvNd) or id(part.weight) in seen:
+            continue
+        seen.add(id(part.weight))
+        function = next((one for one in parts[number + 1 :] if isinstance(one, _ACTIVATIONS)), None)
+        gain = 1.0 if id(part) not in hidden else 5 / 3 if isinstance(function, nn.Tanh) else math.sqrt(2)
+        orthogonal_(part, gain)  # type: ignore[arg-type]  # takes convolutions of all dimensions
+    if not seen:
+        raise CannotApply("orthogonal_init: the model has no linear layer and no convolution")
+    return reset_optimizer_state(model, optimizer)
+
+
+def multi_skip(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """Plain stacks of linear layers rebuilt as multi-skip torsos of the same size (arXiv 2506.15544, section 5).
+
+    Plain and residual torsos of :mod:`stablegrad.networks`, and runs of at least three hidden layers of one width in an
+    ``nn.Sequential``. What they had learned is lost.
+    """
+    torsos, stacks = _plain_torsos(model), _stacks(model)
+    if not torsos and not stacks:
+        raise CannotApply(
+            "multi_skip: found neither a plain torso of stablegrad.networks nor an nn.Sequential with at least three "
+            "hidden linear layers of one width; rebuild the network by hand"
+        )
+    for parent, name, torso in torsos:
+        new = _multi_skip_of(torso)
+        setattr(parent, name, new)
+        _replace(optimizer, torso.parameters(), new.parameters())
+    for sequence, first, last in stacks:
+        modules = list(sequence)
+        run = modules[first:last]
+        linear = [module for module in run if isinstance(module, nn.Linear)]
+        new = _make_multi_skip(linear[0], max((len(linear) - 2) // 2, 1), run)
+        old = [parameter for module in run for parameter in module.parameters()]
+        # By name, so that all other modules keep theirs; deleting from an nn.Sequential numbers them anew.
+        names = list(sequence._modules)
+        sequence._modules[names[first]] = new
+        for name in names[first + 1 : last]:
+            del sequence._modules[name]
+        _replace(optimizer, old, new.parameters())
+    return optimizer
+
+
+def _plain_torsos(model: nn.Module) -> list[tuple[nn.Module, str, MLPTorso | MultiSkipTorso]]:
+    """(parent, name, torso) of torsos without the repeated skip, but for those too shallow to have a block."""
+    return [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if (isinstance(child, MLPTorso) and len(child.layers) > 1)
+        or (isinstance(child, MultiSkipTorso) and not child.skip_blocks and len(child.blocks))
+    ]
+
+
+def _multi_skip_of(torso: MLPTorso | MultiSkipTorso) -> MultiSkipTorso:
+    depth = len(torso.blocks) if isinstance(torso, MultiSkipTorso) else (len(torso.layers) - 1) // 2
+    normed = any(isinstance(module, nn.LayerNorm) for module in torso.modules())
+    return _make_multi_skip(all_layers(torso)[0], depth, torso.modules(), torso.out_features, normed=normed)
+
+
+def _make_multi_skip(
+    first: Layer, depth: int, like: Iterable[nn.Module], out_features: int | None = None, *, normed: bool = True
+) -> MultiSkipTorso:
+    """A multi-skip torso that begins like the layer ``first``, with the activation of ``like``."""
+    assert isinstance(first, nn.Linear)
+    made_by = {make: name for name, make in ACTIVATIONS.items()}
+    activation = next((made_by[type(module)] for module in like if type(module) in made_by), "relu")
+    return MultiSkipTorso(
+        first.in_features,
+        first.out_features,
+        depth,
+        out_features=out_features,
+        norm="layer" if normed else "none",
+        activation=activation,
+    ).to(first.weight.device, first.weight.dtype)
+
+
+def _stacks(model: nn.Module) -> list[tuple[nn.Sequential, int, int]]:
+    """(sequence, begin, end) of runs of at least three hidden linear layers of one width, with what stands between."""
+    found = []
+    hidden = {id(layer) for layer in hidden_layers(model)}
+    between = (*_NORMS, *_ACTIVATIONS, nn.Identity, nn.Dropout)
+    inside = {id(part) for _, _, torso in _plain_torsos(model) for part in torso.modules()}
+    for sequence in model.modules():
+        if not isinstance(sequence, nn.Sequential) or id(sequence) in inside:
+            continue
+        run: list[int] = []
+        for number, module in enumerate([*sequence, None]):
+            belongs = isinstance(module, nn.Linear) and id(module) in hidden
+            if run and belongs and _width(sequence[run[0]]) == _width(sequence[number]):  # type: ignore[arg-type]
+                run.append(number)
+            elif not run or not isinstance(module, between):
+                if len(run) >= 3:
+                    found.append((sequence, run[0], number))
+                    break  # one run a sequence: the places of a second would have moved
+                run = [number] if belongs else []
+    return found
+
+
+def activation(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """Leaky ReLU for ReLU, whose dead units pass no gradient; GELU for bounded ones, whose ends have no slope."""
+    replaceable = replaceable_activations(model)
+    if not replaceable:
+        raise CannotApply("activation: no ReLU and no bounded activation is a module; change the functions by hand")
+    for parent, name, child in replaceable:
+        setattr(parent, name, nn.LeakyReLU(0.1) if isinstance(child, _RECTIFIED) else nn.GELU())
+    return optimizer
+
+
+def kron(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """Kron instead of the optimizer, over the same parameters, at the rate that follows from Adam's."""
+    if isinstance(optimizer, Kron):
+        raise CannotApply("kron: the optimizer is Kron already")
+    entry = OPTIMIZERS.get(type(optimizer).__name__.lower())
+    ratio = entry.lr_ratio if entry else 1.0
+    groups = []
+    for group in optimizer.param_groups:
+        decoupled = type(optimizer).__name__ == "AdamW" or group.get("decoupled_weight_decay", False)
+        groups.append(
+            {
+                "params": list(group["params"]),
+                "lr": default_learning_rate("kron", float(group["lr"]) / ratio),
+                "weight_decay": group.get("weight_decay", 0.0) if decoupled else 0.0,
+            }
+        )
+    return Kron(groups)
+
+
+def lower_learning_rate(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """A tenth of the learning rate."""
+    return _scale_rate(optimizer, 1 / RATE_FACTOR)
+
+
+def raise_learning_rate(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """Ten times the learning rate."""
+    return _scale_rate(optimizer, RATE_FACTOR)
+
+
+def clip_gradients(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """Clip the norm of all gradients together to 1 before every step."""
+    optimizer.register_step_pre_hook(_clip)
+    return optimizer
+
+
+def _clip(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], MAX_NORM)
+
+
+def reset_optimizer_state(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """Forget moments and preconditioners; they are built up anew from the next step on."""
+    optimizer.state.clear()
+    return optimizer
+
+
+def train_layer(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """Train what is left out: parameters in no group, groups at a rate of 0, parameters without ``requires_grad``."""
+    rates = [float(group["lr"]) for group in optimizer.param_groups if float(group["lr"]) > 0]
+    if not rates:
+        raise CannotApply("train_layer: the learning rate of all parameters is 0; set it")
+    changed = False
+    for group in optimizer.param_groups:
+        if float(group["lr"]) == 0:
+            group["lr"], changed = max(rates), True
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and not parameter.requires_grad:
+            parameter.requires_grad_(True)
+            changed = True
+        if id(parameter) not in known:
+            optimizer.param_groups[0]["params"].append(parameter)
+            changed = True
+    if not changed:
+        raise CannotApply("train_layer: the optimizer trains every parameter already")
+    return optimizer
+
+
+@torch.no_grad()
+def recycle_dormant(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """Fresh incoming weights for units that get next to no gradient (after ReDo, arXiv 2302.12902).
+
+    Dormant by the mean absolute gradient of a unit's incoming weights, over the layer's mean: GraMa's measure, on the
+    gradients that are there, or else on the optimizer's running mean of them. Outgoing weights stay, so a unit speaks
+    again at once; of outputs only a layer without any gradient at all is renewed.
+    """
+    hidden = {id(layer) for layer in hidden_layers(model)}
+    gradients = [(layer, _gradient_of(layer, optimizer)) for layer in all_layers(model)]
+    if not any(gradient is not None for _, gradient in gradients):
+        raise CannotApply("recycle_dormant: there are no gradients to judge units by; call it after a backward pass")
+    renewed = 0
+    for layer, gradient in gradients:
+        if gradient is None:
+            continue
+        size = gradient.flatten(1).abs().mean(dim=1)
+        rows = size <= DORMANT * size.mean()
+        if id(layer) not in hidden and not rows.all():
+            continue
+        renewed += int(rows.sum())
+        fresh = copy.deepcopy(layer)
+        fresh.reset_parameters()
+        for name, parameter in layer.named_parameters(recurse=False):
+            parameter[rows] = getattr(fresh, name)[rows]
+            for held in optimizer.state.get(parameter, {}).values():
+                if isinstance(held, Tensor) and held.shape == parameter.shape:
+                    held[rows] = 0
+    if not renewed:
+        raise CannotApply("recycle_dormant: no unit is dormant")
+    return optimizer
+
+
+def _gradient_of(layer: Layer, optimizer: Optimizer) -> Tensor | None:
+    """[units, ...] the gradient of a layer's weights, or the optimizer's running mean of it."""
+    weight = layer.weight
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        return None  # a transposed convolution keeps its units in the second dimension
+    if weight.grad is not None:
+        return weight.grad
+    held = optimizer.state.get(weight, {})
+    return next((held[name] for name in ("exp_avg", "momentum", "momentum_buffer") if name in held), None)
+
+
+def normalise_inputs(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """Inputs at mean 0 and deviation 1, by running statistics of what the network is trained on."""
+    first = model
+    while isinstance(first, nn.Sequential) and len(first):
+        first = first[0]  # what is added to a sequence would become its last part
+    if isinstance(getattr(first, "input_normaliser", None), InputNormaliser):
+        raise CannotApply("normalise_inputs: the inputs are normalised already")
+    parameter = next(model.parameters(), torch.empty(0))
+    first.add_module("input_normaliser", InputNormaliser().to(parameter.device))
+    first.register_forward_pre_hook(_normalise_input)
+    return optimizer
+
+
+def _normalise_input(first: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    if not args or not isinstance(args[0], Tensor):
+        return None
+    return (first.get_submodule("input_normaliser")(args[0]), *args[1:])
+
+
+class InputNormaliser(nn.Module):
+    """Running mean and variance of every feature (of images: of every channel), and inputs brought to 0 and 1.
+
+    The statistics move in training mode and with gradients on only. Inputs are cut at 10 standard deviations. Token ids
+    pass as they are.
+    """
+
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("mean", "square", "count"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, features] or [rows, channels, ...], float or uint8, to float32 of the same shape."""
+        if x.ndim < 2 or not (x.is_floating_point() or x.dtype == torch.uint8):
+            return x
+        numbers = x.float()
+        if self.training and torch.is_grad_enabled():
+            self._see(numbers.detach())
+        deviation = (self.square / self.count.clamp_min(1)).sqrt()
+        scale = torch.where(deviation > 0, 1 / deviation, 1.0).float()
+        shape = (-1, *[1] * (x.ndim - 2))
+        mean = self.mean.float().expand_as(scale)
+        return ((numbers - mean.reshape(shape)) * scale.reshape(shape)).clamp(-INPUT_LIMIT, INPUT_LIMIT)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Before the first batch the number of features is not known.
+        for name in ("mean", "square"):
+            if prefix + name in state_dict:
+                setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.count.device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _see(self, x: Tensor) -> None:
+        """Chan, Golub and LeVeque's update of a mean and a sum of squared deviations by a batch."""
+        variance, mean = torch.var_mean(x, dim=[0, *range(2, x.ndim)], correction=0)
+        count = x.numel() / x.shape[1]
+        total = self.count + count
+        step = mean.double() - self.mean
+        self.square = self.square + variance.double() * count + step.square() * self.count * count / total
+        self.mean = self.mean + step * count / total
+        self.count = total

@@ -1,0 +1,166 @@
+"""What was measured, and when: series of figures by metric, site and step.
+
+A figure has a key ``<metric>/<site>``. The site is a layer or an activation by its module's name, or ``network`` for
+figures of the whole. The same keys stand in metrics.jsonl, so a run folder is a history as well.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+NETWORK = "network"
+
+#: Metrics of layers, and of activations; all others are of the whole network.
+LAYER_METRICS = (
+    "gradient_norm",
+    "weight_norm",
+    "update_ratio",
+    "gradient_cosine",
+    "gradient_snr",
+    "effective_learning_rate",
+)
+ACTIVATION_METRICS = ("dormant", "dead", "gradient_dormant", "saturated")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One metric over time.
+
+    Attributes:
+        metric: its name.
+        steps: [T] optimizer steps (of a run folder: environment steps).
+        sites: what was measured, in the order of the data's way through the network.
+        values: [T, sites] float64; NaN where there is no value, infinities as they were.
+    """
+
+    metric: str
+    steps: np.ndarray
+    sites: list[str]
+    values: np.ndarray
+
+    def __bool__(self) -> bool:
+        return self.values.size > 0
+
+    def site(self, name: str) -> np.ndarray:
+        """[T] values of one site."""
+        return self.values[:, self.sites.index(name)]
+
+
+@dataclass
+class History:
+    """Figures in the order in which they were measured.
+
+    Attributes:
+        rows: (step, figures by key); steps never fall.
+        order: sites in the order of the data's way; sites that are not in it come last, as they were met.
+        frozen: layers that are not trained on purpose.
+    """
+
+    rows: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    frozen: list[str] = field(default_factory=list)
+    _by_metric: dict[str, list[tuple[int, dict[str, float]]]] = field(default_factory=dict, repr=False)
+    _series: dict[str, Series] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        rows, self.rows = self.rows, []
+        for step, figures in rows:
+            self.add(step, figures)
+
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        """Put figures at their step; those of a step that is there already join it."""
+        _join(self.rows, step, figures)
+        parts: dict[str, dict[str, float]] = {}
+        for key, value in figures.items():
+            metric, _, site = key.partition("/")
+            parts.setdefault(metric, {})[site] = value
+        for metric, part in parts.items():
+            _join(self._by_metric.setdefault(metric, []), step, part)
+            self._series.pop(metric, None)
+
+    def set_order(self, order: Sequence[str]) -> None:
+        """Say in which order the data pass the sites."""
+        self.order = list(order)
+        self._series.clear()
+
+    def metrics(self) -> list[str]:
+        """Names of all metrics there are."""
+        return list(self._by_metric)
+
+    def series(self, metric: str) -> Series:
+        """All values of one metric; steps without any are left out."""
+        if metric not in self._series:
+            rows = self._by_metric.get(metric, [])
+            place = {site: number for number, site in enumerate(self.order)}
+            met = dict.fromkeys(site for _, figures in rows for site in figures)
+            sites = sorted(met, key=lambda site: place.get(site, len(place)))
+            values = np.array(
+                [[figures.get(site, math.nan) for site in sites] for _, figures in rows], dtype=np.float64
+            )
+            steps = np.array([step for step, _ in rows], dtype=np.int64)
+            self._series[metric] = Series(metric, steps, sites, values.reshape(len(rows), len(sites)))
+        return self._series[metric]
+
+    def network(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """(steps, values) of a metric of the whole network."""
+        series = self.series(metric)
+        if NETWORK not in series.sites:
+            return np.empty(0, np.int64), np.empty(0)
+        values = series.site(NETWORK)
+        there = ~np.isnan(values)
+        return series.steps[there], values[there]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; NaN is left out, infinities are the strings "inf" and "-inf"."""
+        rows = [
+            {"step": step} | {key: _to_json(value) for key, value in figures.items() if not math.isnan(value)}
+            for step, figures in self.rows
+        ]
+        return {"order": self.order, "frozen": self.frozen, "rows": rows}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> History:
+        """From ``to_dict()``."""
+        return cls.from_rows(saved["rows"], saved["order"], saved["frozen"])
+
+    @classmethod
+    def from_rows(
+        cls, rows: Iterable[Mapping[str, Any]], order: Sequence[str] = (), frozen: Sequence[str] = ()
+    ) -> History:
+        """From the lines of a metrics.jsonl; keys that hold no number are left out."""
+        history = cls(order=list(order), frozen=list(frozen))
+        for row in rows:
+            figures = {key: _from_json(value) for key, value in row.items() if "/" in key}
+            history.add(int(row["step"]), {key: value for key, value in figures.items() if value is not None})
+        return history
+
+
+def looks_of(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines of a metrics.jsonl that a look was taken for; gradients are logged on the others as well."""
+    return [row for row in rows if any(key.startswith("update_ratio/") for key in row)]
+
+
+def _join(rows: list[tuple[int, dict[str, float]]], step: int, figures: Mapping[str, float]) -> None:
+    # Optimizers that count their own steps may report an earlier one than the last.
+    place = len(rows) if not rows or rows[-1][0] < step else bisect_left(rows, step, key=itemgetter(0))
+    if place < len(rows) and rows[place][0] == step:
+        rows[place][1].update(figures)
+    else:
+        rows.insert(place, (step, dict(figures)))
+
+
+def _to_json(value: float) -> float | str:
+    return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+
+
+def _from_json(value: Any) -> float | None:
+    if value in ("inf", "-inf"):
+        return float(value)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,415 @@
+"""Interventions: what can be done about a finding, what it costs, the change as code, and the change itself.
+
+How well an intervention answers a rule is a weight in [0, 1]: 1 where it removes the cause in most cases, less where it
+helps some or treats the symptom. ``prescribe`` adds the weights of what was found. The weights are judgements; those of
+``slow_relearning`` were put in order after short trials with ``verify``, of which no results are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.optim import Optimizer
+
+from stablegrad.diagnostics import changes
+from stablegrad.diagnostics.changes import CannotApply, Change
+from stablegrad.optimizers import Kron
+
+__all__ = ["INTERVENTIONS", "CannotApply", "Intervention"]
+
+BENCHMARK = "benchmarks/intervention_cost.py"
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """One thing that can be changed.
+
+    Attributes:
+        name: such as "layer_norm".
+        title: the change in a few words.
+        helps: why it helps, a sentence without a full stop.
+        answers: weight by name of the rule that it answers.
+        code: the change as code by stack: "torch", "sb3" (Stable-Baselines3), "cli"; a stack without it is left out.
+        change: carries it out; None where that takes a person.
+        live: whether a run can go on with it, with what it has learned.
+        again: whether it is made again and again while a network is trained, and not once.
+        step_time: time of a training step over that without it, measured.
+        memory: bytes of weights, gradients and optimizer state over those without it, measured.
+        measured: where.
+        unmeasured: what it costs, in words, where that is not measured.
+        fits: whether there is anything to change on a network and optimizer.
+    """
+
+    name: str
+    title: str
+    helps: str
+    answers: Mapping[str, float]
+    code: Mapping[str, str]
+    change: Change | None = None
+    live: bool = False
+    again: bool = False
+    step_time: float = 1.0
+    memory: float = 1.0
+    measured: str = ""
+    unmeasured: str = "nothing in a training step"
+    fits: Callable[[nn.Module, Optimizer], bool] = field(default=lambda model, optimizer: True)
+
+    def apply(self, model: nn.Module, optimizer: Optimizer) -> Optimizer:
+        """Change the network and the optimizer in place.
+
+        Returns:
+            the optimizer to go on with: the one that was given, or its successor.
+
+        Raises:
+            CannotApply: it takes a person, or there is nothing to change.
+        """
+        if self.change is None:
+            raise CannotApply(f"{self.name} cannot be applied by itself: it changes what stands around the network")
+        return self.change(model, optimizer)
+
+    @property
+    def cost(self) -> str:
+        """What it is expected to cost, in words."""
+        if not self.measured:
+            return self.unmeasured
+        return (
+            f"a training step takes {self.step_time:.2f} times as long, weights, gradients and optimizer state take "
+            f"{self.memory:.2f} times the memory ({self.measured})"
+        )
+
+
+def _in_place(name: str) -> str:
+    """The change made on the network that a person has."""
+    return (
+        "from stablegrad.diagnostics.interventions import INTERVENTIONS\n\n"
+        f'optimizer = INTERVENTIONS["{name}"].apply(model, optimizer)'
+    )
+
+
+def _sb3_torso(kind: str) -> str:
+    """A policy of Stable-Baselines3 on one of our torsos; for observations that are vectors."""
+    return (
+        "from stable_baselines3.common.torch_layers import BaseFeaturesExtractor\n"
+        f"from stablegrad.networks import {kind}\n\n\n"
+        "class Torso(BaseFeaturesExtractor):\n"
+        "    def __init__(self, observation_space, width=256, depth=1):\n"
+        "        super().__init__(observation_space, width)\n"
+        f"        self.torso = {kind}(observation_space.shape[0], width, depth)\n\n"
+        "    def forward(self, observations):\n"
+        "        return self.torso(observations)\n\n\n"
+        "policy_kwargs = dict(features_extractor_class=Torso, net_arch=[])"
+    )
+
+
+_ALL = (
+    Intervention(
+        name="layer_norm",
+        title="LayerNorm after every hidden layer",
+        helps="it keeps what every layer passes on, and the gradient on its way back, at one scale",
+        answers={
+            "vanishing_gradient": 1.0,
+            "fading_gradient": 1.0,
+            "saturated_units": 1.0,
+            "exploding_gradient": 0.9,
+            "constant_output": 0.9,
+            "dormant_units": 0.9,
+            "dead_units": 0.8,
+            "rank_collapse": 0.6,
+            "diverging_output": 0.5,
+            "input_shift": 0.5,
+            "slow_relearning": 0.1,
+        },
+        code={
+            "torch": "# after every hidden layer, never after the last; after convolutions nn.GroupNorm(1, channels)\n"
+            "hidden = nn.Sequential(nn.Linear(n, m), nn.LayerNorm(m), nn.ReLU())\n\n"
+            "# or on the network that you have:\n" + _in_place("layer_norm"),
+            "sb3": _sb3_torso("MLPTorso"),
+            "cli": "stablegrad train pqn --env ENV --torso.norm layer --encoder.norm layer",
+        },
+        change=changes.layer_norm,
+        step_time=1.07,
+        memory=1.00,
+        measured=BENCHMARK,
+        fits=lambda model, optimizer: bool(changes.layers_without_norm(model)),
+    ),
+    Intervention(
+        name="multi_skip",
+        title="multi-skip residual blocks",
+        helps="every block has a direct path to the features, so gradients do not pass the whole stack",
+        answers={
+            "slow_relearning": 1.0,
+            "vanishing_gradient": 0.9,
+            "fading_gradient": 0.9,
+            "rank_collapse": 0.7,
+            "dormant_units": 0.4,
+            "dead_units": 0.4,
+            "saturated_units": 0.3,
+            "constant_output": 0.3,
+        },
+        code={
+            "torch": "from stablegrad.networks import MultiSkipTorso\n\n"
+            "# features to features, in place of the hidden layers; depth counts blocks of two layers\n"
+            "torso = MultiSkipTorso(n, width=m, depth=5)\n\n"
+            "# or on an nn.Sequential with a plain stack:\n" + _in_place("multi_skip"),
+            "sb3": _sb3_torso("MultiSkipTorso"),
+            "cli": "stablegrad train pqn --env ENV --torso.kind multi_skip",
+        },
+        change=changes.multi_skip,
+        step_time=1.14,
+        memory=1.01,
+        measured=BENCHMARK,
+        fits=lambda model, optimizer: changes.has_plain_stack(model),
+    ),
+    Intervention(
+        name="residual",
+        title="residual connections around hidden layers",
+        helps="a layer whose input is added to its output passes the gradient on even where it does nothing",
+        answers={"vanishing_gradient": 0.8, "slow_relearning": 0.2, "fading_gradient": 0.6, "rank_collapse": 0.4},
+        code={
+            "torch": "class Residual(nn.Module):\n"
+            "    def __init__(self, width):\n"
+            "        super().__init__()\n"
+            "        self.f = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())\n\n"
+            "    def forward(self, x):\n"
+            "        return x + self.f(x)\n\n\n"
+            "# or on the network that you have, around linear layers that are as wide as their input:\n"
+            + _in_place("residual"),
+            "sb3": _sb3_torso("ResidualTorso"),
+            "cli": "stablegrad train pqn --env ENV --torso.kind residual",
+        },
+        change=changes.residual,
+        step_time=1.00,
+        memory=1.00,
+        measured=BENCHMARK,
+        fits=lambda model, optimizer: bool(changes.square_layers(model)),
+    ),
+    Intervention(
+        name="kron",
+        title="the optimizer Kron",
+        helps="it whitens the gradient of every layer, so directions that it hardly reaches are learned as well",
+        answers={
+            "slow_relearning": 0.7,
+            "fading_gradient": 0.6,
+            "rank_collapse": 0.6,
+            "vanishing_gradient": 0.5,
+            "small_update": 0.3,
+        },
+        code={
+            "torch": "from stablegrad.optimizers import Kron\n\n"
+            "# at Adam's learning rate; a third of it where targets move as fast as in the pre-flight\n"
+            "optimizer = Kron(model.parameters(), lr=3e-4)",
+            "sb3": "from stablegrad.optimizers import Kron\n\npolicy_kwargs = dict(optimizer_class=Kron)",
+            "cli": "stablegrad train pqn --env ENV --optimizer.name kron",
+        },
+        change=changes.kron,
+        # Medians over nine networks, beside RAdam (docs/benchmarks.md, "What a step of Kron costs"): steps 1.08 to
+        # 1.15; its state is 2.3 times the parameters, RAdam's 2.0, and weights and gradients are one each.
+        step_time=1.11,
+        memory=1.07,
+        measured="docs/benchmarks.md, beside RAdam",
+        fits=lambda model, optimizer: not isinstance(optimizer, Kron),
+    ),
+    Intervention(
+        name="orthogonal_init",
+        title="orthogonal initialisation",
+        helps="orthogonal weights of the right gain neither shrink nor stretch what passes through them",
+        answers={
+            "vanishing_gradient": 0.6,
+            "saturated_units": 0.5,
+            "exploding_gradient": 0.4,
+            "constant_output": 0.3,
+            "slow_relearning": 0.1,
+        },
+        code={
+            "torch": "for module in model.modules():\n"
+            "    if isinstance(module, nn.Linear | nn.Conv2d):\n"
+            "        nn.init.orthogonal_(module.weight, 2**0.5)  # the last layer: 1, or 0.01 for a policy\n"
+            "        nn.init.zeros_(module.bias)",
+            "sb3": "policy_kwargs = dict(ortho_init=True)  # PPO and A2C",
+        },
+        change=changes.orthogonal_init,
+    ),
+    Intervention(
+        name="activation",
+        title="another activation",
+        helps="leaky ReLU and GELU have a slope where ReLU units die and where tanh and sigmoid saturate",
+        answers={"dead_units": 0.8, "saturated_units": 0.9, "dormant_units": 0.6, "no_gradient": 0.3},
+        code={
+            "torch": "hidden = nn.Sequential(nn.Linear(n, m), nn.LeakyReLU(0.1))  # or nn.GELU()\n\n"
+            "# or on the network that you have, where activations are modules:\n" + _in_place("activation"),
+            "sb3": "from torch import nn\n\npolicy_kwargs = dict(activation_fn=nn.GELU)",
+            "cli": "stablegrad train pqn --env ENV --torso.activation gelu --encoder.activation gelu",
+        },
+        change=changes.activation,
+        step_time=0.96,
+        memory=1.00,
+        measured=BENCHMARK,
+        fits=lambda model, optimizer: bool(changes.replaceable_activations(model)),
+    ),
+    Intervention(
+        name="recycle_dormant",
+        title="fresh weights for dormant units",
+        helps="units that no gradient reaches never come back by themselves",
+        answers={"dead_units": 0.9, "dormant_units": 0.9, "no_gradient": 0.3, "constant_output": 0.3},
+        code={
+            "torch": "# every few thousand steps, after the backward pass:\n" + _in_place("recycle_dormant"),
+            "sb3": "from stablegrad.diagnostics.interventions import INTERVENTIONS\n\n"
+            "# between two calls of agent.learn\n"
+            'INTERVENTIONS["recycle_dormant"].apply(agent.policy, agent.policy.optimizer)',
+        },
+        change=changes.recycle_dormant,
+        live=True,
+        again=True,
+        unmeasured="one pass over the weights every few thousand steps",
+    ),
+    Intervention(
+        name="lower_learning_rate",
+        title="a lower learning rate",
+        helps="smaller steps undo less of what was learned",
+        answers={
+            "large_update": 1.0,
+            "policy_churn": 1.0,
+            "rising_loss": 1.0,
+            "nonfinite": 1.0,
+            "diverging_output": 0.8,
+            "exploding_gradient": 0.7,
+            "slow_relearning": 0.6,
+            "constant_output": 0.6,
+            "rank_collapse": 0.5,
+            "dead_units": 0.5,
+            "dormant_units": 0.5,
+            "fading_gradient": 0.4,
+            "saturated_units": 0.4,
+        },
+        code={
+            "torch": 'for group in optimizer.param_groups:\n    group["lr"] *= 0.1',
+            "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-5)  # a tenth of the default',
+            "cli": "stablegrad train pqn --env ENV --optimizer.adam-learning-rate 5e-5",
+        },
+        change=changes.lower_learning_rate,
+        live=True,
+    ),
+    Intervention(
+        name="raise_learning_rate",
+        title="a higher learning rate",
+        helps="updates that change the weights by next to nothing learn nothing",
+        answers={"small_update": 1.0},
+        code={
+            "torch": 'for group in optimizer.param_groups:\n    group["lr"] *= 10',
+            "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-3)  # ten times the default',
+            "cli": "stablegrad train pqn --env ENV --optimizer.adam-learning-rate 5e-3",
+        },
+        change=changes.raise_learning_rate,
+        live=True,
+    ),
+    Intervention(
+        name="clip_gradients",
+        title="clipped gradients",
+        helps="one batch with a huge gradient cannot throw the weights about",
+        answers={"exploding_gradient": 1.0, "nonfinite": 0.8, "diverging_output": 0.4, "large_update": 0.3},
+        code={
+            "torch": "# between loss.backward() and optimizer.step()\n"
+            "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+            "sb3": 'agent = PPO("MlpPolicy", env, max_grad_norm=0.5)  # A2C, PPO and DQN have it',
+            "cli": "stablegrad train pqn --env ENV --max-grad-norm 1.0",
+        },
+        change=changes.clip_gradients,
+        live=True,
+        step_time=1.03,
+        memory=1.00,
+        measured=BENCHMARK,
+    ),
+    Intervention(
+        name="reset_optimizer_state",
+        title="a fresh optimizer state",
+        helps="moments of gradients long gone hold back, or drive, the steps of today",
+        answers={"small_update": 0.7, "rising_loss": 0.4, "large_update": 0.2},
+        code={
+            "torch": "optimizer.state.clear()",
+            "sb3": "agent.policy.optimizer.state.clear()",
+        },
+        change=changes.reset_optimizer_state,
+        live=True,
+        again=True,
+    ),
+    Intervention(
+        name="train_layer",
+        title="train the layer that is left out",
+        helps="a layer that no optimizer has, or at a rate of 0, stays as it was made",
+        answers={"no_update": 1.0},
+        code={
+            "torch": "# make the optimizer after the last change of the network, over all of its parameters\n"
+            "optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)\n\n"
+            "# or add what is missing to the one that you have:\n" + _in_place("train_layer"),
+            "sb3": 'agent.policy.optimizer.add_param_group({"params": left_out})  # parameters made after the policy',
+        },
+        change=changes.train_layer,
+        live=True,
+        unmeasured="what training that layer takes",
+    ),
+    Intervention(
+        name="reconnect",
+        title="reconnect what the loss cannot reach",
+        helps="no gradient passes detach(), no_grad(), argmax, rounding, NumPy, or an output without a loss",
+        answers={"no_gradient": 1.0},
+        unmeasured="what the gradients take that were missing",
+        code={
+            "torch": "# look for these between the layer and the loss, and take them out:\n"
+            "#   .detach(), .data, .item(), .numpy(), torch.no_grad(), torch.tensor(tensor), argmax, round, clamp\n"
+            "# and for outputs that no loss uses. What is connected shows a gradient here:\n"
+            "for name, parameter in model.named_parameters():\n"
+            "    print(name, None if parameter.grad is None else parameter.grad.norm().item())",
+        },
+    ),
+    Intervention(
+        name="normalise_inputs",
+        title="normalised inputs",
+        helps="running statistics keep inputs at mean 0 and deviation 1 while data move",
+        answers={"input_shift": 1.0, "saturated_units": 0.4},
+        code={
+            "torch": _in_place("normalise_inputs"),
+            "sb3": "from stable_baselines3.common.vec_env import VecNormalize\n\n"
+            "env = VecNormalize(env, norm_reward=False)",
+            "cli": "stablegrad train pqn --env ENV --encoder.norm layer",
+        },
+        change=changes.normalise_inputs,
+        live=True,
+        step_time=1.17,
+        memory=1.00,
+        measured=BENCHMARK,
+    ),
+    Intervention(
+        name="slower_targets",
+        title="slower targets",
+        helps="values that are learned from themselves run away where the target follows every step",
+        answers={"diverging_output": 1.0, "policy_churn": 0.6, "rising_loss": 0.3},
+        code={
+            "torch": "# learn from a copy that follows slowly; after every optimizer step:\n"
+            "with torch.no_grad():\n"
+            "    for slow, fast in zip(target.parameters(), model.parameters(), strict=True):\n"
+            "        slow.lerp_(fast, 0.005)",
+            "sb3": 'agent = DQN("MlpPolicy", env, target_update_interval=20_000)  # SAC, TD3, DDPG: tau=0.001',
+        },
+        step_time=1.04,
+        memory=1.25,
+        measured=BENCHMARK,
+    ),
+    Intervention(
+        name="smaller_network",
+        title="a smaller network",
+        helps="a network of two hidden layers kept learning on the same data",
+        answers={"slow_relearning": 0.4, "vanishing_gradient": 0.2, "fading_gradient": 0.2},
+        unmeasured="less than nothing: a smaller network is faster",
+        code={
+            "torch": "from stablegrad.networks import MLPTorso\n\n"
+            "model = nn.Sequential(MLPTorso(n, width=256, depth=0), nn.Linear(256, m))",
+            "sb3": "policy_kwargs = dict(net_arch=[64, 64])",
+            "cli": "stablegrad train pqn --env ENV --torso.depth small --torso.width 256",
+        },
+    ),
+)
+
+#: All interventions by name.
+INTERVENTIONS: dict[str, Intervention] = {intervention.name: intervention for intervention in _ALL}

@@ -1,0 +1,410 @@
+"""The monitor: two lines beside anybody's training loop, and nothing to change in it.
+
+    monitor = Monitor(model, optimizer)
+    ...train...
+    print(monitor.report())
+
+Around every ``every``-th optimizer step it looks at two consecutive updates: gradients before clipping, the change of
+the weights, what each activation passes on, the error signal that enters at the output. At a slower cadence it runs the
+network on a *probe* batch for ranks and churn. Between these steps it costs a comparison of integers. Figures are
+reduced on the device, stacked into one tensor a look, and read when the next look is taken, long after the device has
+computed them: nothing waits.
+
+The monitor changes nothing: no random number is drawn from the program's streams, no gradient is touched, and the probe
+runs without gradients in evaluation mode.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stablegrad.diagnostics import metrics
+from stablegrad.diagnostics.activations import ActivationWatch
+from stablegrad.diagnostics.history import NETWORK, History
+from stablegrad.diagnostics.layers import find_layers
+from stablegrad.diagnostics.outputs import first_tensor
+from stablegrad.diagnostics.probe import Probe
+from stablegrad.diagnostics.report import Report
+from stablegrad.diagnostics.rules import Thresholds, judge
+from stablegrad.diagnostics.updates import UpdateWatch
+from stablegrad.errors import UsageError
+
+_monitored: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Monitor]] = weakref.WeakKeyDictionary()
+
+
+class Monitor:
+    """Watches networks in training and judges their health.
+
+    Args:
+        model: the network, or several by name, such as ``{"actor": actor, "critic": critic}``. Parameters that they
+            share are watched once.
+        optimizer: the optimizer that trains it, or several. Each counts its own steps.
+        every: optimizer steps between two looks, at least 2. The second step is always looked at too, as the network's
+            own beginning is what it is judged by.
+        probe: inputs for ranks and churn, [rows, ...], or a function that returns such a batch, for data that move on.
+            None: rows of the inputs that the network is trained on.
+        probe_every: optimizer steps between two probings, a multiple of ``every``; 0: never.
+        grad_scaler: the ``torch.amp.GradScaler`` in use, if there is one: gradients are divided by its scale.
+        thresholds: what the rules alarm at.
+        on_record: called with (step, figures by ``<metric>/<site>``) for every look, once it is read.
+
+    Attributes:
+        history: all figures so far; up to date after :meth:`fetch`.
+        notes: what cannot be seen here, and why.
+        seconds: time spent in the monitor.
+
+    Raises:
+        UsageError: a model without parameters or one that has a monitor already, an optimizer that trains none of its
+            parameters, a probe on another device or with fewer rows than features.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Mapping[str, nn.Module],
+        optimizer: Optimizer | Sequence[Optimizer],
+        *,
+        every: int = 100,
+        probe: Tensor | Callable[[], Tensor] | None = None,
+        probe_every: int = 1000,
+        grad_scaler: torch.amp.GradScaler | None = None,
+        thresholds: Thresholds | None = None,
+        on_record: Callable[[int, dict[str, float]], None] | None = None,
+    ):
+        if every < 2:
+            raise UsageError(f"every must be at least 2 steps, as a look takes two; got {every}")
+        if probe_every < 0 or probe_every % every:
+            raise UsageError(f"probe_every must be 0 or a multiple of every ({every}), got {probe_every}")
+        if probe is not None and not probe_every:
+            raise UsageError("a probe was given and probe_every is 0, so it would never be run; leave one of them out")
+        self._models = _named(model)
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        if not optimizers or not all(isinstance(one, Optimizer) for one in optimizers):
+            raise UsageError("optimizer must be a torch.optim.Optimizer or a list of them")
+        if probe is not None and len(self._models) > 1:
+            raise UsageError("a probe is for one network; with several, leave it out: their own inputs are used")
+        self.every, self.probe_every = every, probe_every
+        self.thresholds = thresholds or Thresholds()
+        self.history = History()
+        self.notes: list[str] = []
+        self.seconds = 0.0
+        self._on_record = on_record
+        self._grad_scaler = grad_scaler
+        self._pending: deque[tuple[int, list[str], Tensor, torch.cuda.Event | None]] = deque()
+        self._started = time.perf_counter()
+
+        networks = {name: _unwrapped(network) for name, network in self._models.items()}
+        self.layers = find_layers(networks)
+        self.history.set_order(self.layers.names)
+        self.history.frozen = self.layers.frozen()
+        self._networks = [
+            _NetworkWatch(name, self._models[name], network, probe, probe_every, self._note)
+            for name, network in networks.items()
+        ]
+        self._updates = self._watch_updates(optimizers)
+        for network in self._models.values():
+            _monitored[network] = weakref.ref(self)
+        for update in self._updates:
+            update.start()
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take all hooks off; the figures stay, and :meth:`report` still works."""
+        for update in self._updates:
+            update.close()
+        for network in self._networks:
+            network.stop()
+        for model in self._models.values():
+            known = _monitored.get(model)
+            if known is not None and known() is self:
+                del _monitored[model]
+
+    def restart(self, steps: int) -> None:
+        """Count steps from ``steps`` and drop what is held for a look under way, after other weights were loaded."""
+        for network in self._networks:
+            network.stop()
+            network.probe.forget()
+        for update in self._updates:
+            update.forget()
+            update.steps = steps
+            update.start()
+
+    def log(self, **figures: float | Tensor) -> None:
+        """Add figures of the loop itself, above all ``loss`` and ``episode_return``: numbers or tensors of one element.
+
+        Tensors are not waited for.
+        """
+        device = self.layers.parameters[0].device
+        values = [torch.as_tensor(value).detach().to(device, torch.float32).reshape(()) for value in figures.values()]
+        self._queue(self.steps, [f"{name}/{NETWORK}" for name in figures], torch.stack(values))
+
+    def measure_curvature(
+        self, loss: Callable[[], Tensor], *, samples: int = 8, iterations: int = 16, seed: int = 0
+    ) -> dict[str, metrics.Estimate]:
+        """Curvature of a loss in all trained parameters: trace of its Hessian and its largest eigenvalue.
+
+        It costs ``samples + iterations`` products with the Hessian, each some three forward and backward passes, so
+        it is taken only where it is asked for; the figures join those of the newest step.
+
+        Args:
+            loss: computes the loss of one fixed batch, a scalar with its graph; a TD loss with its target fixed.
+            samples: random vectors for the trace.
+            iterations: of Lanczos' method, for the eigenvalue.
+            seed: draws the vectors; no stream of the program is touched.
+
+        Returns:
+            "hessian_trace" and "hessian_top", with 95% intervals.
+        """
+        started = time.perf_counter()
+        parameters = [parameter for parameter in self.layers.parameters if parameter.requires_grad]
+        generator = torch.Generator(parameters[0].device).manual_seed(seed)
+        found = {
+            "hessian_trace": metrics.hessian_trace(loss, parameters, samples, generator),
+            "hessian_top": metrics.top_eigenvalue(loss, parameters, iterations, generator),
+        }
+        self.seconds += time.perf_counter() - started
+        self.log(**{name: estimate.value for name, estimate in found.items()})
+        return found
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps seen so far; with several optimizers, of the one that took most."""
+        return max(update.steps for update in self._updates)
+
+    def fetch(self) -> History:
+        """Everything measured so far; waits for the device if it must."""
+        self._read(0)
+        return self.history
+
+    def report(self) -> Report:
+        """The verdict on everything measured so far.
+
+        Raises:
+            UsageError: no optimizer step with gradients was seen, so there is nothing to judge.
+        """
+        history = self.fetch()
+        # A gradient that was no number from the start has no norm, and was seen all the same.
+        if not (history.series("gradient_norm") or history.series("nonfinite")):
+            raise UsageError(
+                "no gradient was ever seen: the watched optimizer has not taken two steps with gradients of this model "
+                "(steps inside a CUDA graph or a compiled region cannot be seen)"
+            )
+        share = self.seconds / max(time.perf_counter() - self._started, 1e-9)
+        return Report(
+            judge(history, self.thresholds), history, list(self.notes), {"seconds": self.seconds, "share": share}
+        )
+
+    def _watch_updates(self, optimizers: Sequence[Optimizer]) -> list[UpdateWatch]:
+        owned = [{id(parameter) for group in one.param_groups for parameter in group["params"]} for one in optimizers]
+        everyones = set().union(*owned)
+        known = [id(parameter) for parameter in self.layers.parameters]
+        if not everyones.intersection(known):
+            raise UsageError("the optimizer trains none of the model's parameters; was the model copied or made anew?")
+        watches = []
+        for position, (one, own) in enumerate(zip(optimizers, owned, strict=True)):
+            # Parameters that no optimizer has are watched with the first: they may get gradients and never move.
+            mine = [
+                n
+                for n, parameter in enumerate(known)
+                if parameter in own or (not position and parameter not in everyones)
+            ]
+            if not mine:
+                continue
+            watch = UpdateWatch(one, self.layers, mine, self._looks_at, self._grad_scaler)
+            watch.note = self._note
+            watch.before_look = partial(self._timed, self._before_look)
+            watch.before_step = partial(self._timed, self._before_step)
+            watch.after_step = partial(self._timed, self._after_step)
+            watches.append(watch)
+        return watches
+
+    def _looks_at(self, step: int) -> bool:
+        return step == 2 or (step > 0 and step % self.every == 0)
+
+    def _probes_at(self, step: int) -> bool:
+        return bool(self.probe_every) and step % self.probe_every == 0
+
+    def _before_look(self) -> None:
+        for network in self._networks:
+            network.start()
+
+    def _before_step(self, step: int) -> None:
+        for network in self._networks:
+            network.stop()
+            if self._probes_at(step):
+                network.probe.before_step()
+
+    def _after_step(self, step: int, layers: list[str], by_layer: dict[str, Tensor]) -> None:
+        keys: list[str] = []
+        values: list[Tensor] = []
+        for metric, figures in by_layer.items():
+            keys.extend(f"{metric}/{layer}" for layer in layers)
+            values.append(figures)
+        scale = self._grad_scaler.get_scale() if self._grad_scaler is not None else 1.0
+        for network in self._networks:
+            others = network.figures(scale)
+            if self._probes_at(step):
+                others |= network.probe.after_step()
+            keys.extend(others)
+            values.extend(value.reshape(1) for value in others.values())
+        if step == 2:
+            self.history.set_order(self._forward_order())
+        device = values[0].device
+        self._queue(step, keys, torch.cat([value.to(device, torch.float32) for value in values]))
+        self._read(1)
+
+    def _forward_order(self) -> list[str]:
+        """Layers and activations in the order of the data's way, then layers that were not called by themselves."""
+        called = [site for network in self._networks for site in network.watch.order]
+        return list(dict.fromkeys([*called, *self.layers.names]))
+
+    def _queue(self, step: int, keys: list[str], values: Tensor) -> None:
+        event = None
+        if values.is_cuda:
+            host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values = host.copy_(values, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._pending.append((step, keys, values, event))
+
+    def _read(self, keep: int) -> None:
+        """Move figures to the history, but for the newest ``keep``, which the device may still be computing."""
+        while len(self._pending) > keep:
+            step, keys, values, event = self._pending.popleft()
+            if event is not None:
+                event.synchronize()
+            # A figure that does not exist is NaN, and an update without trouble has no "nonfinite": both stay away.
+            figures = {
+                key: value
+                for key, value in zip(keys, values.tolist(), strict=True)
+                if value == value and not (key.startswith("nonfinite/") and value == 0)
+            }
+            self.history.frozen = self.layers.frozen()
+            self.history.add(step, figures)
+            if self._on_record is not None:
+                self._on_record(step, figures)
+
+    def _timed(self, function: Callable[..., None], *arguments: Any) -> None:
+        started = time.perf_counter()
+        try:
+            function(*arguments)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+class _NetworkWatch:
+    """One network: its activations, the error signal at its output, its inputs, its probe."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        module: nn.Module,
+        probe: Tensor | Callable[[], Tensor] | None,
+        probe_every: int,
+        note: Callable[[str], None],
+    ):
+        self.site = name or NETWORK
+        self.probe = Probe(name, module, probe if probe_every else None, note)
+        self.probe_every = probe_every
+        self.watch = ActivationWatch(module, name, on_input=self._see_input, on_output=self._see_output)
+        self._ends: list[_End] = []
+        self._input: list[Tensor] = []
+        # Hooks inside a compiled network are compiled away or break its graph: the wrapper alone is watched.
+        self.compiled = module is not model or module._compiled_call_impl is not None
+        if self.compiled:
+            self.watch = ActivationWatch(
+                model, name, on_input=self._see_input, on_output=self._see_output, inside=False
+            )
+            note("activations inside a compiled network are not seen")
+
+    def start(self) -> None:
+        self._ends, self._input = [], []
+        self.watch.start()
+
+    def stop(self) -> None:
+        self.watch.stop()
+
+    def figures(self, scale: float) -> dict[str, Tensor]:
+        figures = self.watch.figures()
+        if errors := [square for end in self._ends for square in end.errors]:
+            figures[f"error_signal/{self.site}"] = torch.stack(errors).sum().sqrt() / scale
+        if self._ends:
+            spread, size = torch.stack([end.shape for end in self._ends]).mean(dim=0)
+            figures[f"output_spread/{self.site}"], figures[f"output_size/{self.site}"] = spread, size
+        if self._input:
+            mean, std = torch.stack(self._input).mean(dim=0)
+            figures[f"input_mean/{self.site}"], figures[f"input_std/{self.site}"] = mean, std
+        return figures
+
+    def _see_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool) -> None:
+        tensors = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
+        # Where a program calls the parts of its network by themselves, the output of one part that is the input of
+        # another is neither an output of the network nor an input.
+        inner = [end for end in self._ends if any(end.tensor() is one for one in tensors)]
+        self._ends = [end for end in self._ends if end not in inner]
+        if whole and self.probe_every and self.probe.gathers:
+            self.probe.gather(args, kwargs)
+        if tensors and not inner and tensors[0].numel() > 1 and not tensors[0].is_complex():
+            std, mean = torch.std_mean(tensors[0].detach().float(), correction=0)
+            self._input.append(torch.stack([mean, std]))
+
+    def _see_output(self, output: Any) -> None:
+        tensor = first_tensor(output)
+        if tensor is None:
+            return
+        rows = tensor.detach().float().flatten(1)
+        shape = torch.stack([rows.std(dim=0, correction=0).mean(), rows.square().mean().sqrt()])
+        end = _End(weakref.ref(tensor), shape, [])
+        self._ends.append(end)
+        if tensor.requires_grad:
+            tensor.register_hook(lambda gradient: end.errors.append(gradient.detach().float().square().sum()))
+
+
+@dataclass(eq=False)
+class _End:
+    """An output of the network: the tensor while it lives, (spread, size), squares of the gradients that entered."""
+
+    tensor: weakref.ref[Tensor]
+    shape: Tensor
+    errors: list[Tensor]
+
+
+def _named(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    models = {"": model} if isinstance(model, nn.Module) else dict(model) if isinstance(model, Mapping) else {}
+    if not models or not all(isinstance(network, nn.Module) for network in models.values()):
+        raise UsageError(f"model must be a torch.nn.Module or a dictionary of them by name, got {type(model).__name__}")
+    for network in models.values():
+        other = _monitored.get(network)
+        if other is not None and other() is not None:
+            raise UsageError(
+                f"this {type(network).__name__} has a monitor already; close() it before attaching another"
+            )
+    return models
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside ``torch.compile``'s or a parallel wrapper, whose layers have the names a person knows."""
+    for wrapped in ("_orig_mod", "module"):
+        inner = getattr(model, wrapped, None)
+        if isinstance(inner, nn.Module) and (wrapped == "_orig_mod" or hasattr(model, "device_ids")):
+            return _unwrapped(inner)
+    return model

@@ -1,0 +1,301 @@
+"""Before a training run: will a network of this size keep learning?
+
+A copy of the network is aged on a synthetic task whose labels are reshuffled again and again (``relearning``), beside a
+small healthy twin on the same rows, labels and batches, with the monitor attached. A network that re-learns fewer and
+fewer of the labels, while the twin re-learns them all, will not keep learning when data and targets move.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stablegrad.diagnostics.interventions import INTERVENTIONS
+from stablegrad.diagnostics.monitor import Monitor
+from stablegrad.diagnostics.prescriptions import Prescription, prescribe
+from stablegrad.diagnostics.relearning import (
+    FEWEST_PHASES,
+    PHASES,
+    STEPS,
+    Contestant,
+    OptimizerFactory,
+    Task,
+    above_chance,
+    check_model,
+    copy_of,
+    default_optimizer,
+    late,
+    learn,
+    make_task,
+    optimizer_of,
+    own_randomness,
+    plain_logits,
+    plan,
+    rehearse,
+)
+from stablegrad.diagnostics.report import Report
+from stablegrad.diagnostics.rules import LEVELS, Finding, Thresholds
+from stablegrad.diagnostics.twin import healthy_twin
+from stablegrad.errors import StablegradError, UsageError
+
+#: Looks of the monitor in a phase.
+LOOKS = 6
+#: Rules that see what is broken, whether or not the rest of the network makes up for it.
+BROKEN = ("nonfinite", "no_gradient", "no_update")
+#: Rules that see gradients get lost or out of hand on their way.
+GRADIENT_FLOW = ("vanishing_gradient", "fading_gradient", "exploding_gradient")
+#: A twin that learns less than this itself, above chance, is no measure of anything.
+TWIN_LEARNS = 0.3
+
+
+@dataclass(frozen=True)
+class PreflightThresholds(Thresholds):
+    """What the rules and the pre-flight alarm at.
+
+    How fast labels are learned is the mean accuracy over a phase's steps, above chance. A network is judged by the
+    later half of its phases, against its twin's and against its own first phase: one that was slow from the start and
+    stays as fast as it was is small or slow, not ill, unless it hardly learns at all.
+    """
+
+    relearning: float = 0.85
+    """slow_relearning, at risk: part of the twin's speed below which a network is slow."""
+    relearning_collapsing: float = 0.5
+    """slow_relearning, collapsing: the same."""
+    relearning_collapsed: float = 0.1
+    """slow_relearning, collapsed: the same; so slow a network need not have become slower."""
+    kept: float = 0.8
+    """slow_relearning: part of its own first speed, over the part that the twin kept of its, below which a network has
+    become slower."""
+
+
+@dataclass(frozen=True)
+class PreflightReport(Report):
+    """The outcome of a pre-flight.
+
+    Attributes:
+        relearning: "network" and "twin" -> accuracy at the end of each phase, 0 to 1; the twin's is empty without one.
+        speed: the same for the mean accuracy over each phase's steps.
+        task: what was learned: rows, classes, phases, steps, optimizer, learning_rate, parameters of both networks.
+        trial: outcomes of :func:`stablegrad.diagnostics.trial.verify`, as dictionaries, where there was one.
+        fitting: interventions that have something to change on this network.
+    """
+
+    relearning: dict[str, list[float]] = field(default_factory=dict)
+    speed: dict[str, list[float]] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
+    trial: list[dict[str, Any]] = field(default_factory=list)
+    fitting: frozenset[str] = frozenset()
+
+    @property
+    def prescriptions(self) -> list[Prescription]:
+        """What to change on this network, the most promising first."""
+        return prescribe(self.findings, self.fitting)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: as of a report, with relearning, speed, task and trial."""
+        return super().to_dict() | {
+            "relearning": self.relearning,
+            "speed": self.speed,
+            "task": self.task,
+            "trial": self.trial,
+        }
+
+    def __str__(self) -> str:
+        lines = [super().__str__()]
+        if self.relearning.get("network"):
+            shown = {name: " ".join(f"{fit:.0%}" for fit in fits) for name, fits in self.relearning.items() if fits}
+            lines.append(f"  labels learned by the end of each phase: {shown['network']}")
+            if "twin" in shown:
+                lines.append(f"                              small twin: {shown['twin']}")
+        return "\n".join(lines)
+
+
+def diagnose(
+    model: nn.Module,
+    sample_input: Tensor,
+    *,
+    optimizer: OptimizerFactory | None = None,
+    seconds: float = 90.0,
+    seed: int = 0,
+    phases: int = PHASES,
+    compare_twin: bool = True,
+    thresholds: Thresholds | None = None,
+) -> PreflightReport:
+    """Say whether a network will keep learning, before it is trained.
+
+    A copy is trained; the network and all random numbers of the program stay as they are.
+
+    Args:
+        model: the network, with the weights that training is to begin with.
+        sample_input: inputs as it will see them, [rows, ...]; only shape, type, mean and deviation count.
+        optimizer: makes the optimizer from the parameters; None: Adam, at a rate that ages a network fast
+            (``relearning.default_optimizer``).
+        seconds: time it may take, about. A network too slow for the usual number of steps is given fewer.
+        seed: of rows, labels, batches and everything else that is drawn.
+        phases: how often labels are reshuffled, and once; at least 2.
+        compare_twin: train a small healthy network beside it.
+        thresholds: what the rules alarm at, a :class:`PreflightThresholds` to set those of re-learning.
+
+    Raises:
+        UsageError: the network cannot be diagnosed: no parameters, an input that it refuses, an output that cannot be
+            learned from, and the like; or a step takes so long that the time is too short to say anything.
+        StablegradError: time was up before there was enough to judge.
+    """
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"seconds must be above 0 and finite, got {seconds}")
+    if phases < 2:
+        raise UsageError(f"phases must be at least 2, as one says nothing about learning anew; got {phases}")
+    check_model(model, sample_input)
+    factory = optimizer or default_optimizer(sample_input)
+    thresholds = _with_relearning(thresholds)
+    started = time.perf_counter()
+    with own_randomness(sample_input.device, seed), torch.enable_grad():
+        task = make_task(copy_of(model).train(), sample_input, seed=seed, phases=phases)
+
+        def network() -> Contestant:
+            return Contestant(copied := copy_of(model), optimizer_of(copied, factory))
+
+        def twin() -> Contestant:
+            small = _twin(task)
+            return Contestant(small, optimizer_of(small, factory), logits=plain_logits)
+
+        makers = {"network": network} | ({"twin": twin} if compare_twin else {})
+        step_seconds = sum(rehearse(task, make) for make in makers.values())
+        planned = plan(step_seconds, max(seconds - (time.perf_counter() - started), 0), phases)
+        if planned != (phases, STEPS):
+            task = make_task(copy_of(model).train(), sample_input, seed=seed, phases=planned[0], steps=planned[1])
+        torch.manual_seed(seed)
+        contestants = {name: make() for name, make in makers.items()}
+        watched = contestants["network"]
+        fitting = frozenset(name for name, one in INTERVENTIONS.items() if one.fits(watched.model, watched.optimizer))
+        with Monitor(
+            watched.model,
+            watched.optimizer,
+            every=max(task.steps // LOOKS, 2),
+            # Few rows have no rank worth the name, and labels that are reshuffled churn by design.
+            probe_every=0,
+            thresholds=thresholds,
+        ) as monitor:
+            finished = learn(task, contestants, deadline=started + 1.25 * seconds)
+    if len(watched.fits) < min(phases, FEWEST_PHASES):
+        raise StablegradError(
+            f"time was up after {len(watched.fits)} of {task.phases} phases, too few to judge; give it more than "
+            f"{seconds:.0f} seconds"
+        )
+    report = monitor.report()
+    notes = list(report.notes)
+    if planned != (phases, STEPS):
+        notes.append(
+            f"a step takes {step_seconds * 1e3:.0f} ms: {task.phases} phases of {task.steps} steps instead of {phases} "
+            f"of {STEPS}"
+        )
+    if not finished:
+        notes.append(f"time was up after {len(watched.fits)} of {task.phases} phases")
+    findings, more = _judge_relearning(report.findings, watched, contestants.get("twin"), task, thresholds)
+    notes += more
+    if any(finding.rule == "no_gradient" for finding in findings):
+        notes.append(
+            "gradients are those of what the model returns when it is called: a part that is trained through another "
+            "method (such as the actor of Stable-Baselines3's PPO) looks cut off; diagnose that part by itself"
+        )
+    rates = sorted({float(group["lr"]) for group in watched.optimizer.param_groups})
+    return PreflightReport(
+        findings,
+        report.history,
+        notes,
+        {"seconds": time.perf_counter() - started},
+        relearning={name: list(contestants[name].fits) if name in contestants else [] for name in ("network", "twin")},
+        speed={name: list(contestants[name].accuracies) if name in contestants else [] for name in ("network", "twin")},
+        task={
+            "rows": len(task.inputs),
+            "classes": task.classes,
+            "phases": task.phases,
+            "steps": task.steps,
+            "optimizer": type(watched.optimizer).__name__,
+            "learning_rate": rates[0] if len(rates) == 1 else rates,
+            "parameters": {name: _count(one.model) for name, one in contestants.items()},
+        },
+        fitting=fitting,
+    )
+
+
+def _with_relearning(thresholds: Thresholds | None) -> PreflightThresholds:
+    if isinstance(thresholds, PreflightThresholds):
+        return thresholds
+    return PreflightThresholds(**vars(thresholds)) if thresholds else PreflightThresholds()
+
+
+def _twin(task: Task) -> nn.Module:
+    """The small network for a task, on its device."""
+    inputs = task.inputs.float()
+    deviation = inputs.std(dim=0)
+    twin = healthy_twin(
+        inputs.shape[1:], task.classes, mean=inputs.mean(dim=0), deviation=torch.where(deviation > 0, deviation, 1.0)
+    )
+    return twin.to(inputs.device)
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _judge_relearning(
+    findings: list[Finding], network: Contestant, twin: Contestant | None, task: Task, thresholds: PreflightThresholds
+) -> tuple[list[Finding], list[str]]:
+    """The monitor's findings together with what learning anew shows, and notes."""
+    speed = [above_chance(accuracy, task.classes) for accuracy in network.accuracies]
+    # Without a twin a network is held against its own first phase.
+    small = [speed[0]] * len(speed)
+    if twin is not None:
+        small = [above_chance(accuracy, task.classes) for accuracy in twin.accuracies]
+        if late(small) < TWIN_LEARNS:
+            return findings, [
+                f"the small twin itself re-learned only {late(twin.fits):.0%} of the labels: with these inputs and "
+                "this optimizer the task is no measure of learning anew"
+            ]
+    elif speed[0] == 0:
+        return findings, ["it did not learn the first labels either; compare it with a twin to judge that"]
+    beside = late(speed) / late(small)
+    kept = beside * small[0] / speed[0] if speed[0] > 0 else 0.0
+    limits = {
+        "collapsed": thresholds.relearning_collapsed,
+        "collapsing": thresholds.relearning_collapsing,
+        "at risk": thresholds.relearning,
+    }
+    level = next((level for level, limit in limits.items() if beside < limit), None)
+    if level is None:
+        return _without_harm(findings, f"learns anew as fast as {'a small twin' if twin else 'at first'}")
+    if kept >= thresholds.kept and level != "collapsed":
+        steady = f"learns at {beside:.0%} of a small twin's speed, and keeps that speed"
+        return _without_harm(findings, steady) if level == "at risk" else (findings, [f"it {steady}"])
+    below = [own < thresholds.relearning * other for own, other in zip(speed, small, strict=True)]
+    phase = next((number for number in range(len(below)) if all(below[number:])), len(below) // 2)
+    compared = f"; a small twin re-learns {late(twin.fits):.0%}" if twin is not None else ""
+    reason = (
+        f"after its labels are reshuffled it re-learns {late(network.fits):.0%} of them{compared}; it learned "
+        f"{network.fits[0]:.0%} of the first labels, and has kept {min(kept, 1):.0%} of its speed"
+    )
+    slow = Finding("slow_relearning", level, "network", phase * task.steps + 1, beside, limits[level], reason)
+    return sorted([*findings, slow], key=lambda finding: -LEVELS.index(finding.level)), []
+
+
+def _without_harm(findings: list[Finding], shown: str) -> tuple[list[Finding], list[str]]:
+    """The findings that count for a network that has shown that it learns, and notes on the others.
+
+    The task ages a network harder than training does, and few rows leave many units idle: symptoms without harm are
+    notes. What is broken stays as it is; gradients that get lost, which tell of worse to come, are one level less.
+    """
+    left: list[Finding] = []
+    notes = [f"it {shown}"] if findings else []
+    for finding in findings:
+        level = LEVELS[LEVELS.index(finding.level) - (finding.rule in GRADIENT_FLOW)]
+        if finding.rule in BROKEN + GRADIENT_FLOW and level != LEVELS[0]:
+            left.append(replace(finding, level=level))
+        else:
+            notes.append(f"without harm here: {finding.reason}")
+    return left, notes

@@ -1,0 +1,100 @@
+"""What to change, ranked by the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from stablegrad.diagnostics.interventions import INTERVENTIONS, Intervention
+from stablegrad.diagnostics.rules import LEVELS, Finding
+
+#: Prescriptions at most: what comes after these has little evidence.
+MOST = 6
+
+#: How much a finding of a level counts.
+LEVEL_WEIGHTS = {"at risk": 1.0, "collapsing": 2.0, "collapsed": 3.0}
+
+#: Rules whose findings need no answer of their own where one of these rules found the cause in the same network: units
+#: that are all dead cut off what lies before them, and an update of numbers that are none is none.
+EXPLAINED_BY = {
+    "no_gradient": ("dead_units", "nonfinite"),
+    "no_update": ("nonfinite",),
+    "constant_output": ("dead_units",),
+}
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """One change.
+
+    Attributes:
+        name: the intervention's name, such as "layer_norm".
+        title: the change in a few words.
+        why: the evidence that points to it, a sentence.
+        rules: names of the rules that found that evidence.
+        cost: what it is expected to cost, in words, with the measured factor of a training step.
+        step_time: measured time of a training step over that without it.
+        memory: bytes over those without it, of the whole training state (weights, gradients, optimizer).
+        code: the change as code by stack: "torch", "sb3", "cli".
+        live: whether it can be applied to a run without starting over.
+    """
+
+    name: str
+    title: str
+    why: str
+    rules: tuple[str, ...]
+    cost: str
+    step_time: float
+    memory: float
+    code: dict[str, str]
+    live: bool
+
+
+def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = None) -> list[Prescription]:
+    """Changes that answer the findings, the most promising first, six at most.
+
+    A change scores, summed over the rules that found something, the weight of the level of the rule's worst finding
+    (``LEVEL_WEIGHTS``) times how well the change answers the rule (``Intervention.answers``). A rule counts once,
+    however many layers it names: twenty layers that lose their gradient have one cause.
+
+    Args:
+        findings: what is wrong.
+        fitting: names of the interventions that have something to change on the network; None: all.
+    """
+    rules = {finding.rule for finding in findings}
+    worst: dict[str, Finding] = {}
+    for finding in findings:
+        if rules.isdisjoint(EXPLAINED_BY.get(finding.rule, ())):
+            known = worst.get(finding.rule)
+            if known is None or LEVELS.index(finding.level) > LEVELS.index(known.level):
+                worst[finding.rule] = finding
+    scores = {
+        name: sum(LEVEL_WEIGHTS[finding.level] * intervention.answers.get(rule, 0.0) for rule, finding in worst.items())
+        for name, intervention in INTERVENTIONS.items()
+        if fitting is None or name in fitting
+    }
+    # Equal scores keep the order of the registry.
+    ranked = sorted((name for name, score in scores.items() if score > 0), key=lambda name: -scores[name])
+    return [_prescription(INTERVENTIONS[name], worst, findings) for name in ranked[:MOST]]
+
+
+def _prescription(intervention: Intervention, worst: dict[str, Finding], findings: Sequence[Finding]) -> Prescription:
+    answered = sorted(
+        (rule for rule in worst if rule in intervention.answers),
+        key=lambda rule: -LEVEL_WEIGHTS[worst[rule].level] * intervention.answers[rule],
+    )
+    evidence = []
+    for rule in answered[:2]:
+        others = sum(finding.rule == rule for finding in findings) - 1
+        evidence.append(worst[rule].reason + (f" (and {others} more like it)" if others else ""))
+    return Prescription(
+        name=intervention.name,
+        title=intervention.title,
+        why=f"{'; '.join(evidence)}. {intervention.helps[0].upper()}{intervention.helps[1:]}.",
+        rules=tuple(answered),
+        cost=intervention.cost,
+        step_time=intervention.step_time,
+        memory=intervention.memory,
+        code=dict(intervention.code),
+        live=intervention.live,
+    )

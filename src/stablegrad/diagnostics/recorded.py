@@ -1,0 +1,46 @@
+"""The diagnosis of a run that is over, from the figures that it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stablegrad.diagnostics.history import History, looks_of
+from stablegrad.diagnostics.report import Report
+from stablegrad.diagnostics.rules import Thresholds, judge
+from stablegrad.errors import StablegradError
+
+#: What cannot be judged without a metric, in words.
+NEEDED_FOR = {
+    "update_ratio": "the size of updates, and layers that are not trained",
+    "weight_norm": "gradients that vanish from layer to layer",
+    "error_signal": "gradients that fade or explode against the error",
+    "dormant": "dormant, dead and saturated units",
+    "effective_rank": "the rank of features",
+    "churn": "churn of the policy",
+    "output_size": "outputs that diverge or are all the same",
+    "input_mean": "shifts of the inputs",
+}
+
+
+def diagnose_recorded(rows: Sequence[Mapping[str, Any]], thresholds: Thresholds | None = None) -> Report:
+    """Judge the lines of a metrics.jsonl.
+
+    Args:
+        rows: one dictionary a line, with "step" and figures by ``<metric>/<site>``.
+        thresholds: what the rules alarm at.
+
+    Returns:
+        the report; its notes say what was not recorded and so could not be judged.
+
+    Raises:
+        StablegradError: there are no gradients of layers, so there is nothing to judge.
+    """
+    history = History.from_rows(looks_of(rows) or rows)
+    if not history.series("gradient_norm"):
+        raise StablegradError(
+            "the run recorded no gradient norms of layers (gradient_norm/<layer> in metrics.jsonl): nothing to judge"
+        )
+    missing = [what for metric, what in NEEDED_FOR.items() if metric not in history.metrics()]
+    notes = [f"not recorded, so not judged: {'; '.join(missing)}"] if missing else []
+    return Report(judge(history, thresholds), history, notes)

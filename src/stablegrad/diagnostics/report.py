@@ -1,0 +1,88 @@
+"""What a diagnosis says: a verdict, its reasons, what to do, and the figures behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stablegrad.diagnostics.history import History
+from stablegrad.diagnostics.prescriptions import Prescription, prescribe
+from stablegrad.diagnostics.rules import LEVELS, Finding, verdict_of
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a diagnosis.
+
+    Attributes:
+        findings: the worst first; empty for a healthy network.
+        history: all figures.
+        notes: what could not be seen, and why.
+        cost: what the diagnosis took: "seconds", and "share" of the time it watched.
+    """
+
+    findings: list[Finding]
+    history: History
+    notes: list[str] = field(default_factory=list)
+    cost: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """healthy, at risk, collapsing or collapsed."""
+        return verdict_of(self.findings)
+
+    @property
+    def prescriptions(self) -> list[Prescription]:
+        """What to change, the most promising first."""
+        return prescribe(self.findings)
+
+    def layers(self) -> dict[str, str]:
+        """Verdict of every layer and activation that was watched, in the order of the data's way."""
+        sites = dict.fromkeys([*self.history.series("gradient_norm").sites, *self.history.series("dormant").sites])
+        place = {site: number for number, site in enumerate(self.history.order)}
+        sites = dict.fromkeys(sorted(sites, key=lambda site: place.get(site, len(place))))
+        by_site = {site: [finding for finding in self.findings if finding.site == site] for site in sites}
+        return {site: verdict_of(found) for site, found in by_site.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: verdict, findings, prescriptions, layers, notes, cost, history."""
+        return {
+            "verdict": self.verdict,
+            "findings": [_finite(vars(finding)) for finding in self.findings],
+            "prescriptions": [vars(prescription) for prescription in self.prescriptions],
+            "layers": self.layers(),
+            "notes": self.notes,
+            "cost": self.cost,
+            "history": self.history.to_dict(),
+        }
+
+    def save_html(self, path: Path | str) -> Path:
+        """Write the report as one page that needs no network; returns its path."""
+        # Reports are a room below this one; only this door leads there.
+        from stablegrad.reports.diagnosis_page import write_diagnosis_page
+
+        return write_diagnosis_page(self, Path(path))
+
+    def __str__(self) -> str:
+        lines = [f"verdict: {self.verdict}"]
+        for level in reversed(LEVELS[1:]):
+            for rule, findings in _by_rule(self.findings, level).items():
+                more = f" (and {len(findings) - 1} more sites)" if len(findings) > 1 else ""
+                lines.append(f"  {level}: {findings[0].reason}{more} [{rule}, since step {findings[0].since:,}]")
+        lines += [f"  try: {prescription.title}: {prescription.why}" for prescription in self.prescriptions[:3]]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def _by_rule(findings: list[Finding], level: str) -> dict[str, list[Finding]]:
+    grouped: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding.level == level:
+            grouped.setdefault(finding.rule, []).append(finding)
+    return grouped
+
+
+def _finite(figures: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: null."""
+    return {key: None if isinstance(value, float) and value != value else value for key, value in figures.items()}

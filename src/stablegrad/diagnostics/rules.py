@@ -1,0 +1,452 @@
+"""The rules: figures in, findings out. Each is a function with a name, a source and a threshold that can be set.
+
+A network is judged against its own beginning (its first looks) and its own history, because thresholds that fit one
+network miss another by orders of magnitude; a constant stands only where a figure has a scale of its own (a share of
+units, a ratio of update to weight). A rule speaks when its condition has held for ``patience`` looks in a row up to the
+newest one: a spike, or a dip that recovered, raises no alarm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from stablegrad.diagnostics.history import NETWORK, History, Series
+from stablegrad.errors import UsageError
+
+LEVELS = ("healthy", "at risk", "collapsing", "collapsed")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What the rules alarm at. All can be set; the defaults are judgements (``make bench-diagnosis`` scores them)."""
+
+    patience: int = 3
+    """Looks in a row for which a condition must hold."""
+    reference_looks: int = 3
+    """First looks, whose median is a network's own beginning."""
+    fading: float = 1e-2
+    """fading_gradient: part of its own beginning to which a layer's share of the error signal may fall."""
+    vanishing: float = 1e-4
+    """vanishing_gradient: gradient norm over weight norm of a layer, over that of the strongest layer."""
+    exploding: float = 1e3
+    """exploding_gradient: gradient norm over its own beginning."""
+    large_update: float = 0.05
+    """large_update: median change of a layer's weights in one update, over their norm."""
+    small_update: float = 3e-6
+    """small_update: the same, from below, while the error stays."""
+    dormant: float = 0.6
+    """dormant_units: share of units of an activation that pass on next to nothing (Sokar et al. 2023)."""
+    dead: float = 0.5
+    """dead_units: share of units that are exactly zero on every sample."""
+    saturated: float = 0.6
+    """saturated_units: share of values at the ends of a bounded activation's range."""
+    rank: float = 0.1
+    """rank_collapse: effective rank of the features over its own beginning, once it is below 2."""
+    churn: float = 0.5
+    """policy_churn: share of rows whose best output changes in one update (Schaul et al. 2022)."""
+    constant_output: float = 1e-3
+    """constant_output: spread of the outputs over a batch, relative to their size."""
+    diverging: float = 30.0
+    """diverging_output: growth of both outputs and error signal over the run's best."""
+    input_shift: float = 4.0
+    """input_shift: move of the inputs' mean or spread, in their own standard deviations at the beginning."""
+    loss_rise: float = 10.0
+    """rising_loss: loss over the lowest median it had, where the loop logs one."""
+
+    def __post_init__(self) -> None:
+        for name in ("patience", "reference_looks"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name} must be an integer of at least 1, got {value!r}")
+        for name in self.__dataclass_fields__:
+            if not getattr(self, name) > 0 or not math.isfinite(getattr(self, name)):
+                raise UsageError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        rule: name of the rule.
+        level: "at risk", "collapsing" or "collapsed".
+        site: layer or activation, or "network".
+        since: step at which the condition began to hold.
+        value: the figure now.
+        reference: what it is held against.
+        reason: a sentence for people.
+    """
+
+    rule: str
+    level: str
+    site: str
+    since: int
+    value: float
+    reference: float
+    reason: str
+
+
+Rule = Callable[[History, Thresholds], Iterator[Finding]]
+
+
+def judge(history: History, thresholds: Thresholds | None = None) -> list[Finding]:
+    """All findings, the worst first; of equal ones, the earliest in the network first."""
+    thresholds = thresholds or Thresholds()
+    # Figures may be zero or infinite; what cannot be computed of them meets no condition.
+    with np.errstate(all="ignore"):
+        found = [finding for rule in RULES.values() for finding in rule(history, thresholds)]
+    place = {site: number for number, site in enumerate(history.order)}
+    return sorted(found, key=lambda finding: (-LEVELS.index(finding.level), finding.since, place.get(finding.site, -1)))
+
+
+def verdict_of(findings: list[Finding]) -> str:
+    """The worst level of all findings."""
+    return max((finding.level for finding in findings), key=LEVELS.index, default="healthy")
+
+
+# -- what the rules share
+
+
+def _holds_since(condition: np.ndarray, patience: int) -> int | None:
+    """Index of the look at which ``condition`` began to hold until now; None unless for ``patience`` looks in a row."""
+    if len(condition) < patience or not condition[-patience:].all():
+        return None
+    false = np.flatnonzero(~condition)
+    return int(false[-1]) + 1 if len(false) else 0
+
+
+def _beginning(values: np.ndarray, looks: int) -> float:
+    """Median of the first figures there are."""
+    there = values[~np.isnan(values)][:looks]
+    return float(np.median(there)) if len(there) else math.nan
+
+
+def _columns(*series: Series) -> Iterator[tuple[Any, ...]]:
+    """(site, steps, values, values, ...) of each site that all series have, at the looks at which all have a value."""
+    for site in series[0].sites:
+        if not all(site in one.sites for one in series):
+            continue
+        there = [one.steps[~np.isnan(one.site(site))] for one in series]
+        steps = reduce(np.intersect1d, there)
+        if len(steps):
+            yield site, steps, *(one.site(site)[np.searchsorted(one.steps, steps)] for one in series)
+
+
+def _together(a: Series, b: Series) -> tuple[Series, Series]:
+    """Two series at the steps that both have."""
+    steps = np.intersect1d(a.steps, b.steps)
+    rows_a, rows_b = np.searchsorted(a.steps, steps), np.searchsorted(b.steps, steps)
+    return Series(a.metric, steps, a.sites, a.values[rows_a]), Series(b.metric, steps, b.sites, b.values[rows_b])
+
+
+def _reach(history: History) -> Series:
+    """Gradient norm of each layer over the norm of the error signal that enters at the outputs.
+
+    Where the error signal was not seen, the plain gradient norm.
+    """
+    gradients, error = history.series("gradient_norm"), history.series("error_signal")
+    if not error:
+        return gradients
+    gradients, error = _together(gradients, error)
+    total = np.sqrt(np.nansum(np.square(error.values), axis=1, keepdims=True))
+    return Series("reach", gradients.steps, gradients.sites, gradients.values / total)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}"
+
+
+# -- the rules
+
+
+def nonfinite(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A gradient that is not a number or infinite. Holds at once: nothing after it can be trusted."""
+    series = history.series("nonfinite")
+    for site, steps, _ in _columns(series):
+        yield Finding(
+            "nonfinite", "collapsed", site, int(steps[0]), math.nan, 0.0,
+            f"the gradient of '{site}' stopped being finite at step {steps[0]:,}",
+        )  # fmt: skip
+
+
+def no_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A layer that gets no gradient at all while others do: cut off, behind dead units, or never used."""
+    series = history.series("gradient_norm")
+    if not series:
+        return
+    alive = np.nan_to_num(series.values).max(axis=1) > 0
+    for column, site in enumerate(series.sites):
+        since = _holds_since((series.values[:, column] == 0) & alive, thresholds.patience)
+        if since is not None and site not in history.frozen:
+            yield Finding(
+                "no_gradient", "collapsed", site, int(series.steps[since]), 0.0, 0.0,
+                f"'{site}' gets no gradient: it is cut off from the loss, unused, or behind units that are all dead",
+            )  # fmt: skip
+
+
+def no_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A layer that gets gradients and never moves: left out of the optimizer, or with a learning rate of zero."""
+    for site, steps, updates, gradients in _columns(history.series("update_ratio"), history.series("gradient_norm")):
+        since = _holds_since((updates == 0) & (gradients > 0), thresholds.patience)
+        if since is not None:
+            yield Finding(
+                "no_update", "collapsing", site, int(steps[since]), 0.0, 0.0,
+                f"'{site}' gets gradients but its weights do not move: no optimizer has it, or at a learning rate of 0",
+            )  # fmt: skip
+
+
+def vanishing_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A gradient that fades on its way back through the layers, by its size per weight.
+
+    The layer's gradient norm over its weight norm, against the strongest layer's: the shape of the profile, which a
+    small loss does not change.
+    """
+    relative = {
+        site: (steps, gradients / weights)
+        for site, steps, gradients, weights in _columns(history.series("gradient_norm"), history.series("weight_norm"))
+    }
+    strongest: dict[int, float] = {}
+    for steps, values in relative.values():
+        for step, value in zip(steps.tolist(), np.where(np.isfinite(values), values, 0.0).tolist(), strict=True):
+            strongest[step] = max(value, strongest.get(step, 0.0))
+    for site, (steps, values) in relative.items():
+        profile = values / np.array([strongest[step] for step in steps.tolist()])
+        since = _holds_since((profile < thresholds.vanishing) & (profile > 0), thresholds.patience)
+        if since is not None:
+            value = float(np.median(profile[-thresholds.patience :]))
+            yield Finding(
+                "vanishing_gradient", "collapsing", site, int(steps[since]), value, thresholds.vanishing,
+                f"the gradient of '{site}', for its weights, is {value:.1e} of the strongest layer's",
+            )  # fmt: skip
+
+
+def fading_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A layer that gets ever less of the error that enters at the output, against its own beginning.
+
+    Gradient norm of the layer over norm of the error signal, so that an error that is small because the task is learned
+    is not taken for a gradient that gets lost.
+    """
+    for site, steps, values in _columns(_reach(history)):
+        beginning = _beginning(values, thresholds.reference_looks)
+        since = _holds_since((values < thresholds.fading * beginning) & (values > 0), thresholds.patience)
+        if since is not None:
+            value = float(np.median(values[-thresholds.patience :]) / beginning)
+            yield Finding(
+                "fading_gradient", "collapsing", site, int(steps[since]), value, thresholds.fading,
+                f"'{site}' gets {value:.1e} of the part of the error signal that it got at the beginning",
+            )  # fmt: skip
+
+
+def exploding_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A gradient that is far above its own beginning, for the error that enters at the output, and stays there."""
+    for site, steps, values in _columns(_reach(history)):
+        beginning = _beginning(values[values > 0], thresholds.reference_looks)
+        since = _holds_since(values > thresholds.exploding * beginning, thresholds.patience)
+        if since is not None:
+            value = float(np.median(values[-thresholds.patience :]) / beginning)
+            yield Finding(
+                "exploding_gradient", "collapsing", site, int(steps[since]), value, thresholds.exploding,
+                f"the gradient of '{site}' is {value:.1e} times what it was at the beginning",
+            )  # fmt: skip
+
+
+def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Updates that throw the weights about: the median layer changes by several percent in one step."""
+    series = history.series("update_ratio")
+    if not series:
+        return
+    typical = np.nanmedian(series.values, axis=1)
+    since = _holds_since(typical > thresholds.large_update, thresholds.patience)
+    if since is not None:
+        value = float(np.median(typical[-thresholds.patience :]))
+        yield Finding(
+            "large_update", "collapsing" if value > 4 * thresholds.large_update else "at risk", NETWORK,
+            int(series.steps[since]), value, thresholds.large_update,
+            f"one update changes the median layer by {value:.1%} of its weights: the learning rate is too high",
+        )  # fmt: skip
+
+
+def small_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Updates that move nothing while the error stays: a learning rate too low, or a stale optimizer state."""
+    series, errors = _together(history.series("update_ratio"), history.series("error_signal"))
+    if not series:
+        return
+    typical = np.nanmedian(series.values, axis=1)
+    error = np.sqrt(np.nansum(np.square(errors.values), axis=1))
+    beginning = _beginning(error, thresholds.reference_looks)
+    since = _holds_since(
+        (typical < thresholds.small_update) & (typical > 0) & (error > 0.5 * beginning), thresholds.patience
+    )
+    if since is not None:
+        value = float(np.median(typical[-thresholds.patience :]))
+        yield Finding(
+            "small_update", "at risk", NETWORK, int(series.steps[since]), value, thresholds.small_update,
+            f"one update changes the median layer by {value:.1e} of its weights while the error stays: "
+            "the learning rate is too low or the optimizer's state is stale",
+        )  # fmt: skip
+
+
+def dormant_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Units that pass on next to nothing (Sokar et al., arXiv 2302.12902), where their gradients agree.
+
+    Activity alone misjudges residual and normalised networks; the same measure of the gradient (GraMa, arXiv
+    2505.24061) must alarm as well where it is known.
+    """
+    activity = {site: (steps, values) for site, steps, values in _columns(history.series("dormant"))}
+    for site, steps, silent, idle in _columns(history.series("dormant"), history.series("gradient_dormant")):
+        activity[site] = steps, np.minimum(silent, idle)
+    for site, (steps, both) in activity.items():
+        since = _holds_since(both > thresholds.dormant, thresholds.patience)
+        if since is not None:
+            value = float(np.median(both[-thresholds.patience :]))
+            yield Finding(
+                "dormant_units", "collapsing" if value > 0.9 else "at risk", site, int(steps[since]), value,
+                thresholds.dormant, f"{_percent(value)} of the units of '{site}' pass on next to nothing",
+            )  # fmt: skip
+
+
+def dead_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Units that are zero on every sample of a batch."""
+    for site, steps, values in _columns(history.series("dead")):
+        since = _holds_since(values > thresholds.dead, thresholds.patience)
+        if since is not None:
+            value = float(np.median(values[-thresholds.patience :]))
+            level = "collapsed" if value == 1 else "collapsing" if value > 0.8 else "at risk"
+            yield Finding(
+                "dead_units", level, site, int(steps[since]), value, thresholds.dead,
+                f"{_percent(value)} of the units of '{site}' are zero on every sample",
+            )  # fmt: skip
+
+
+def saturated_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Values at the ends of a bounded activation's range, where its slope is zero (Glorot and Bengio 2010)."""
+    for site, steps, values in _columns(history.series("saturated")):
+        since = _holds_since(values > thresholds.saturated, thresholds.patience)
+        if since is not None:
+            value = float(np.median(values[-thresholds.patience :]))
+            yield Finding(
+                "saturated_units", "collapsing" if value > 0.9 else "at risk", site, int(steps[since]), value,
+                thresholds.saturated, f"{_percent(value)} of the values of '{site}' are at the ends of its range",
+            )  # fmt: skip
+
+
+def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Features that lie in ever fewer directions (Kumar et al., arXiv 2010.14498).
+
+    In classification the rank of healthy features falls to the number of classes; only a rank far below its own
+    beginning and next to one is alarming.
+    """
+    series = history.series("effective_rank")
+    for site, steps, values in _columns(series):
+        beginning = _beginning(values, 1)
+        since = _holds_since((values < thresholds.rank * beginning) & (values < 2.0), min(thresholds.patience, 2))
+        if since is not None:
+            value = float(values[-1])
+            yield Finding(
+                "rank_collapse", "collapsing", site, int(steps[since]), value, thresholds.rank * beginning,
+                f"the features before the last layer span {value:.1f} directions; at the beginning {beginning:.0f}",
+            )  # fmt: skip
+
+
+def policy_churn(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """The best output of a row changes for much of the batch in one single update (Schaul et al., arXiv 2206.00730)."""
+    for site, steps, values in _columns(history.series("churn")):
+        since = _holds_since(values > thresholds.churn, min(thresholds.patience, 2))
+        if since is not None:
+            value = float(values[-1])
+            yield Finding(
+                "policy_churn", "at risk", site, int(steps[since]), value, thresholds.churn,
+                f"one update changes the best output of {_percent(value)} of the rows",
+            )  # fmt: skip
+
+
+def constant_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A network that answers the same whatever it is given."""
+    for site, steps, spreads, sizes in _columns(history.series("output_spread"), history.series("output_size")):
+        # An output of zeros has no size to compare with.
+        constant = (spreads < thresholds.constant_output * sizes) | ((spreads == 0) & (sizes == 0))
+        since = _holds_since(constant, thresholds.patience)
+        if since is not None:
+            value = float(spreads[-1] / sizes[-1]) if sizes[-1] else 0.0
+            yield Finding(
+                "constant_output", "collapsed", site, int(steps[since]), value, thresholds.constant_output,
+                f"the output is the same for all inputs (its spread is {value:.1e} of its size)",
+            )  # fmt: skip
+
+
+def diverging_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Outputs and their error grow together, far above the best they have been: values that chase each other up."""
+    for site, steps, sizes, errors in _columns(history.series("output_size"), history.series("error_signal")):
+        growth = np.minimum(sizes / _running_low(sizes), errors / _running_low(errors))
+        since = _holds_since(growth > thresholds.diverging, thresholds.patience)
+        if since is not None:
+            value = float(growth[-1])
+            yield Finding(
+                "diverging_output", "collapsing", site, int(steps[since]), value, thresholds.diverging,
+                f"outputs and their error are both {value:.0f} times the lowest they have been, and stay there",
+            )  # fmt: skip
+
+
+def _running_low(values: np.ndarray) -> np.ndarray:
+    return np.maximum(np.minimum.accumulate(values), 1e-30)
+
+
+def input_shift(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Inputs that moved far from what they were at the beginning."""
+    for site, steps, means, stds in _columns(history.series("input_mean"), history.series("input_std")):
+        first_mean, first_std = (_beginning(one, thresholds.reference_looks) for one in (means, stds))
+        if not first_std > 0:
+            continue
+        moved = np.maximum(np.abs(means - first_mean) / first_std, np.maximum(stds / first_std, first_std / stds) - 1)
+        since = _holds_since(moved > thresholds.input_shift, thresholds.patience)
+        if since is not None:
+            value = float(moved[-1])
+            yield Finding(
+                "input_shift", "at risk", site, int(steps[since]), value, thresholds.input_shift,
+                f"the inputs moved by {value:.1f} of their first standard deviations",
+            )  # fmt: skip
+
+
+def rising_loss(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A logged loss that is far above the lowest it has been."""
+    steps, values = history.network("loss")
+    if not len(values):
+        return
+    low = _running_low(values)
+    since = _holds_since(values > thresholds.loss_rise * low, 3 * thresholds.patience)
+    if since is not None:
+        value = float(values[-1] / low[-1])
+        yield Finding(
+            "rising_loss", "collapsing", NETWORK, int(steps[since]), value, thresholds.loss_rise,
+            f"the loss is {value:.1f} times the lowest it has been",
+        )  # fmt: skip
+
+
+RULES: dict[str, Rule] = {
+    rule.__name__: rule
+    for rule in (
+        nonfinite,
+        no_gradient,
+        no_update,
+        vanishing_gradient,
+        fading_gradient,
+        exploding_gradient,
+        large_update,
+        small_update,
+        dormant_units,
+        dead_units,
+        saturated_units,
+        rank_collapse,
+        policy_churn,
+        constant_output,
+        diverging_output,
+        input_shift,
+        rising_loss,
+    )
+}

@@ -1,0 +1,240 @@
+"""Before a change is made: a short paired trial of what was prescribed.
+
+The network and a changed copy of it learn the synthetic task of the pre-flight side by side, on the same rows, labels
+and batches, for a few seeds. Seeds change what is learned and what the changed network draws anew; the weights that
+both begin with are those of the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply, Intervention
+from stablegrad.diagnostics.prescriptions import Prescription
+from stablegrad.diagnostics.relearning import (
+    Contestant,
+    OptimizerFactory,
+    check_model,
+    copy_of,
+    default_optimizer,
+    late,
+    learn,
+    make_task,
+    optimizer_of,
+    own_randomness,
+    plan,
+    rehearse,
+)
+from stablegrad.errors import StablegradError, UsageError
+from stablegrad.optimizers import Kron
+
+CONFIDENCE = 0.95
+PHASES = 5
+#: With three pairs a 95% interval is 4.3 standard errors to each side, and effects of 40 points stay in doubt.
+SEEDS = 5
+UNCHANGED = "unchanged"
+#: Kron's rate here, over the one that follows from Adam's: on reshuffled labels it needs a third (docs/benchmarks.md,
+#: "Kron's learning rate"; the paper's ratio).
+KRON_RATE = 1 / 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial of one change showed.
+
+    Attributes:
+        name: the intervention's name.
+        title: the change in a few words.
+        decision: "go": the interval of the effect lies above 0; "no-go": it does not; "not tried".
+        reason: why, in words.
+        effect: mean accuracy over the steps of the later half of the phases, with the change minus without it, mean
+            over seeds; None where it was not tried.
+        low: lower end of the effect's paired Student-t 95% interval over seeds.
+        high: upper end.
+        step_time: median time of a training step over that without the change, the two taken in turns.
+        memory: bytes of weights, gradients and optimizer state over those without it.
+        seeds: pairs.
+    """
+
+    name: str
+    title: str
+    decision: str
+    reason: str
+    effect: float | None = None
+    low: float | None = None
+    high: float | None = None
+    step_time: float | None = None
+    memory: float | None = None
+    seeds: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def verify(
+    model: nn.Module,
+    sample_input: Tensor,
+    prescriptions: Sequence[Prescription],
+    *,
+    seeds: int = SEEDS,
+    top: int = 3,
+    optimizer: OptimizerFactory | None = None,
+    seconds: float = 180.0,
+    phases: int = PHASES,
+    seed: int = 0,
+) -> list[Trial]:
+    """Try prescriptions on copies of a network; the network and all random numbers of the program stay as they are.
+
+    Args:
+        model: the network.
+        sample_input: as of :func:`stablegrad.diagnostics.preflight.diagnose`.
+        prescriptions: what to try, the most promising first.
+        seeds: pairs, at least 2.
+        top: how many of the prescriptions that can be applied by themselves are tried.
+        optimizer: as of ``diagnose``.
+        seconds: time it may take, about.
+        phases: how often labels are reshuffled, and once.
+        seed: the first seed.
+
+    Returns:
+        one trial a prescription, in their order, up to the last one that was tried.
+
+    Raises:
+        UsageError: as of ``diagnose``, fewer than 2 seeds, or too little time for a network as slow as this one.
+        StablegradError: time was up before two pairs were done.
+    """
+    if seeds < 2:
+        raise UsageError(f"a trial needs at least 2 seeds, as one says nothing about chance; got {seeds}")
+    if top < 1 or not 0 < seconds < math.inf or phases < 2:
+        raise UsageError(f"top must be at least 1, phases 2, seconds above 0; got {top}, {phases}, {seconds}")
+    check_model(model, sample_input)
+    factory = optimizer or default_optimizer(sample_input)
+    started = time.perf_counter()
+    with own_randomness(sample_input.device, seed), torch.enable_grad():
+        refused: dict[str, str] = {}
+        makers: dict[str, Callable[[], Contestant]] = {UNCHANGED: lambda: _contestant(model, factory, None)}
+        for prescription in prescriptions:
+            if len(makers) > top:
+                break
+            try:
+                makers[prescription.name] = _maker(model, factory, INTERVENTIONS[prescription.name])
+            except CannotApply as error:
+                refused[prescription.name] = str(error)
+        listed = [one for one in prescriptions if one.name in makers or one.name in refused]
+        if len(makers) == 1:
+            return [Trial(one.name, one.title, "not tried", refused[one.name]) for one in listed]
+        task = make_task(copy_of(model).train(), sample_input, seed=seed)
+        step_seconds = sum(rehearse(task, make) for make in makers.values())
+        planned = plan(step_seconds, max(seconds - (time.perf_counter() - started), 0) / seeds, phases)
+        pairs: list[Mapping[str, Contestant]] = []
+        for number in range(seed, seed + seeds):
+            torch.manual_seed(number)
+            task = make_task(copy_of(model).train(), sample_input, seed=number, phases=planned[0], steps=planned[1])
+            contestants = {name: make() for name, make in makers.items()}
+            if not learn(task, contestants, deadline=started + 1.5 * seconds):
+                break
+            pairs.append(contestants)
+    if len(pairs) < 2:
+        raise StablegradError(
+            f"time was up after {len(pairs)} of {seeds} seeds; give the trial more than {seconds:.0f} seconds"
+        )
+    return [
+        Trial(one.name, one.title, "not tried", refused[one.name])
+        if one.name in refused
+        else _outcome(one, [pair[UNCHANGED] for pair in pairs], [pair[one.name] for pair in pairs])
+        for one in listed
+    ]
+
+
+def paired_interval(differences: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """(mean, low, high): Student's t interval of the mean of paired differences, at least two."""
+    values = np.asarray(differences, dtype=np.float64)
+    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+def training_bytes(model: nn.Module, optimizer: Optimizer) -> int:
+    """Bytes of weights, gradients and whatever tensors the optimizer holds, every storage once."""
+    waiting: list[Any] = [optimizer, *(one for p in model.parameters() for one in (p, p.grad))]
+    storages: dict[int, int] = {}
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if value is None or id(value) in seen or isinstance(value, str | bytes | int | float | type) or callable(value):
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+        elif hasattr(value, "__dict__"):
+            waiting += vars(value).values()
+    return sum(storages.values())
+
+
+def _maker(model: nn.Module, factory: OptimizerFactory, intervention: Intervention) -> Callable[[], Contestant]:
+    """A function that makes the changed network; raises CannotApply where that cannot be done."""
+
+    def make() -> Contestant:
+        return _contestant(model, factory, intervention)
+
+    if intervention.change is None or not intervention.again:
+        make()
+    return make
+
+
+def _contestant(model: nn.Module, factory: OptimizerFactory, intervention: Intervention | None) -> Contestant:
+    changed = copy_of(model)
+    contestant = Contestant(changed, optimizer_of(changed, factory))
+    if intervention is None:
+        return contestant
+    if intervention.again:
+        contestant.before_phase = lambda one: _apply_again(intervention, one)
+        return contestant
+    contestant.optimizer = intervention.apply(changed, contestant.optimizer)
+    if isinstance(contestant.optimizer, Kron):
+        for group in contestant.optimizer.param_groups:
+            group["lr"] *= KRON_RATE
+    return contestant
+
+
+def _apply_again(intervention: Intervention, contestant: Contestant) -> None:
+    # There may be nothing to change at the moment, such as no dormant unit.
+    with contextlib.suppress(CannotApply):
+        contestant.optimizer = intervention.apply(contestant.model, contestant.optimizer)
+
+
+def _outcome(prescription: Prescription, without: Sequence[Contestant], with_it: Sequence[Contestant]) -> Trial:
+    pairs = [(late(a.accuracies), late(b.accuracies)) for a, b in zip(without, with_it, strict=True)]
+    effect, low, high = paired_interval([b - a for a, b in pairs])
+    before, after = (statistics.fmean(values) for values in zip(*pairs, strict=True))
+    decision = "go" if low > 0 else "no-go"
+    verdict = "better" if low > 0 else "worse" if high < 0 else "no difference that is told from chance"
+    return Trial(
+        prescription.name,
+        prescription.title,
+        decision,
+        f"{verdict}: accuracy while it re-learns {before:.0%} without, {after:.0%} with it, {len(pairs)} pairs",
+        effect,
+        low,
+        high,
+        statistics.median(b.step_seconds / a.step_seconds for a, b in zip(without, with_it, strict=True)),
+        training_bytes(with_it[0].model, with_it[0].optimizer) / training_bytes(without[0].model, without[0].optimizer),
+        len(pairs),
+    )

@@ -1,0 +1,202 @@
+"""Two consecutive updates of one optimizer, layer by layer.
+
+Norms are of the gradients as they were accumulated, before any clipping: they are taken by hooks that fire when a
+parameter's gradient is complete (the last time it fires before the step counts, which is right with gradient
+accumulation). The hooks are there for the two steps of a look only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from stablegrad.diagnostics import metrics
+from stablegrad.diagnostics.layers import Layers
+
+
+class UpdateWatch:
+    """Watches one optimizer; calls back around the steps that are looked at.
+
+    Args:
+        optimizer: whose steps are watched.
+        layers: of all networks of the monitor.
+        numbers: which of ``layers.parameters`` to watch: the optimizer's, and those that no optimizer has.
+        looks_at: whether a step, counted from 1, is the second of a look.
+        grad_scaler: divides its scale out.
+
+    The owner sets ``before_look`` (called when the step that is looked at begins, before its forward pass),
+    ``before_step`` and ``after_step`` (around the optimizer's step, the latter with the figures of the look).
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        layers: Layers,
+        numbers: list[int],
+        looks_at: Callable[[int], bool],
+        grad_scaler: torch.amp.GradScaler | None,
+    ):
+        self.optimizer = optimizer
+        self.layers = layers
+        self.looks_at = looks_at
+        self.grad_scaler = grad_scaler
+        self.parameters = [layers.parameters[number] for number in numbers]
+        self.layer_of = [layers.layer_of[number] for number in numbers]
+        self._layer_of = torch.tensor(self.layer_of, device=self.parameters[0].device)
+        self.trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        self.steps = 0
+        self.before_look: Callable[[], None] = lambda: None
+        self.before_step: Callable[[int], None] = lambda step: None
+        self.after_step: Callable[[int, list[str], dict[str, Tensor]], None] = lambda step, names, figures: None
+        self.note: Callable[[str], None] = lambda note: None
+        self._accumulated: dict[int, Tensor] = {}
+        self._gradient_hooks: list[RemovableHandle] = []
+        self._first: _Gradients | None = None
+        self._second: _Gradients | None = None
+        self._weights: list[Tensor] = []
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+
+    def start(self) -> None:
+        """Get ready for the step that comes."""
+        coming = self.steps + 1
+        if self.looks_at(coming) or self.looks_at(coming + 1):
+            self._accumulated = {}
+            self._gradient_hooks = [
+                parameter.register_post_accumulate_grad_hook(self._accumulate)
+                for parameter in self.parameters
+                if parameter.requires_grad and parameter.is_leaf
+            ]
+        if self.looks_at(coming):
+            self.before_look()
+
+    def close(self) -> None:
+        """Take all hooks off."""
+        self.forget()
+        for handle in self._hooks:
+            handle.remove()
+        self._hooks = []
+
+    def forget(self) -> None:
+        """Drop what is held for a look that is under way."""
+        for handle in self._gradient_hooks:
+            handle.remove()
+        self._gradient_hooks = []
+        self._first = self._second = None
+        self._weights = []
+
+    def _accumulate(self, parameter: Tensor) -> None:
+        gradient = parameter.grad
+        if gradient is not None and not gradient.is_sparse and not torch.compiler.is_compiling():
+            self._accumulated[id(parameter)] = torch.linalg.vector_norm(gradient.detach())
+
+    @torch.no_grad()
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        step = self.steps + 1
+        first, second = self.looks_at(step + 1), self.looks_at(step)
+        if not (first or second):
+            return
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            self.note("a step was captured into a CUDA graph; what the graph repeats is not seen")
+            return
+        for handle in self._gradient_hooks:
+            handle.remove()
+        self._gradient_hooks = []
+        gradients = self._gradients(keep=first)
+        if second:
+            self._second = gradients
+            self._weights = [parameter.detach().clone() for parameter in self.parameters]
+            self.before_step(step)
+        else:
+            self._first = gradients
+
+    @torch.no_grad()
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        self.steps += 1
+        if self._second is not None:
+            self.after_step(self.steps, *self._figures(self._second))
+            self._first = self._second = None
+            self._weights = []
+        self.start()
+
+    def _gradients(self, keep: bool) -> _Gradients:
+        """The gradients of the step that is about to be taken; zeros where there is none."""
+        scale = self.grad_scaler.get_scale() if self.grad_scaler is not None else 1.0
+        values, norms, present = [], [], []
+        for parameter in self.parameters:
+            gradient = parameter.grad
+            there = gradient is not None and not gradient.is_sparse
+            gradient = gradient.detach() if gradient is not None and there else torch.zeros_like(parameter)
+            accumulated = self._accumulated.get(id(parameter))
+            values.append(gradient.clone() if keep else gradient)
+            norms.append(torch.linalg.vector_norm(gradient) if accumulated is None else accumulated / scale)
+            present.append(there)
+        if any(present) and not self._accumulated:
+            self.note("gradients came without a backward pass that could be seen; their norms may be after clipping")
+        self._accumulated = {}
+        return _Gradients(values, [norm.to(norms[0].device, torch.float32) for norm in norms], present)
+
+    def _figures(self, second: _Gradients) -> tuple[list[str], dict[str, Tensor]]:
+        layer_of, count = self._layer_of, len(self.layers.names)
+        changes = torch._foreach_sub([parameter.detach() for parameter in self.parameters], self._weights)
+        # The norm of a layer is that of its parameters' norms.
+        gradient_norm = metrics.layer_norms(second.norms, layer_of, count)
+        weight_norm = metrics.layer_norms(self._weights, layer_of, count)
+        figures = {
+            "gradient_norm": gradient_norm,
+            "nonfinite": (~gradient_norm.isfinite()).float(),
+            "weight_norm": weight_norm,
+            "update_ratio": metrics.update_ratio(metrics.layer_norms(changes, layer_of, count), weight_norm),
+            "effective_learning_rate": metrics.effective_learning_rate(self._learning_rates(), weight_norm),
+        }
+        if self._first is not None:
+            first = self._first
+            stepped = [metrics.layer_norms(one.values, layer_of, count) for one in (first, second)]
+            cosine = metrics.cosine(
+                stepped[0], stepped[1], metrics.layer_dots(first.values, second.values, layer_of, count)
+            )
+            before = metrics.layer_norms(first.norms, layer_of, count)
+            figures["gradient_cosine"] = cosine
+            figures["gradient_snr"] = metrics.signal_to_noise(before, gradient_norm, cosine * before * gradient_norm)
+        # A layer outside this optimizer, and without a gradient (a target network), has no figures at all.
+        seen = {
+            layer
+            for layer, parameter, there in zip(self.layer_of, self.parameters, second.present, strict=True)
+            if layer >= 0 and (there or (id(parameter) in self.trained and parameter.requires_grad))
+        }
+        rows = torch.tensor(sorted(seen), dtype=torch.int64, device=gradient_norm.device)
+        names = [self.layers.names[layer] for layer in sorted(seen)]
+        return names, {name: values[rows] for name, values in figures.items()}
+
+    def _learning_rates(self) -> Tensor:
+        """[layers] the learning rate of each layer, that of its first parameter's group; NaN outside the optimizer."""
+        device = self.parameters[0].device
+        groups = self.optimizer.param_groups
+        rates = torch.stack([torch.as_tensor(group["lr"]).to(device, torch.float32) for group in groups])
+        group_of = {id(parameter): number for number, group in enumerate(groups) for parameter in group["params"]}
+        places = [-1] * len(self.layers.names)
+        for parameter, layer in zip(self.parameters, self.layer_of, strict=True):
+            if layer >= 0 and places[layer] < 0:
+                places[layer] = group_of.get(id(parameter), -1)
+        place = torch.tensor(places, device=device)
+        return torch.where(place >= 0, rates[place.clamp(min=0)], torch.nan)
+
+
+class _Gradients:
+    """Gradients of one step: as handed to the optimizer, their norms before clipping, and which there were."""
+
+    def __init__(self, values: list[Tensor], norms: list[Tensor], present: list[bool]):
+        self.values = values
+        self.norms = norms
+        self.present = present

@@ -1,0 +1,87 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from stablegrad.diagnostics import metrics
+
+seeds = st.integers(0, 2**31)
+
+
+def tables(seed, count=2, states=17, actions=4):
+    """Values of few levels, so that ties occur."""
+    return torch.randint(-2, 3, (count, states, actions), generator=torch.Generator().manual_seed(seed)).float()
+
+
+def slow_churn(before, after):
+    changed = 0
+    for old, new in zip(before.tolist(), after.tolist(), strict=True):
+        changed += old.index(max(old)) != new.index(max(new))  # the first of equal values
+    return changed / len(before)
+
+
+@given(seeds)
+@settings(deadline=None)
+def test_churn_is_a_slow_count(seed):
+    before, after = tables(seed)
+    assert float(metrics.policy_churn(before, after)) == pytest.approx(slow_churn(before, after))
+
+
+@given(seeds, st.floats(0.1, 10), st.floats(-5, 5))
+@settings(deadline=None)
+def test_churn_laws(seed, scale, shift):
+    before, after, between = tables(seed, 3)
+    churn = metrics.policy_churn(before, after)
+    assert 0 <= churn <= 1
+    assert churn == metrics.policy_churn(after, before)
+    assert metrics.policy_churn(before, before) == 0
+    assert churn <= metrics.policy_churn(before, between) + metrics.policy_churn(between, after) + 1e-6
+    order = torch.randperm(len(before), generator=torch.Generator().manual_seed(seed))
+    assert metrics.policy_churn(before[order], after[order]) == churn
+    assert metrics.policy_churn(before, scale * after.double() + shift) == churn
+
+
+def test_churn_of_any_leading_shape_and_of_masked_actions():
+    before, after = torch.tensor([[[1.0, 2.0], [3.0, 1.0]]]), torch.tensor([[[2.0, 1.0], [3.0, 1.0]]])
+    assert metrics.policy_churn(before, after) == 0.5
+    masked = torch.tensor([[[-torch.inf, 2.0], [3.0, -torch.inf]]])
+    assert metrics.policy_churn(before, masked) == 0
+    assert metrics.policy_churn(before, torch.full_like(before, torch.nan)).isnan()
+
+
+def test_parts_are_those_of_networks_put_together_by_hand():
+    torch.manual_seed(0)
+    old = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 4))
+    new = copy.deepcopy(old)
+    with torch.no_grad():
+        for parameter in new.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    states = torch.randn(500, 3)
+    outputs = [
+        head(encoder(states)).detach()
+        for encoder, head in (
+            (old[:2], old[2]),
+            (new[:2], old[2]),
+            (old[:2], new[2]),
+            (new[:2], new[2]),
+        )
+    ]
+    found = metrics.churn_split(*outputs)
+    expected = [np.mean(one.numpy().argmax(1) != outputs[0].numpy().argmax(1)) for one in (outputs[3], *outputs[1:3])]
+    assert [float(part) for part in found] == pytest.approx(expected)
+    assert min(expected) > 0
+    assert len(set(expected)) == 3
+
+
+@given(seeds)
+@settings(deadline=None)
+def test_a_part_that_did_not_change_has_no_share(seed):
+    before, after = tables(seed)
+    total, encoder, head = metrics.churn_split(before, after, before, after)
+    assert (encoder, head) == (total, 0)
+    total, encoder, head = metrics.churn_split(before, before, after, after)
+    assert (encoder, head) == (0, total)

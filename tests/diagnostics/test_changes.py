@@ -1,0 +1,436 @@
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from stablegrad.diagnostics import changes
+from stablegrad.diagnostics.changes import CannotApply, InputNormaliser
+from stablegrad.networks import EncoderConfig, MLPTorso, MultiSkipTorso, QNetwork, ResidualTorso, TorsoConfig
+from stablegrad.optimizers import Kron, default_learning_rate
+
+
+def stack(*sizes, activation=nn.ReLU, norm=False):
+    parts = []
+    for n, m in pairwise(sizes[:-1]):
+        parts += [nn.Linear(n, m), *([nn.LayerNorm(m)] if norm else []), activation()]
+    return nn.Sequential(*parts, nn.Linear(sizes[-2], sizes[-1]))
+
+
+def adam(model, lr=1e-3):
+    return torch.optim.Adam(model.parameters(), lr=lr)
+
+
+def trained(optimizer):
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def everything(model):
+    return {id(parameter) for parameter in model.parameters()}
+
+
+def step(model, optimizer, inputs):
+    optimizer.zero_grad()
+    model(inputs).square().mean().backward()
+    optimizer.step()
+
+
+class TwoHeads(nn.Module):
+    """Functional activations, attributes, a policy and a value head."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 16)
+        self.body = nn.ModuleDict({"a": nn.Linear(16, 16), "b": nn.Linear(16, 16)})
+        self.policy = nn.Linear(16, 4)
+        self.value = nn.Linear(16, 1)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        for layer in self.body.values():
+            x = torch.tanh(layer(x))
+        return torch.cat([self.policy(x), self.value(x)], dim=1)
+
+
+class TestLayerNorm:
+    def test_follows_every_hidden_layer_and_no_output(self):
+        model = TwoHeads()
+        optimizer = adam(model)
+        before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+        assert changes.layer_norm(model, optimizer) is optimizer
+        x = torch.randn(5, 6)
+
+        def layer(y, name):
+            return F.layer_norm(F.linear(y, before[f"{name}.weight"], before[f"{name}.bias"]), (16,))
+
+        y = F.relu(layer(x, "first"))
+        y = torch.tanh(layer(torch.tanh(layer(y, "body.a")), "body.b"))
+        expected = torch.cat(
+            [F.linear(y, before[f"{name}.weight"], before[f"{name}.bias"]) for name in ("policy", "value")], dim=1
+        )
+        torch.testing.assert_close(model(x), expected)
+        assert set(before) < set(dict(model.named_parameters()))
+        assert trained(optimizer) == everything(model)
+
+    def test_convolutions_get_one_group(self):
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 2)
+        )
+        first = copy.deepcopy(model[0])
+        changes.layer_norm(model, adam(model))
+        x = torch.randn(3, 1, 8, 8)
+        torch.testing.assert_close(model[0](x), F.group_norm(first(x), 1))
+        assert [type(getattr(layer, "norm_after", None)) for layer in model if hasattr(layer, "weight")] == [
+            nn.GroupNorm,
+            nn.GroupNorm,
+            type(None),
+        ]
+
+    @pytest.mark.parametrize(
+        "model",
+        [
+            stack(4, 8, 8, 2, norm=True),
+            nn.Linear(4, 2),
+            MLPTorso(4, 8, 1),
+            MultiSkipTorso(4, 8, 2),
+            nn.ModuleDict(
+                {
+                    "layers": nn.ModuleList([nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)]),
+                    "norms": nn.ModuleList([nn.LayerNorm(8), nn.LayerNorm(8)]),
+                }
+            ),
+        ],
+    )
+    def test_where_every_hidden_layer_has_a_norm_there_is_nothing_to_do(self, model):
+        with pytest.raises(CannotApply, match="followed by a norm already"):
+            changes.layer_norm(model, adam(model))
+
+    def test_twice_is_refused(self):
+        model = stack(4, 8, 8, 2)
+        changes.layer_norm(model, adam(model))
+        with pytest.raises(CannotApply):
+            changes.layer_norm(model, adam(model))
+
+    def test_a_copy_has_norms_of_its_own(self):
+        model = stack(4, 8, 8, 2)
+        changes.layer_norm(model, adam(model))
+        other = copy.deepcopy(model)
+        x = torch.randn(3, 4)
+        before = model(x)
+        with torch.no_grad():
+            other[0].norm_after.weight.fill_(0)
+        assert torch.equal(model(x), before)
+        assert not torch.equal(other(x), before)
+
+
+class TestResidual:
+    def test_adds_the_input_around_square_hidden_layers_only(self):
+        model = TwoHeads()
+        parts = copy.deepcopy(model)
+        changes.residual(model, adam(model))
+        x = torch.randn(5, 6)
+        y = F.relu(parts.first(x))
+        for layer in parts.body.values():
+            y = torch.tanh(y + layer(y))
+        torch.testing.assert_close(model(x), torch.cat([parts.policy(y), parts.value(y)], dim=1))
+
+    @pytest.mark.parametrize("model", [stack(4, 8, 6, 2), ResidualTorso(4, 8, 2)])
+    def test_nothing_to_do(self, model):
+        with pytest.raises(CannotApply, match="as wide as its input"):
+            changes.residual(model, adam(model))
+
+
+class TestMultiSkip:
+    def test_rebuilds_a_plain_stack_and_leaves_the_rest(self):
+        model = nn.Sequential()
+        for name, part in [("flat", nn.Flatten()), *stack(6, *[16] * 6, 3, activation=nn.Tanh).named_children()]:
+            model.add_module(name, part)
+        optimizer = adam(model)
+        step(model, optimizer, torch.randn(4, 6))
+        head = model[-1]
+        changes.multi_skip(model, optimizer)
+        assert [type(part) for part in model] == [nn.Flatten, MultiSkipTorso, nn.Linear]
+        assert model[-1] is head
+        assert next(iter(model._modules)) == "flat"
+        torso = model[1]
+        # Six hidden layers: a projection, two blocks of two layers, an output layer.
+        assert len(torso.blocks) == 2
+        assert isinstance(torso.activation, nn.Tanh)
+        assert trained(optimizer) == everything(model)
+        assert all(id(parameter) in everything(model) for parameter in optimizer.state)
+        before = torso.project.weight.clone()
+        step(model, optimizer, torch.randn(4, 6))
+        assert not torch.equal(torso.project.weight, before)
+
+    @pytest.mark.parametrize("kind", ["mlp", "residual"])
+    def test_rebuilds_our_torsos_at_their_size(self, kind):
+        config = TorsoConfig(kind=kind, depth=3, width=16, out_features=12, activation="gelu", norm="none")
+        model = QNetwork((5,), 4, encoder=EncoderConfig(), torso=config, is_image=False)
+        optimizer = adam(model)
+        changes.multi_skip(model, optimizer)
+        assert type(model.torso) is MultiSkipTorso
+        assert (len(model.torso.blocks), model.torso.skip_blocks, model.torso.out_features) == (3, 3, 12)
+        assert not any(isinstance(module, nn.LayerNorm) for module in model.modules())
+        assert any(isinstance(module, nn.GELU) for module in model.modules())
+        assert model(torch.randn(2, 5)).shape == (2, 4)
+        assert trained(optimizer) == everything(model)
+
+    @pytest.mark.parametrize(
+        "model", [stack(4, 8, 8, 2), stack(4, 8, 16, 8, 16, 2), MultiSkipTorso(4, 8, 2), TwoHeads()]
+    )
+    def test_says_where_it_takes_a_person(self, model):
+        assert not changes.has_plain_stack(model)
+        with pytest.raises(CannotApply, match="by hand"):
+            changes.multi_skip(model, adam(model))
+
+
+class TestActivation:
+    def test_replaces_modules_that_do_not_shape_the_output(self):
+        model = nn.Sequential(
+            nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Sequential(nn.Sigmoid()), nn.Linear(8, 2), nn.Tanh()
+        )
+        changes.activation(model, adam(model))
+        assert [type(part) for part in model.modules() if not isinstance(part, nn.Linear | nn.Sequential)] == [
+            nn.LeakyReLU,
+            nn.GELU,
+            nn.Tanh,
+        ]
+
+    def test_functions_take_a_person(self):
+        model = TwoHeads()
+        with pytest.raises(CannotApply, match="by hand"):
+            changes.activation(model, adam(model))
+
+
+def test_orthogonal_init_has_the_right_gains_and_forgets():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 2))
+    optimizer = adam(model)
+    step(model, optimizer, torch.randn(2, 3, 4, 4))
+    changes.orthogonal_init(model, optimizer)
+    for layer, gain in ((model[0], 2**0.5), (model[3], 5 / 3), (model[5], 1.0)):
+        rows = layer.weight.flatten(1)
+        torch.testing.assert_close(rows @ rows.T, gain**2 * torch.eye(len(rows)), atol=1e-5, rtol=0)
+        assert not layer.bias.any()
+    assert not optimizer.state
+
+
+class TestKron:
+    def test_takes_over_parameters_and_rates(self):
+        model = stack(4, 8, 8, 2)
+        old = torch.optim.AdamW(
+            [{"params": model[0].parameters()}, {"params": model[2:].parameters(), "lr": 1e-4}],
+            lr=1e-3,
+            weight_decay=0.1,
+        )
+        new = changes.kron(model, old)
+        assert isinstance(new, Kron)
+        assert [group["lr"] for group in new.param_groups] == [default_learning_rate("kron", lr) for lr in (1e-3, 1e-4)]
+        assert [group["weight_decay"] for group in new.param_groups] == [0.1, 0.1]
+        assert trained(new) == everything(model)
+        step(model, new, torch.randn(4, 4))
+
+    def test_the_rate_follows_from_adams(self):
+        model = stack(4, 8, 2)
+        new = changes.kron(model, torch.optim.SGD(model.parameters(), lr=0.4, weight_decay=0.1))
+        assert new.param_groups[0]["lr"] == pytest.approx(default_learning_rate("kron", 0.01))
+        assert new.param_groups[0]["weight_decay"] == 0
+        with pytest.raises(CannotApply, match="already"):
+            changes.kron(model, new)
+
+
+def test_rates_are_scaled_for_good():
+    model = stack(4, 8, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    changes.lower_learning_rate(model, optimizer)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+    step(model, optimizer, torch.randn(2, 4))
+    schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    changes.raise_learning_rate(model, optimizer)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
+    held = torch.tensor(1.0)
+    changes.lower_learning_rate(model, torch.optim.Adam(model.parameters(), lr=held, capturable=False, foreach=False))
+    assert held == pytest.approx(0.1)
+
+
+def test_clipping_holds_the_step():
+    model = stack(4, 8, 2)
+    optimizer = changes.clip_gradients(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model(1e3 * torch.randn(16, 4)).square().mean().backward()
+    optimizer.step()
+    moved = [(now.detach() - old).flatten() for now, old in zip(model.parameters(), before, strict=True)]
+    assert torch.cat(moved).detach().norm().item() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_fresh_state_is_that_of_a_new_optimizer():
+    model = stack(4, 8, 2)
+    optimizer = adam(model)
+    for _ in range(3):
+        step(model, optimizer, torch.randn(8, 4))
+    other = copy.deepcopy(model)
+    changes.reset_optimizer_state(model, optimizer)
+    inputs = torch.randn(8, 4)
+    step(model, optimizer, inputs)
+    step(other, adam(other), inputs)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+class TestTrainLayer:
+    @pytest.mark.parametrize("how", ["left out", "rate 0", "frozen"])
+    def test_the_layer_moves_afterwards(self, how):
+        model = stack(4, 8, 8, 2)
+        groups = [{"params": list(model[0].parameters())}, {"params": list(model[4].parameters())}]
+        if how == "rate 0":
+            groups.append({"params": list(model[2].parameters()), "lr": 0.0})
+        elif how == "frozen":
+            groups.append({"params": list(model[2].parameters())})
+            model[2].requires_grad_(False)
+        optimizer = torch.optim.Adam(groups, lr=1e-2)
+        before = model[2].weight.clone()
+        step(model, optimizer, torch.randn(8, 4))
+        assert torch.equal(model[2].weight, before)
+        changes.train_layer(model, optimizer)
+        step(model, optimizer, torch.randn(8, 4))
+        assert not torch.equal(model[2].weight, before)
+        with pytest.raises(CannotApply, match="already"):
+            changes.train_layer(model, optimizer)
+
+    def test_no_rate_to_go_by(self):
+        model = stack(4, 8, 2)
+        with pytest.raises(CannotApply, match="learning rate of all parameters is 0"):
+            changes.train_layer(model, torch.optim.SGD(model.parameters(), lr=0.0))
+
+
+class TestRecycle:
+    def test_dead_units_come_back_and_live_ones_stay(self):
+        torch.manual_seed(0)
+        model = stack(4, 32, 16, 2)
+        with torch.no_grad():
+            model[0].bias[:20] = -50
+        inputs = torch.randn(64, 4)
+        optimizer = adam(model)
+        step(model, optimizer, inputs)
+        before = copy.deepcopy(model[0])
+        alive = (F.relu(before(inputs)) > 0).any(dim=0)
+        assert not alive[:20].any()
+        changes.recycle_dormant(model, optimizer)
+        now = F.relu(model[0](inputs)) > 0
+        assert now.any(dim=0)[:20].float().mean() > 0.9
+        kept = model[0].weight.grad.abs().mean(dim=1) > 0.05 * model[0].weight.grad.abs().mean()
+        assert torch.equal(model[0].weight[kept], before.weight[kept])
+        assert not optimizer.state[model[0].weight]["exp_avg"][:20].any()
+        assert optimizer.state[model[0].weight]["exp_avg"][20:].any()
+
+    def test_judges_by_the_optimizers_mean_where_gradients_are_gone(self):
+        model = stack(4, 32, 2)
+        with torch.no_grad():
+            model[0].bias.fill_(-50)
+        optimizer = adam(model)
+        step(model, optimizer, torch.randn(64, 4))
+        optimizer.zero_grad()
+        changes.recycle_dormant(model, optimizer)
+        assert model[0].bias.min() > -1
+
+    def test_outputs_without_a_gradient_of_their_own_stay(self):
+        model = stack(4, 16, 3)
+        optimizer = adam(model)
+        head = model[-1].weight.clone()
+        model(torch.randn(32, 4))[:, 0].sum().backward()
+        with pytest.raises(CannotApply, match="no unit is dormant"):
+            changes.recycle_dormant(model, optimizer)
+        assert torch.equal(model[-1].weight, head)
+
+    def test_needs_a_backward_pass(self):
+        model = stack(4, 8, 2)
+        with pytest.raises(CannotApply, match="after a backward pass"):
+            changes.recycle_dormant(model, adam(model))
+
+
+class TestNormaliseInputs:
+    @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5), seed=st.integers(0, 1000))
+    @settings(max_examples=30, deadline=None)
+    def test_statistics_are_those_of_all_rows_together(self, sizes, seed):
+        torch.manual_seed(seed)
+        batches = [5 + 3 * torch.randn(size, 4) for size in sizes]
+        normaliser = InputNormaliser()
+        for batch in batches:
+            normaliser(batch)
+        rows = torch.cat(batches).double()
+        torch.testing.assert_close(normaliser.mean.double(), rows.mean(dim=0), rtol=1e-4, atol=1e-4)
+        variance = rows.var(dim=0, correction=0)
+        torch.testing.assert_close((normaliser.square / normaliser.count).double(), variance, rtol=1e-4, atol=1e-4)
+
+    def test_what_the_network_sees(self):
+        model = nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), nn.ReLU(), nn.Linear(3, 2))
+        plain = copy.deepcopy(model)
+        changes.normalise_inputs(model, adam(model))
+        x = 100 + 7 * torch.randn(50, 4)
+        seen = (x - x.mean(dim=0)) / x.std(dim=0, correction=0)
+        torch.testing.assert_close(model(x), plain(seen), rtol=1e-3, atol=1e-4)
+        # Neither evaluation nor acting moves the statistics.
+        model.eval()
+        after = model(x)
+        model(1000 * x)
+        with torch.no_grad():
+            model.train()(1000 * x)
+        torch.testing.assert_close(model.eval()(x), after)
+        with pytest.raises(CannotApply, match="already"):
+            changes.normalise_inputs(model, adam(model))
+
+    def test_images_by_channel_bytes_too_and_token_ids_not(self):
+        normaliser = InputNormaliser()
+        images = torch.randint(0, 256, (6, 3, 5, 5), dtype=torch.uint8)
+        out = normaliser(images)
+        torch.testing.assert_close(out.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+        torch.testing.assert_close(out.std(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+        ids = torch.randint(0, 9, (4, 7))
+        assert normaliser(ids) is ids
+
+    def test_a_saved_network_keeps_its_statistics(self):
+        model = stack(4, 8, 2)
+        changes.normalise_inputs(model, adam(model))
+        model(torch.randn(20, 4))
+        other = stack(4, 8, 2)
+        changes.normalise_inputs(other, adam(other))
+        other.load_state_dict(model.state_dict())
+        x = torch.randn(5, 4)
+        assert torch.equal(other.eval()(x), model.eval()(x))
+
+
+@given(
+    widths=st.lists(st.sampled_from([3, 8, 16]), min_size=1, max_size=7),
+    norm=st.booleans(),
+    activation=st.sampled_from([nn.ReLU, nn.Tanh]),
+    change=st.sampled_from(
+        [
+            changes.layer_norm,
+            changes.residual,
+            changes.multi_skip,
+            changes.activation,
+            changes.orthogonal_init,
+            changes.kron,
+            changes.normalise_inputs,
+        ]
+    ),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_changed_all_of_the_network_is_trained_and_it_still_runs(widths, norm, activation, change):
+    model = stack(5, *widths, 2, norm=norm, activation=activation)
+    head = model[-1]
+    optimizer = adam(model)
+    try:
+        optimizer = change(model, optimizer)
+    except CannotApply:
+        assert everything(model) == trained(optimizer)
+        return
+    assert trained(optimizer) == everything(model)
+    x = torch.randn(4, 5)
+    assert model(x).isfinite().all()
+    assert list(model.modules())[-1] is head or head in list(model.modules())
+    step(model, optimizer, x)

@@ -1,0 +1,439 @@
+"""The monitor against a slow loop that does the same by hand, and on everything people build."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stablegrad.diagnostics import Monitor
+from stablegrad.errors import UsageError
+
+
+class Residual(nn.Module):
+    """Functional activations, a skip, one ReLU module used twice."""
+
+    def __init__(self, width=16):
+        super().__init__()
+        self.first = nn.Linear(8, width)
+        self.inner1 = nn.Linear(width, width)
+        self.inner2 = nn.Linear(width, width)
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, x):
+        x = self.relu(self.first(x))
+        x = x + F.relu(self.inner2(F.relu(self.inner1(x))))
+        return self.head(self.relu(x))
+
+
+def batches(count, rows=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(rows, 8, generator=generator), torch.randint(4, (rows,), generator=generator))
+        for _ in range(count)
+    ]
+
+
+def make(model=Residual, optimizer=torch.optim.Adam, lr=1e-3, seed=0):
+    torch.manual_seed(seed)
+    network = model()
+    return network, optimizer(network.parameters(), lr=lr)
+
+
+def train(network, optimizer, data, clip=None):
+    for x, y in data:
+        optimizer.zero_grad()
+        F.cross_entropy(network(x), y).backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), clip)
+        optimizer.step()
+
+
+def row(monitor, step):
+    return dict(monitor.fetch().rows)[step]
+
+
+def test_layer_figures_are_those_of_a_loop_by_hand():
+    data = batches(10)
+    network, optimizer = make()
+    twin, twin_optimizer = copy.deepcopy(network), None
+    twin_optimizer = torch.optim.Adam(twin.parameters(), lr=1e-3)
+    with Monitor(network, optimizer, every=5, probe_every=0) as monitor:
+        train(network, optimizer, data, clip=0.1)
+
+    gradients, weights = {}, {}
+    for step, (x, y) in enumerate(data, start=1):
+        twin_optimizer.zero_grad()
+        F.cross_entropy(twin(x), y).backward()
+        gradients[step] = {name: p.grad.clone() for name, p in twin.named_parameters()}
+        weights[step] = {name: p.detach().clone() for name, p in twin.named_parameters()}
+        nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
+        twin_optimizer.step()
+        weights[step, "after"] = {name: p.detach().clone() for name, p in twin.named_parameters()}
+
+    def flat(tensors, layer):
+        return torch.cat([tensors[f"{layer}.{part}"].flatten() for part in ("weight", "bias")]).double()
+
+    assert [step for step, _ in monitor.fetch().rows] == [2, 5, 10]
+    for step in (2, 5, 10):
+        figures = row(monitor, step)
+        for layer in ("first", "inner1", "inner2", "head"):
+            now, before = flat(gradients[step], layer), flat(gradients[step - 1], layer)
+            weight, change = (
+                flat(weights[step], layer),
+                flat(weights[step, "after"], layer) - flat(weights[step], layer),
+            )
+            noise = (now - before).square().sum() / 2
+            expected = {
+                "gradient_norm": now.norm(),
+                "weight_norm": weight.norm(),
+                "update_ratio": change.norm() / weight.norm(),
+                "gradient_cosine": now @ before / now.norm() / before.norm(),
+                "gradient_snr": now @ before / noise,
+                "effective_learning_rate": 1e-3 / weight.norm() ** 2,
+            }
+            for metric, value in expected.items():
+                assert figures[f"{metric}/{layer}"] == pytest.approx(value.item(), rel=2e-4), (metric, layer, step)
+
+
+def test_activations_functional_ones_and_a_module_used_twice():
+    network, optimizer = make()
+    with torch.no_grad():
+        # Half of the units of inner1 can never fire.
+        network.inner1.weight[:8] = 0
+        network.inner1.bias[:8] = -1
+        network.inner1.bias[8:] = 1
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(2))
+    figures = row(monitor, 2)
+    sites = monitor.history.series("dormant").sites
+    assert sites == ["relu", "relu#2", "relu#3", "relu#4"]
+    assert max(figures[f"dead/{site}"] for site in sites) == 0.5
+    assert all(0 <= figures[f"gradient_dormant/{site}"] <= 1 for site in sites)
+    assert monitor.history.order[0] == "first"
+
+
+def test_every_activation_is_seen_once_module_or_function():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 16), nn.Tanh())
+            self.head = nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.head(torch.sigmoid(self.layers(x).relu()))
+
+    network, optimizer = make(Both)
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(2))
+    assert monitor.fetch().series("dormant").sites == ["layers.1", "layers.3", "relu", "sigmoid"]
+    assert monitor.history.series("saturated").sites == ["layers.3", "sigmoid"]
+
+
+def test_the_training_and_the_random_streams_are_untouched():
+    class WithDropout(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(
+                nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.5), nn.BatchNorm1d(16), nn.Linear(16, 4)
+            )
+
+        def forward(self, x):
+            return self.layers(x)
+
+    results = []
+    for watched in (False, True):
+        network, optimizer = make(WithDropout)
+        monitor = Monitor(network, optimizer, every=2, probe_every=2) if watched else None
+        train(network, optimizer, batches(8))
+        if monitor is not None:
+            assert monitor.fetch().series("effective_rank")
+            monitor.close()
+        results.append(copy.deepcopy(network.state_dict()) | {"next random": torch.rand(3)})
+    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
+
+
+def test_nothing_stays_registered_between_looks_and_after_close():
+    network, optimizer = make()
+    monitor = Monitor(network, optimizer, every=50, probe_every=0)
+    train(network, optimizer, batches(5))
+    for module in network.modules():
+        assert not module._forward_hooks and not module._forward_pre_hooks
+    assert all(not p._post_accumulate_grad_hooks for p in network.parameters())
+    monitor.close()
+    assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
+    Monitor(network, optimizer).close()
+
+
+def test_a_copy_or_a_pickle_made_while_a_look_is_taken_carries_no_hook():
+    network, optimizer = make()
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(3))
+        assert network._forward_hooks
+        for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+            twin(torch.zeros(2, 8)).sum().backward()
+        train(network, optimizer, batches(1))
+    assert monitor.history.series("dormant").sites == ["relu", "relu#2", "relu#3", "relu#4"]
+    assert row(monitor, 4)["output_size/network"] > 0
+
+
+def test_tied_parameters_count_once_and_frozen_ones_are_named():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+            self.b.weight = self.a.weight
+            self.b.bias = self.a.bias
+            for parameter in self.c.parameters():
+                parameter.requires_grad_(False)
+
+        def forward(self, x):
+            return self.c(F.relu(self.b(F.relu(self.a(x)))))
+
+    network, _ = make(Tied)
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(8))
+    assert monitor.fetch().series("gradient_norm").sites == ["a"]
+    assert monitor.history.frozen == ["c"]
+    assert monitor.report().verdict == "healthy"
+
+
+def test_gradient_accumulation_takes_the_whole_gradient():
+    network, optimizer = make()
+    twin = copy.deepcopy(network)
+    data = batches(6)
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        for start in (0, 3):
+            optimizer.zero_grad()
+            for x, y in data[start : start + 3]:
+                F.cross_entropy(network(x), y).backward()
+            if start == 3:
+                expected = {name: p.grad.norm().item() for name, p in network.named_parameters()}
+            nn.utils.clip_grad_norm_(network.parameters(), 1e-3)
+            optimizer.step()
+    del twin
+    got = row(monitor, 2)["gradient_norm/head"]
+    assert got == pytest.approx((expected["head.weight"] ** 2 + expected["head.bias"] ** 2) ** 0.5, rel=1e-5)
+
+
+def test_a_grad_scaler_is_divided_out():
+    norms = []
+    for scale in (1.0, 1024.0):
+        network, optimizer = make(optimizer=torch.optim.SGD)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        with Monitor(network, optimizer, every=2, probe_every=0, grad_scaler=scaler) as monitor:
+            for x, y in batches(2):
+                optimizer.zero_grad()
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = F.cross_entropy(network(x).float(), y)
+                scaler.scale(loss).backward()
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(network.parameters(), 0.01)
+                scaler.step(optimizer)
+                scaler.update()
+        figures = row(monitor, 2)
+        norms.append((figures["gradient_norm/first"], figures["error_signal/network"], figures["gradient_snr/first"]))
+    assert norms[0] == pytest.approx(norms[1], rel=0.05)
+
+
+def test_actor_critic_with_a_shared_encoder_and_two_optimizers():
+    torch.manual_seed(0)
+    encoder = nn.Linear(8, 8)
+    actor = nn.Sequential(encoder, nn.ReLU(), nn.Linear(8, 2))
+    critic = nn.Sequential(encoder, nn.ReLU(), nn.Linear(8, 1))
+    first = torch.optim.Adam(actor.parameters(), lr=1e-3)
+    second = torch.optim.Adam(critic[2].parameters(), lr=1e-3)
+    with Monitor({"actor": actor, "critic": critic}, [first, second], every=2, probe_every=0) as monitor:
+        for number, (x, _) in enumerate(batches(8)):
+            first.zero_grad()
+            second.zero_grad()
+            (actor(x).square().mean() + critic(x).square().mean()).backward()
+            first.step()
+            if number % 2:
+                second.step()
+    series = monitor.fetch().series("gradient_norm")
+    assert series.sites == ["actor.0", "actor.2", "critic.2"]
+    assert (series.site("actor.0")[~torch.tensor(series.site("actor.0")).isnan().numpy()] > 0).all()
+    assert {"error_signal/actor", "error_signal/critic"} <= set(row(monitor, 2))
+
+
+def test_layers_outside_the_optimizer():
+    network, _ = make()
+    optimizer = torch.optim.Adam([p for n, p in network.named_parameters() if not n.startswith("inner1")], lr=1e-3)
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(10))
+    report = monitor.report()
+    assert [(finding.rule, finding.site) for finding in report.findings] == [("no_update", "inner1")]
+    assert report.layers()["inner1"] == "collapsing"
+    assert report.layers()["head"] == "healthy"
+
+
+def test_a_detached_encoder_gets_no_gradient():
+    class Cut(Residual):
+        def forward(self, x):
+            return self.head(F.relu(self.inner1(self.first(x).detach())))
+
+    network, optimizer = make(Cut)
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(10))
+    found = {(finding.rule, finding.site) for finding in monitor.report().findings}
+    assert ("no_gradient", "first") in found
+    assert monitor.report().verdict == "collapsed"
+
+
+def test_nan_is_found_with_its_step_and_layer():
+    network, optimizer = make()
+    data = batches(20)
+    data[13][0][3, 2] = float("nan")
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, data)
+    finding = monitor.report().findings[0]
+    assert (finding.rule, finding.level, finding.since) == ("nonfinite", "collapsed", 14)
+
+
+def test_gradients_that_never_were_numbers():
+    network, optimizer = make()
+    data = [(x * float("nan"), y) for x, y in batches(8)]
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, data)
+    assert monitor.report().verdict == "collapsed"
+    assert monitor.report().findings[0].rule == "nonfinite"
+
+
+def test_a_compiled_network_says_what_cannot_be_seen(monkeypatch):
+    # Another test, or the user's environment, may have switched the compiler off for the whole process.
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    with torch._dynamo.config.patch(disable=False):
+        network, optimizer = make()
+        compiled = torch.compile(network, backend="eager")
+        with Monitor(compiled, optimizer, every=2, probe_every=2) as monitor:
+            train(compiled, optimizer, batches(24))
+    history = monitor.fetch()
+    assert history.series("gradient_norm").sites == ["first", "inner1", "inner2", "head"]
+    assert history.series("error_signal") and history.series("effective_rank")
+    assert not history.series("dormant")
+    assert any("compiled" in note for note in monitor.notes)
+
+
+@pytest.mark.parametrize("wrap", [lambda y: (y, None), lambda y: {"q": y}, lambda y: [y]])
+def test_outputs_that_are_not_a_tensor(wrap):
+    class Wrapped(Residual):
+        def forward(self, x):
+            return wrap(super().forward(x))
+
+    network, optimizer = make(Wrapped)
+    with Monitor(network, optimizer, every=2, probe_every=2) as monitor:
+        for x, y in batches(6):
+            optimizer.zero_grad()
+            output = network(x)
+            output = output["q"] if isinstance(output, dict) else output[0]
+            F.cross_entropy(output, y).backward()
+            optimizer.step()
+    assert monitor.fetch().series("error_signal")
+    assert monitor.history.series("churn")
+
+
+def test_churn_and_its_split_are_those_of_copies():
+    data = batches(4)
+    probe = torch.randn(64, 8, generator=torch.Generator().manual_seed(9))
+    network, optimizer = make(lr=0.05)
+    with Monitor(network, optimizer, every=2, probe=probe, probe_every=4) as monitor:
+        train(network, optimizer, data[:3])
+        old = copy.deepcopy(network)
+        train(network, optimizer, data[3:])
+    crossed = copy.deepcopy(network)
+    crossed.head = old.head
+    crossed_head = copy.deepcopy(old)
+    crossed_head.head = network.head
+
+    def best(model):
+        return model(probe).argmax(1)
+
+    figures = row(monitor, 4)
+    assert figures["churn/network"] == pytest.approx((best(old) != best(network)).float().mean().item())
+    assert figures["churn_encoder/network"] == pytest.approx((best(old) != best(crossed)).float().mean().item())
+    assert figures["churn_head/network"] == pytest.approx((best(old) != best(crossed_head)).float().mean().item())
+    assert figures["churn/network"] > 0
+
+
+def test_logged_figures_and_callback():
+    network, optimizer = make()
+    seen = []
+    with Monitor(
+        network, optimizer, every=2, probe_every=0, on_record=lambda step, f: seen.append((step, f))
+    ) as monitor:
+        for x, y in batches(4):
+            train(network, optimizer, [(x, y)])
+            monitor.log(loss=torch.tensor(0.5), episode_return=3)
+    assert monitor.fetch().network("loss")[0].tolist() == [1, 2, 3, 4]
+    assert dict(monitor.history.rows)[4]["episode_return/network"] == 3
+    assert [step for step, figures in seen if "gradient_norm/head" in figures] == [2, 4]
+
+
+def test_curvature_of_a_quadratic_is_its_matrix():
+    network = nn.Linear(3, 1, bias=False)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    x = torch.tensor([[1.0, 0, 0], [0, 2, 0], [0, 0, 3]])
+    with Monitor(network, optimizer, probe_every=0) as monitor:
+        found = monitor.measure_curvature(lambda: network(x).square().sum() / 2, iterations=3)
+    # The Hessian is diag(1, 4, 9): its trace has no variance under Rademacher vectors.
+    assert found["hessian_trace"].value == pytest.approx(14, rel=1e-5)
+    assert found["hessian_top"].value == pytest.approx(9, rel=1e-4)
+    assert monitor.fetch().network("hessian_top")[1] == pytest.approx([9], rel=1e-4)
+    assert network.weight.grad is None
+
+
+class TestWrongUse:
+    def test_no_parameters(self):
+        _, optimizer = make()
+        with pytest.raises(UsageError, match="no parameters"):
+            Monitor(nn.ReLU(), optimizer)
+
+    def test_another_networks_optimizer(self):
+        network, _ = make()
+        _, optimizer = make()
+        with pytest.raises(UsageError, match="trains none"):
+            Monitor(network, optimizer)
+
+    def test_not_a_network_and_not_an_optimizer(self):
+        network, optimizer = make()
+        with pytest.raises(UsageError, match=r"torch\.nn\.Module"):
+            Monitor("network", optimizer)
+        with pytest.raises(UsageError, match=r"torch\.optim\.Optimizer"):
+            Monitor(network, "adam")
+
+    def test_second_monitor(self):
+        network, optimizer = make()
+        with Monitor(network, optimizer), pytest.raises(UsageError, match="close"):
+            Monitor(network, optimizer)
+        Monitor(network, optimizer).close()
+
+    def test_no_gradient_ever_seen(self):
+        network, optimizer = make()
+        with Monitor(network, optimizer) as monitor, pytest.raises(UsageError, match="no gradient was ever seen"):
+            monitor.report()
+
+    def test_probe_smaller_than_the_features(self):
+        network, optimizer = make()
+        with pytest.raises(UsageError, match="16"):
+            Monitor(network, optimizer, probe=torch.zeros(8, 8))
+
+    @pytest.mark.parametrize("options", [{"every": 1}, {"every": 10, "probe_every": 15}, {"probe_every": -1}])
+    def test_cadence(self, options):
+        network, optimizer = make()
+        with pytest.raises(UsageError, match="every"):
+            Monitor(network, optimizer, **options)
+
+    def test_a_probe_that_would_never_be_run(self):
+        network, optimizer = make()
+        with pytest.raises(UsageError, match="never be run"):
+            Monitor(network, optimizer, probe=torch.zeros(64, 8), probe_every=0)
+
+    def test_model_on_another_device(self):
+        network, optimizer = make()
+        with pytest.raises(UsageError, match="meta"):
+            Monitor(network, optimizer, probe=torch.zeros(64, 8, device="meta"))

@@ -1,0 +1,111 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stablegrad.diagnostics.interventions import INTERVENTIONS
+from stablegrad.diagnostics.prescriptions import EXPLAINED_BY, LEVEL_WEIGHTS, MOST, prescribe
+from stablegrad.diagnostics.rules import LEVELS, RULES, Finding
+
+KNOWN = sorted({*RULES, "slow_relearning"})
+
+
+def finding(rule, level="collapsing", site="layer", reason=None):
+    return Finding(rule, level, site, 100, 1.0, 2.0, reason or f"{rule} at '{site}'")
+
+
+def names(*findings, fitting=None):
+    return [prescription.name for prescription in prescribe(findings, fitting)]
+
+
+def test_a_healthy_network_needs_nothing():
+    assert prescribe([]) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "first"),
+    [
+        ("no_update", "train_layer"),
+        ("no_gradient", "reconnect"),
+        ("vanishing_gradient", "layer_norm"),
+        ("slow_relearning", "multi_skip"),
+        ("exploding_gradient", "clip_gradients"),
+        ("large_update", "lower_learning_rate"),
+        ("nonfinite", "lower_learning_rate"),
+        ("small_update", "raise_learning_rate"),
+        ("dead_units", "recycle_dormant"),
+        ("saturated_units", "layer_norm"),
+        ("diverging_output", "slower_targets"),
+        ("input_shift", "normalise_inputs"),
+    ],
+)
+def test_the_first_answer_to_one_rule(rule, first):
+    assert names(finding(rule))[0] == first
+
+
+def test_depth_that_lost_its_gradient_and_learns_anew_slowly_asks_for_another_architecture():
+    assert (
+        names(finding("vanishing_gradient"), finding("fading_gradient"), finding("slow_relearning"))[0] == "multi_skip"
+    )
+
+
+@given(
+    st.lists(
+        st.builds(finding, st.sampled_from(KNOWN), st.sampled_from(LEVELS[1:]), st.sampled_from("abc")), max_size=12
+    )
+)
+def test_the_order_is_that_of_a_slow_sum(findings):
+    rules = {one.rule for one in findings}
+    scores = {}
+    for name, intervention in INTERVENTIONS.items():
+        total = 0.0
+        for rule in sorted(rules):
+            if any(cause in rules for cause in EXPLAINED_BY.get(rule, ())):
+                continue
+            worst = max(LEVEL_WEIGHTS[one.level] for one in findings if one.rule == rule)
+            total += worst * intervention.answers.get(rule, 0.0)
+        scores[name] = total
+    got = names(*findings)
+    assert len(got) == min(MOST, sum(score > 0 for score in scores.values()))
+    assert all(scores[a] >= scores[b] - 1e-9 for a, b in itertools.pairwise(got))
+    assert (
+        all(scores[name] <= scores[got[-1]] + 1e-9 for name in scores if name not in got)
+        if got
+        else not any(scores.values())
+    )
+
+
+def test_twenty_layers_with_one_cause_count_once():
+    many = [finding("vanishing_gradient", site=f"layer {number}") for number in range(20)]
+    few = names(*many[:1], finding("large_update", "collapsed", "network"))
+    assert names(*many, finding("large_update", "collapsed", "network")) == few
+    why = prescribe(many)[0].why
+    assert "vanishing_gradient at 'layer 0' (and 19 more like it)" in why
+    assert why.endswith(".")
+
+
+def test_dead_units_explain_what_they_cut_off():
+    alone = names(finding("no_gradient", "collapsed"))
+    assert alone[0] == "reconnect"
+    assert "reconnect" not in names(finding("no_gradient", "collapsed"), finding("dead_units", "collapsed"))
+
+
+def test_only_what_fits():
+    assert names(finding("vanishing_gradient"), fitting={"kron", "residual"}) == ["residual", "kron"]
+
+
+def test_the_worst_finding_of_a_rule_is_quoted_and_the_rules_are_named():
+    one = prescribe(
+        [
+            finding("dead_units", "at risk", reason="a few are dead"),
+            finding("dead_units", "collapsed", reason="all are dead"),
+        ]
+    )[0]
+    assert one.why.startswith("all are dead (and 1 more like it)")
+    assert one.rules == ("dead_units",)
+    assert (one.step_time, one.memory, one.code) == (
+        INTERVENTIONS[one.name].step_time,
+        INTERVENTIONS[one.name].memory,
+        dict(INTERVENTIONS[one.name].code),
+    )

@@ -1,0 +1,184 @@
+"""Every rule: what must alarm, what must not, and that a spike or a dip that recovers is neither."""
+
+import math
+import warnings
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stablegrad.diagnostics import RULES, History, Thresholds, judge
+from stablegrad.errors import UsageError
+
+LOOKS = 12
+
+
+def history(**series):
+    """Figures by "metric__site" (or "metric", of the network): one value for all looks, or a list of them."""
+    made = History()
+    for look in range(LOOKS):
+        figures = {}
+        for name, values in series.items():
+            metric, _, site = name.partition("__")
+            value = values[look] if isinstance(values, list) else values
+            if value is not None:
+                figures[f"{metric}/{site or 'network'}"] = value
+        made.add(10 * (look + 1), figures)
+    return made
+
+
+def then(before, after, looks=5):
+    """``before``, and ``after`` for the last looks."""
+    return [before] * (LOOKS - looks) + [after] * looks
+
+
+def dip(before, after):
+    """``after`` for three looks in the middle, and back."""
+    return [before] * 5 + [after] * 3 + [before] * (LOOKS - 8)
+
+
+def pair(metric, a, b, **others):
+    return {f"{metric}__a": a, f"{metric}__b": b, **others}
+
+
+NORMS = {"weight_norm__a": 1.0, "weight_norm__b": 1.0}
+FLOW = {"error_signal": 1.0, **NORMS}
+
+#: By rule: a function from a shape of time (``then`` or ``dip``) to figures; the site; the level.
+ALARMS = {
+    "no_gradient": (lambda t: pair("gradient_norm", t(1.0, 0.0), 1.0), "a", "collapsed"),
+    "no_update": (
+        lambda t: pair("gradient_norm", 1.0, 1.0) | pair("update_ratio", t(1e-3, 0.0), 1e-3),
+        "a",
+        "collapsing",
+    ),
+    "vanishing_gradient": (lambda t: pair("gradient_norm", t(1.0, 1e-6), 1.0) | NORMS, "a", "collapsing"),
+    "fading_gradient": (lambda t: pair("gradient_norm", t(1.0, 5e-3), 1.0) | FLOW, "a", "collapsing"),
+    "exploding_gradient": (lambda t: pair("gradient_norm", t(1.0, 2e3), 1.0) | FLOW, "a", "collapsing"),
+    "large_update": (lambda t: pair("update_ratio", t(1e-3, 0.1), t(1e-3, 0.1)), "network", "at risk"),
+    "small_update": (
+        lambda t: pair("update_ratio", t(1e-3, 1e-7), t(1e-3, 1e-7), error_signal=1.0),
+        "network",
+        "at risk",
+    ),
+    "dormant_units": (lambda t: {"dormant__a": t(0.1, 0.8), "gradient_dormant__a": 0.8}, "a", "at risk"),
+    "dead_units": (lambda t: {"dead__a": t(0.1, 0.7)}, "a", "at risk"),
+    "saturated_units": (lambda t: {"saturated__a": t(0.1, 0.7)}, "a", "at risk"),
+    "rank_collapse": (lambda t: {"effective_rank": t(30.0, 1.2)}, "network", "collapsing"),
+    "policy_churn": (lambda t: {"churn": t(0.01, 0.8)}, "network", "at risk"),
+    "constant_output": (lambda t: {"output_size": 1.0, "output_spread": t(1.0, 1e-5)}, "network", "collapsed"),
+    "diverging_output": (
+        lambda t: {"output_size": t(1.0, 50.0), "error_signal": t(1.0, 50.0)},
+        "network",
+        "collapsing",
+    ),
+    "input_shift": (lambda t: {"input_mean": t(0.0, 9.0), "input_std": 1.0}, "network", "at risk"),
+    "rising_loss": (lambda t: {"loss": t(1.0, 20.0)}, "network", "collapsing"),
+}
+
+#: What looks like an alarm and is none.
+HEALTHY = {
+    "no_gradient": {"gradient_norm__a": then(1.0, 0.0), "gradient_norm__b": then(1.0, 0.0)},  # nothing is left to learn
+    "no_update": pair("gradient_norm", 0.0, 1.0) | pair("update_ratio", 0.0, 1e-3),  # no gradient: another rule's
+    "vanishing_gradient": pair("gradient_norm", then(1.0, 1e-6), then(1.0, 1e-6)) | NORMS,  # all fall alike
+    "fading_gradient": pair("gradient_norm", then(1.0, 1e-4), 1e-4, error_signal=then(1.0, 1e-4)),  # it is learned
+    "exploding_gradient": pair("gradient_norm", then(1.0, 1e4), 1.0, error_signal=then(1.0, 1e4)),  # the error grew
+    "large_update": pair("update_ratio", 1e-3, 1e-3) | {"update_ratio__c": 0.5},  # one small layer moves much
+    "small_update": pair("update_ratio", then(1e-3, 1e-7), then(1e-3, 1e-7), error_signal=then(1.0, 0.01)),  # annealed
+    "dormant_units": {"dormant__a": 0.8, "gradient_dormant__a": 0.0},  # silent, but they learn
+    "dead_units": {"dead__a": 0.4},
+    "saturated_units": {"saturated__a": 0.4},
+    "rank_collapse": {"effective_rank": then(300.0, 9.0)},  # ten classes, all learned
+    "policy_churn": {"churn": 0.3},
+    "constant_output": {"output_size": then(1.0, 1e-5), "output_spread": then(1.0, 1e-5)},  # all of it shrank
+    "diverging_output": {"output_size": then(1.0, 50.0), "error_signal": 1.0},  # values grow as returns do
+    "input_shift": {"input_mean": then(0.0, 2.0), "input_std": 1.0},
+    "rising_loss": {"loss": then(1.0, 5.0, looks=10)},
+}
+
+
+def rules(made):
+    return {finding.rule: finding for finding in judge(made)}
+
+
+def long(before, after):
+    return then(before, after, looks=9)
+
+
+def test_every_rule_is_tested():
+    assert set(ALARMS) == set(HEALTHY) == set(RULES) - {"nonfinite"}
+
+
+@pytest.mark.parametrize("rule", ALARMS)
+def test_what_lasts_alarms_at_its_place_and_since_its_step(rule):
+    figures, site, level = ALARMS[rule]
+    finding = rules(history(**figures(long)))[rule]
+    assert (finding.site, finding.level) == (site, level)
+    assert finding.since == 10 * (LOOKS - 9 + 1)
+    assert finding.reason
+
+
+@pytest.mark.parametrize("rule", ALARMS)
+def test_a_dip_that_recovers_does_not(rule):
+    figures, _, _ = ALARMS[rule]
+    assert rule not in rules(history(**figures(dip)))
+
+
+@pytest.mark.parametrize("rule", ALARMS)
+def test_one_look_is_not_enough(rule):
+    figures, _, _ = ALARMS[rule]
+    assert rule not in rules(history(**figures(lambda before, after: then(before, after, looks=1))))
+
+
+@pytest.mark.parametrize("rule", HEALTHY)
+def test_what_looks_like_it_and_is_healthy(rule):
+    assert rule not in rules(history(**HEALTHY[rule]))
+
+
+def test_a_gradient_that_is_no_number_alarms_at_once_and_for_good():
+    made = history(gradient_norm__a=dip(1.0, None), nonfinite__a=dip(None, 1.0))
+    finding = rules(made)["nonfinite"]
+    assert (finding.level, finding.site, finding.since) == ("collapsed", "a", 60)
+
+
+def test_frozen_layers_need_no_gradient():
+    made = history(gradient_norm__a=0.0, gradient_norm__b=1.0)
+    made.frozen = ["a"]
+    assert "no_gradient" not in rules(made)
+
+
+def test_thresholds_and_patience_are_used():
+    made = history(dead__a=then(0.1, 0.7, looks=4))
+    assert [finding.rule for finding in judge(made)] == ["dead_units"]
+    assert judge(made, Thresholds(dead=0.8)) == []
+    assert judge(made, Thresholds(patience=5)) == []
+
+
+def test_the_worst_stands_first():
+    made = history(dead__a=0.7, nonfinite__b=1.0, gradient_norm__a=1.0)
+    assert [finding.level for finding in judge(made)] == ["collapsed", "at risk"]
+
+
+@pytest.mark.parametrize("options", [{"patience": 0}, {"patience": 1.5}, {"dead": 0.0}, {"fading": math.inf}])
+def test_wrong_thresholds(options):
+    with pytest.raises(UsageError, match=next(iter(options))):
+        Thresholds(**options)
+
+
+METRICS = (
+    "gradient_norm weight_norm update_ratio effective_learning_rate nonfinite dormant gradient_dormant dead saturated "
+    "error_signal output_size output_spread input_mean input_std effective_rank churn loss"
+)
+KEYS = [f"{metric}/{site}" for metric in METRICS.split() for site in ("a", "b", "network")]
+FIGURES = st.dictionaries(st.sampled_from(KEYS), st.sampled_from([0.0, 1e-30, 0.5, 1.0, 1e30, math.inf, -math.inf]))
+
+
+@given(st.lists(FIGURES, min_size=1, max_size=6), st.integers(1, 3))
+@settings(deadline=None, max_examples=200)
+def test_whatever_is_missing_or_infinite_there_is_a_verdict(looks, patience):
+    made = History()
+    for step, figures in enumerate(looks):
+        made.add(step, figures)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        judge(made, Thresholds(patience=patience))

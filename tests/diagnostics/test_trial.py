@@ -1,0 +1,129 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from stablegrad.diagnostics.preflight import diagnose
+from stablegrad.diagnostics.prescriptions import Prescription
+from stablegrad.diagnostics.trial import paired_interval, training_bytes, verify
+from stablegrad.errors import UsageError
+from stablegrad.optimizers import Kron
+
+SAMPLE = torch.zeros(2, 8)
+
+
+def prescription(name):
+    return Prescription(name, name.upper(), "why", ("rule",), "cost", 1.0, 1.0, {}, False)
+
+
+def deep(layers=12, width=32):
+    torch.manual_seed(1)
+    parts = [nn.Linear(8, width), nn.Tanh()]
+    for _ in range(layers - 1):
+        parts += [nn.Linear(width, width), nn.Tanh()]
+    return nn.Sequential(*parts, nn.Linear(width, 4))
+
+
+def test_what_helps_is_a_go_what_hurts_is_not_and_what_takes_a_person_is_not_tried():
+    model = deep()
+    saved = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(5)
+    names = ["reconnect", "multi_skip", "raise_learning_rate", "recycle_dormant", "kron"]
+    trials = verify(model, SAMPLE, [prescription(name) for name in names], seeds=2, phases=2)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+    # Three are tried; what comes after them is not listed.
+    assert [trial.name for trial in trials] == names[:4]
+    person, skip, raised, recycled = trials
+    assert (person.decision, person.effect, person.seeds) == ("not tried", None, 0)
+    assert "cannot be applied by itself" in person.reason
+    assert skip.decision == "go"
+    assert skip.effect > 0.3
+    assert 0 < skip.low < skip.effect < skip.high
+    assert "2 pairs" in skip.reason
+    # A projection, five blocks of two layers and an output layer, with a norm each, for twelve layers without.
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert skip.memory == pytest.approx(1 + 12 * 2 * 32 / parameters, abs=0.01)
+    assert skip.step_time > 0
+    assert raised.decision == "no-go"
+    assert recycled.effect is not None
+    assert json.loads(json.dumps(skip.to_dict()))["title"] == "MULTI_SKIP"
+
+
+def test_a_change_without_effect_is_a_no_go():
+    """Clipping at a norm that is never reached, with a network that learns well, changes next to nothing."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+    (trial,) = verify(model, SAMPLE, [prescription("clip_gradients")], seeds=2, phases=2)
+    assert trial.decision == "no-go"
+    assert abs(trial.effect) < 0.05
+    assert trial.memory == pytest.approx(1.0)
+
+
+def test_kron_is_tried_at_a_third_of_the_rate(monkeypatch):
+    rates = []
+    step = Kron.step
+    monkeypatch.setattr(Kron, "step", lambda self, *a: (rates.append(self.param_groups[0]["lr"]), step(self, *a))[1])
+    verify(
+        nn.Linear(8, 4),
+        SAMPLE,
+        [prescription("kron")],
+        seeds=2,
+        phases=2,
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=3e-4),
+    )
+    assert rates == pytest.approx([1e-4] * len(rates))
+    assert len(rates) > 2 * 2 * 120
+
+
+def test_nothing_that_can_be_tried():
+    (trial,) = verify(nn.Linear(8, 4), SAMPLE, [prescription("residual")])
+    assert trial.decision == "not tried"
+    assert "as wide as its input" in trial.reason
+    assert verify(nn.Linear(8, 4), SAMPLE, []) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 1}, "at least 2 seeds"),
+        ({"top": 0}, "top must be at least 1"),
+        ({"phases": 1}, "phases 2"),
+        ({"seconds": 0.0}, "seconds above 0"),
+        ({"seconds": 1e-3}, "the least that says something is"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(UsageError, match=message):
+        verify(deep(2), SAMPLE, [prescription("layer_norm")], **options)
+
+
+def test_the_prescriptions_of_a_pre_flight_can_be_tried():
+    model = deep()
+    report = diagnose(model, SAMPLE, phases=2)
+    (trial,) = verify(model, SAMPLE, report.prescriptions, seeds=2, top=1, phases=2)
+    assert (trial.name, trial.decision) == ("multi_skip", "go")
+
+
+def test_interval_against_scipy():
+    differences = [0.1, 0.3, 0.15, 0.4]
+    mean, low, high = paired_interval(differences)
+    expected = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert (mean, low, high) == pytest.approx((np.mean(differences), expected.low, expected.high))
+
+
+def test_bytes_of_a_training():
+    model = nn.Linear(30, 20, bias=False)
+    adam = torch.optim.Adam(model.parameters())
+    assert training_bytes(model, adam) == 4 * 600
+    model(torch.zeros(1, 30)).sum().backward()
+    adam.step()
+    assert training_bytes(model, adam) == 4 * 600 * 4 + 4  # weights, gradients, two moments; the step count
+    kron = Kron(model.parameters(), lr=1e-3)
+    kron.step()
+    assert training_bytes(model, kron) > 4 * 600 * 3
