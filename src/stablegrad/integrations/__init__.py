@@ -1,0 +1,1 @@
+"""Doors into other libraries; each imports its library only when it is opened."""

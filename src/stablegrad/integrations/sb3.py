@@ -1,0 +1,116 @@
+"""Stable-Baselines3: the monitor as a callback.
+
+    from stablegrad.integrations.sb3 import DiagnosisCallback
+
+    diagnosis = DiagnosisCallback()
+    model.learn(100_000, callback=diagnosis)
+    print(diagnosis.report())
+
+Every network of the policy that has an optimizer is watched: the whole policy of PPO and A2C, the Q-network of DQN,
+actor and critic of SAC, TD3 and DDPG. Targets are left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from stablegrad.diagnostics import Monitor, Report, Thresholds
+from stablegrad.errors import UsageError
+
+try:
+    from stable_baselines3.common.callbacks import BaseCallback
+except ImportError as error:
+    raise UsageError("Stable-Baselines3 is not installed: pip install 'stablegrad[sb3]'") from error
+
+
+class DiagnosisCallback(BaseCallback):
+    """Watches an agent of Stable-Baselines3 while it learns.
+
+    Args:
+        every: optimizer steps between two looks.
+        probe_every: optimizer steps between two probings for ranks and churn, a multiple of ``every``; 0: never.
+        thresholds: what the rules alarm at.
+        warn: print one line when the verdict gets worse; it is drawn after every rollout.
+        verbose: of Stable-Baselines3's callbacks; 1 also prints the report at the end.
+
+    Attributes:
+        monitor: the monitor, from the start of the training on.
+    """
+
+    def __init__(
+        self,
+        *,
+        every: int = 100,
+        probe_every: int = 1000,
+        thresholds: Thresholds | None = None,
+        warn: bool = True,
+        verbose: int = 0,
+    ):
+        super().__init__(verbose)
+        self.every, self.probe_every, self.thresholds, self.warn = every, probe_every, thresholds, warn
+        self.monitor: Monitor | None = None
+        self._verdict = "healthy"
+
+    def report(self) -> Report:
+        """The diagnosis so far; see :meth:`stablegrad.diagnostics.Monitor.report`."""
+        if self.monitor is None:
+            raise UsageError("the callback has seen no training yet; pass it to model.learn(..., callback=...)")
+        return self.monitor.report()
+
+    def _on_training_start(self) -> None:
+        # learn() may be called several times; one monitor watches them all.
+        if self.monitor is None:
+            networks, optimizers = trained_networks(self.model.policy)
+            self.monitor = Monitor(
+                networks, optimizers, every=self.every, probe_every=self.probe_every, thresholds=self.thresholds
+            )
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        assert self.monitor is not None
+        episodes = self.model.ep_info_buffer
+        if episodes:
+            self.monitor.log(episode_return=sum(episode["r"] for episode in episodes) / len(episodes))
+        if self.warn and self.monitor.steps >= 2:
+            report = self.monitor.report()
+            if report.verdict != self._verdict:
+                self._verdict = report.verdict
+                if report.findings:
+                    print(f"stablegrad: {report.verdict}: {report.findings[0].reason}", file=sys.stderr)
+
+    def _on_training_end(self) -> None:
+        if self.monitor is not None and self.verbose and self.monitor.steps >= 2:
+            print(self.monitor.report())
+
+    def close(self) -> None:
+        """Take the monitor off the networks; the report stays."""
+        if self.monitor is not None:
+            self.monitor.close()
+
+
+def trained_networks(policy: Any) -> tuple[nn.Module | dict[str, nn.Module], list[Optimizer]]:
+    """The networks of a policy that are trained, by name, and their optimizers.
+
+    Raises:
+        UsageError: the policy keeps its networks in another way than those of Stable-Baselines3.
+    """
+    networks = {name: getattr(policy, name, None) for name in ("actor", "critic")}
+    found = {name: network for name, network in networks.items() if isinstance(network, nn.Module)}
+    optimizers = [getattr(network, "optimizer", None) for network in found.values()]
+    if len(found) == 2 and all(isinstance(one, Optimizer) for one in optimizers):
+        return found, [one for one in optimizers if isinstance(one, Optimizer)]
+    q_net = getattr(policy, "q_net", None)
+    if isinstance(q_net, nn.Module):
+        return q_net, [policy.optimizer]
+    if isinstance(getattr(policy, "optimizer", None), Optimizer):
+        return policy, [policy.optimizer]
+    raise UsageError(
+        f"{type(policy).__name__} has neither actor and critic, nor q_net, nor an optimizer of its own; "
+        "attach stablegrad.diagnostics.Monitor to its networks by hand"
+    )
