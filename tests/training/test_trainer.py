@@ -18,12 +18,13 @@ import torch
 from stablegrad.agents import PQN
 from stablegrad.agents.pqn import build_network
 from stablegrad.agents.presets import apply_changes
+from stablegrad.diagnostics import LEVELS
+from stablegrad.diagnostics.layers import find_layers
 from stablegrad.environments import StepResult, environment_spec
 from stablegrad.errors import CheckpointError, EnvironmentFault, StablegradError, TrainingDiverged, UsageError
 from stablegrad.training import trainer as trainer_module
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 from stablegrad.training.config import RunConfig, default_run
-from stablegrad.training.layers import layer_groups
 from stablegrad.training.run_folder import RunFolder
 from stablegrad.training.trainer import Interrupted, resume, train
 
@@ -80,7 +81,11 @@ def test_the_run_folder_is_as_documented(tmp_path, tiny_run):
     assert 0 < sum(summary["seconds"].values()) <= summary["wall_seconds"]
     assert summary["evaluation"]["episodes"] == 3
     assert summary["peak_memory_bytes"] > 1e7
-    assert summary["health"] == {"verdict": None}
+    assert summary["health"]["verdict"] in LEVELS
+    assert summary["health"]["interventions"] == []
+    looked_at = [row for row in folder.read_metrics() if "update_ratio/head" in row]
+    assert all(row["gradient_norm/head"] > 0 and "error_signal/network" in row for row in looked_at)
+    assert looked_at
     assert RunConfig.from_json(folder.read_config()) == config
     assert folder.read_config()["provenance"]["versions"]["torch"] == torch.__version__
     rows = folder.read_metrics()
@@ -132,7 +137,8 @@ def test_env_steps_and_returns_count_transitions_and_whole_episodes(tmp_path, ti
 def test_layers_are_those_with_a_weight_matrix_once_and_with_their_bias():
     config = default_run("Breakout-v5").agent
     network = build_network(config, environment_spec("Breakout-v5"))
-    names, owner = layer_groups(network)
+    layers = find_layers({"": network})
+    names, owner = layers.names, torch.tensor(layers.layer_of)
     assert names == [f"encoder.layers.conv{n}" for n in (1, 2, 3)] + [
         *(f"torso.layers.{n}.linear" for n in range(3)),
         "torso.output.linear",
@@ -143,7 +149,7 @@ def test_layers_are_those_with_a_weight_matrix_once_and_with_their_bias():
         None if "norm" in name else name.rpartition(".")[0] for name in parameters
     ]
     norms = torch.arange(1.0, len(parameters) + 1)[None]
-    by_layer = trainer_module._by_layer(norms, owner, len(names))
+    by_layer = trainer_module.by_layer(norms, owner, len(names))
     first = [norms[0, parameters.index(f"encoder.layers.conv1.{part}")].item() for part in ("weight", "bias")]
     assert by_layer[0, 0].item() == pytest.approx(np.hypot(*first))
 
@@ -293,8 +299,7 @@ def test_a_missing_package_is_said_before_anything_is_written(tmp_path, tiny_run
 
 def test_two_processes_cannot_train_one_run(tmp_path, tiny_run):
     folder = RunFolder.create(tmp_path / "run", tiny_run.to_json())
-    first = trainer_module.Trainer(folder, tiny_run, quiet=True)
-    with first._lock(), pytest.raises(UsageError, match="being trained by another process"):
+    with folder.lock(), pytest.raises(UsageError, match="being trained by another process"):
         resume(tmp_path / "run", quiet=True)
     resume(tmp_path / "run", quiet=True)
 

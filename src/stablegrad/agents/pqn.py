@@ -7,6 +7,7 @@ are those of arXiv 2506.15544 for Atari.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,12 +84,23 @@ class PQN:
         total_steps: environment steps of the whole run, for the schedules.
         device: where the network lives.
         seed: draws the initial weights and, until ``reseed``, actions and minibatches.
+        average_gradients: where several processes train one agent: gets the parameters after every backward pass and
+            replaces their gradients by the means over all processes, before they are clipped.
 
     Raises:
         UsageError: the environment's actions are not discrete.
     """
 
-    def __init__(self, config: PQNConfig, spec: EnvironmentSpec, *, total_steps: int, device: torch.device, seed: int):
+    def __init__(
+        self,
+        config: PQNConfig,
+        spec: EnvironmentSpec,
+        *,
+        total_steps: int,
+        device: torch.device,
+        seed: int,
+        average_gradients: Callable[[Sequence[Tensor]], None] | None = None,
+    ):
         if spec.num_actions is None:
             raise UsageError(f"PQN needs discrete actions; those of {spec.env_id!r} are not one choice out of a list")
         self.config = config
@@ -96,6 +108,7 @@ class PQN:
         self.total_steps = total_steps
         self.device = device
         self.num_actions = spec.num_actions
+        self.average_gradients = average_gradients
         # A fork, so that making an agent leaves the random numbers of the program around it alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -179,6 +192,8 @@ class PQN:
                 loss = (rows_weight * F.mse_loss(q_value, target[rows], reduction="none")).sum() / rows_valid
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
+                if self.average_gradients is not None:
+                    self.average_gradients(self.parameters)
                 total, parameter_norms = clip_gradient_norm_(self.parameters, config.max_grad_norm)
                 self.optimizer.step()
                 losses.append(loss.detach())

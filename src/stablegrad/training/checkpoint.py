@@ -32,7 +32,15 @@ from stablegrad.errors import CheckpointError
 MODEL, TENSORS, STATE, SUMS = "model.safetensors", "tensors.safetensors", "state.json", "SHA256SUMS"
 
 
-def save_checkpoint(directory: Path, step: int, network: nn.Module, state: Mapping[str, Any], keep: int) -> Path:
+def save_checkpoint(
+    directory: Path,
+    step: int,
+    network: nn.Module,
+    state: Mapping[str, Any],
+    keep: int,
+    *,
+    protected: Path | None = None,
+) -> Path:
     """Write ``directory/step-<step>`` and remove all but the newest ``keep`` checkpoints.
 
     Args:
@@ -41,6 +49,7 @@ def save_checkpoint(directory: Path, step: int, network: nn.Module, state: Mappi
         network: its state_dict becomes model.safetensors.
         state: nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
         keep: how many checkpoints stay.
+        protected: one that stays however old it is.
 
     Raises:
         CheckpointError: a weight is not finite: such a checkpoint would be worth nothing.
@@ -74,21 +83,27 @@ def save_checkpoint(directory: Path, step: int, network: nn.Module, state: Mappi
                 os.fsync(file.fileno())
         _sync_folder(temporary)
         if final.exists():
-            _remove(final)
+            remove_checkpoint(final)
         temporary.rename(final)
         _sync_folder(directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     for old in list_checkpoints(directory)[:-keep]:
-        _remove(old)
+        if old != protected:
+            remove_checkpoint(old)
     return final
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
     """All whole checkpoints, oldest first."""
     found = [path for path in directory.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Environment steps at which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -142,7 +157,8 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
     network.load_state_dict(dict(weights))
 
 
-def _remove(checkpoint: Path) -> None:
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Remove a checkpoint, wholly or not at all."""
     # Renamed first: a kill in the middle of the removal must not leave half a checkpoint under a valid name.
     hidden = checkpoint.with_name(f".step-old-{checkpoint.name}")
     checkpoint.rename(hidden)

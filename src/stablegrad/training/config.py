@@ -22,6 +22,8 @@ from stablegrad.agents import PQNConfig
 from stablegrad.agents.presets import apply_changes, parse_setting, preset_config
 from stablegrad.environments import AtariOptions, environment_spec
 from stablegrad.errors import StablegradError, UsageError, unknown_name
+from stablegrad.training.distributed import Ranks
+from stablegrad.training.health import DiagnosisConfig
 from stablegrad.training.memory import MemoryNeed, check_memory, memory_need
 
 ALGORITHMS = ("pqn",)
@@ -45,6 +47,8 @@ class RunConfig:
     """The agent's settings; on the command line they stand without a prefix."""
     atari: Annotated[AtariOptions | None, tyro.conf.AvoidSubcommands] = None
     """Atari preprocessing; None for every other environment."""
+    diagnosis: Annotated[DiagnosisConfig, tyro.conf.arg(name="")] = field(default_factory=DiagnosisConfig)
+    """How the run is watched; on the command line without a prefix."""
     threads: int = 0
     """Threads of torch and of the environment engine; 0: one a core."""
     device: str = "auto"
@@ -89,12 +93,20 @@ class RunConfig:
         return self.log_every or max(self.total_steps // 500, 1)
 
     def check(self) -> None:
-        """Raise UsageError for an environment that does not exist or suit the agent, or a missing device or package."""
+        """Raise UsageError for an environment that does not exist or suit the agent, or a missing device or package.
+
+        Under torchrun also for a run that its processes cannot share.
+        """
         spec = environment_spec(self.env, atari=self.atari)
         if spec.num_actions is None:
             raise UsageError(f"PQN needs discrete actions; those of {self.env!r} are not one choice out of a list")
         # Builds the network without memory: what it cannot be is said here, too.
-        check_memory(self.agent, spec, resolve_device(self.device))
+        ranks = Ranks()
+        if ranks.size > 1 and self.diagnosis.on_collapse != "continue":
+            raise UsageError(
+                f"on-collapse {self.diagnosis.on_collapse!r} is for one process; this run has {ranks.size}"
+            )
+        check_memory(ranks.share(self.agent), spec, ranks.device(resolve_device(self.device)))
         if self.agent.optimizer.name == "shampoo":
             raise UsageError(
                 "shampoo cannot be trained with here: pytorch_optimizer keeps its state in objects, of which no safe "
@@ -104,8 +116,10 @@ class RunConfig:
             raise UsageError("logging to Weights & Biases needs its package: pip install 'stablegrad[wandb]'")
 
     def memory_need(self) -> MemoryNeed:
-        """What the run needs in memory, as far as it is known beforehand."""
-        return memory_need(self.agent, environment_spec(self.env, atari=self.atari), resolve_device(self.device))
+        """What the run (under torchrun, each of its processes) needs in memory, as far as it is known beforehand."""
+        ranks = Ranks()
+        spec = environment_spec(self.env, atari=self.atari)
+        return memory_need(ranks.share(self.agent), spec, ranks.device(resolve_device(self.device)))
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""
@@ -119,7 +133,7 @@ class RunConfig:
             StablegradError: an option is missing, unknown or of the wrong type.
         """
         value = {name: item for name, item in value.items() if name not in ("format", "provenance")}
-        return _from_json(cls, value, "config")
+        return config_from_json(cls, value, "config")
 
 
 def default_run(env: str, setting: str = "baseline") -> RunConfig:
@@ -134,7 +148,8 @@ def default_run(env: str, setting: str = "baseline") -> RunConfig:
     return RunConfig(env=env, preset=setting, agent=agent, atari=AtariOptions() if spec.atari_game else None)
 
 
-def _from_json(cls: Any, value: Any, where: str) -> Any:
+def config_from_json(cls: Any, value: Any, where: str) -> Any:
+    """A configuration dataclass from JSON values, every one of them checked; ``where`` names it in errors."""
     if not isinstance(value, Mapping):
         raise StablegradError(f"{where} should be a JSON object, got {value!r}")
     hints = typing.get_type_hints(cls)
@@ -145,7 +160,7 @@ def _from_json(cls: Any, value: Any, where: str) -> Any:
         alternatives = typing.get_args(hints[name]) or (hints[name],)
         nested = next((kind for kind in alternatives if dataclasses.is_dataclass(kind)), None)
         if nested is not None and item is not None:
-            arguments[name] = _from_json(nested, item, f"{where}.{name}")
+            arguments[name] = config_from_json(nested, item, f"{where}.{name}")
         elif type(item) in alternatives or (float in alternatives and type(item) is int):
             arguments[name] = item
         else:

@@ -12,16 +12,22 @@ PLAIN_INTERVAL = 10.0
 
 
 class TrainingProgress:
-    """Shows steps done, steps/s, time left and the current return of one run.
+    """Shows steps done, steps/s, time left and how well one run is doing.
 
     Args:
         total_steps: steps of the whole run.
         completed: steps done before this process started.
         quiet: show nothing.
+        figure: what tells how well it is doing.
+        digits: decimals of that figure.
     """
 
-    def __init__(self, total_steps: int, completed: int = 0, *, quiet: bool = False):
+    def __init__(
+        self, total_steps: int, completed: int = 0, *, quiet: bool = False, figure: str = "return", digits: int = 1
+    ):
         self.total_steps = total_steps
+        self.figure = figure
+        self.digits = digits
         self._first = completed
         self._started = self._printed = time.monotonic()
         self._bar: Progress | None = None
@@ -30,29 +36,37 @@ class TrainingProgress:
             self._bar = Progress(
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f} steps"),
                 BarColumn(),
-                TextColumn("{task.fields[rate]:,.0f} steps/s  return {task.fields[episode_return]}"),
+                TextColumn("{task.fields[rate]:,.0f} steps/s  " + figure + " {task.fields[value]}"),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task("", total=total_steps, completed=completed, rate=0.0, episode_return="-")
+            self._task = self._bar.add_task("", total=total_steps, completed=completed, rate=0.0, value="-")
             self._bar.start()
 
-    def update(self, step: int, episode_return: float | None) -> None:
-        """Show that ``step`` steps are done; ``episode_return`` is None before the first finished episode."""
+    def update(self, step: int, value: float | None) -> None:
+        """Show that ``step`` steps are done; ``value`` is None while there is no figure yet."""
         now = time.monotonic()
         rate = (step - self._first) / max(now - self._started, 1e-9)
-        shown = "-" if episode_return is None else f"{episode_return:,.1f}"
+        shown = "-" if value is None else f"{value:,.{self.digits}f}"
         if self._bar is not None:
-            self._bar.update(self._task, completed=min(step, self.total_steps), rate=rate, episode_return=shown)
+            self._bar.update(self._task, completed=min(step, self.total_steps), rate=rate, value=shown)
         elif self._plain and (now - self._printed >= PLAIN_INTERVAL or step >= self.total_steps):
             self._printed = now
             left = max(self.total_steps - step, 0) / max(rate, 1e-9)
-            line = f"{step:,}/{self.total_steps:,} steps  {rate:,.0f} steps/s  return {shown}  {left:,.0f} s left"
+            done = f"{step:,}/{self.total_steps:,} steps  {rate:,.0f} steps/s"
+            line = f"{done}  {self.figure} {shown}  {left:,.0f} s left"
             try:
                 print(line, file=sys.stderr, flush=True)
             except OSError:
                 self._plain = False  # nobody reads any more; the training goes on
+
+    def say(self, message: str) -> None:
+        """Print a line of its own, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.console.print(message, highlight=False, markup=False)
+        elif self._plain:
+            print(message, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Take the bar down."""

@@ -11,10 +11,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,11 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def interventions_path(self) -> Path:
+        """interventions.json, there after a rollback only."""
+        return self.path / "interventions.json"
+
+    @property
     def checkpoints_path(self) -> Path:
         """Where the checkpoints lie."""
         return self.path / "checkpoints"
@@ -104,6 +111,20 @@ class RunFolder:
             raise UsageError(f"cannot write run folder '{folder.path}': {reason}; name another --run-dir") from error
         return folder
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process from training the same run; the lock falls with the process.
+
+        Raises:
+            UsageError: another process holds it.
+        """
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(f"run '{self.path}' is being trained by another process") from error
+            yield
+
     def read_config(self) -> dict[str, Any]:
         """The content of config.json.
 
@@ -123,6 +144,12 @@ class RunFolder:
                 f"'{self.config_path}' has format {config.get('format')!r}, this version of stablegrad reads {FORMAT}"
             )
         return config
+
+    def read_interventions(self) -> list[dict[str, Any]]:
+        """What was changed in the running agent after it had collapsed, in order."""
+        if not self.interventions_path.exists():
+            return []
+        return list(self._read_json(self.interventions_path)["interventions"])
 
     def read_summary(self) -> dict[str, Any] | None:
         """The content of summary.json; None where the run has not ended."""

@@ -41,8 +41,12 @@ class PartTimer:
                 torch.cuda.synchronize(self.device)
             self.total[name] += time.perf_counter() - started
 
-    def time_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Time every step of ``optimizer`` through its hooks, without touching the agent's code."""
+    @contextmanager
+    def timing(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Time every step of ``optimizer`` through its hooks, without touching the agent's code.
+
+        What other hooks that are registered in the body do around a step is not counted as the optimizer's time.
+        """
         running: list = []
 
         def before(*_: object) -> None:
@@ -52,8 +56,15 @@ class PartTimer:
         def after(*_: object) -> None:
             running.pop().__exit__(None, None, None)
 
-        optimizer.register_step_pre_hook(before)
+        # Hooks run in the order in which they were registered.
         optimizer.register_step_post_hook(after)
+        yield
+        optimizer.register_step_pre_hook(before)
+
+    def move(self, seconds: float, source: str, target: str) -> None:
+        """Count seconds that passed in the part ``source`` as those of ``target``."""
+        self.total[source] -= seconds
+        self.total[target] += seconds
 
     def seconds(self) -> dict[str, float]:
         """Seconds of every part so far; waits for the device if it is a CUDA one."""

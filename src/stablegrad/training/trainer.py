@@ -10,7 +10,6 @@ bootstrapped, their return is not counted.
 from __future__ import annotations
 
 import errno
-import fcntl
 import random
 import resource
 import signal
@@ -18,7 +17,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,13 +29,23 @@ from torch import Tensor
 
 from stablegrad.agents import PQN
 from stablegrad.agents.rollout import Rollout
-from stablegrad.environments import environment_seeds, environment_spec, make_vector_env
-from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, UsageError
+from stablegrad.diagnostics.layers import find_layers
+from stablegrad.diagnostics.prescriptions import prescribe
+from stablegrad.environments import StepResult, environment_seeds, environment_spec, make_vector_env
+from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged
 from stablegrad.hardware import has_fast_bf16
-from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, load_weights, save_checkpoint
+from stablegrad.training.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    load_weights,
+    remove_checkpoint,
+    save_checkpoint,
+    step_of,
+)
 from stablegrad.training.config import RunConfig, resolve_device, usable_cores
+from stablegrad.training.distributed import Ranks, checksums
 from stablegrad.training.evaluation import evaluate
-from stablegrad.training.layers import layer_groups
+from stablegrad.training.health import HEALTHY, LIVE, MAX_ROLLBACKS, DiagnosisConfig, Health, apply_live
 from stablegrad.training.metrics import MetricsWriter
 from stablegrad.training.progress import TrainingProgress
 from stablegrad.training.run_folder import RunFolder, write_json
@@ -68,8 +78,9 @@ def train(config: RunConfig, run_dir: Path | str, *, quiet: bool = False) -> dic
         Interrupted: SIGINT or SIGTERM; a checkpoint was written and summary.json says "stopped".
     """
     config.check()
-    folder = RunFolder.create(run_dir, config.to_json())
-    if not quiet:
+    is_first = Ranks().is_first
+    folder = RunFolder.create(run_dir, config.to_json()) if is_first else RunFolder(run_dir)
+    if not quiet and is_first:
         print(f"needs {config.memory_need()}", file=sys.stderr)
         if config.agent.precision == "bf16" and not has_fast_bf16(resolve_device(config.device)):
             print("bf16 is only emulated here and far slower than fp32", file=sys.stderr)
@@ -90,30 +101,47 @@ def resume(run_dir: Path | str, *, quiet: bool = False) -> dict[str, Any]:
     return Trainer(folder, config, quiet=quiet).run()
 
 
+class Collapsed(StablegradError):
+    """The diagnosis found the run collapsing, and --on-collapse says to stop; a checkpoint was written."""
+
+
+class _RollBack(Exception):
+    """The diagnosis found the run collapsing, and --on-collapse says to go back; carries what to change and why."""
+
+
 class Trainer:
-    """One process's work on one run folder."""
+    """One process's work on one run folder; with torchrun, of one of the processes that train the run together."""
 
     def __init__(self, folder: RunFolder, config: RunConfig, *, quiet: bool = False):
         self.folder = folder
         self.config = config
-        self.quiet = quiet
-        self.device = resolve_device(config.device)
-        self.threads = config.threads or usable_cores()
+        self.ranks = Ranks()
+        self.quiet = quiet or not self.ranks.is_first
+        self.device = self.ranks.device(resolve_device(config.device))
+        self.threads = config.threads or max(usable_cores() // self.ranks.local_size, 1)
         torch.set_num_threads(self.threads)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.spec = environment_spec(config.env, atari=config.atari)
         self.agent = PQN(
-            config.agent,
+            self.ranks.share(config.agent),
             self.spec,
             total_steps=config.total_steps,
             device=self.device,
             seed=_torch_seed(config.seed, 0),
+            average_gradients=self.ranks.average_gradients if self.ranks.size > 1 else None,
         )
-        self.layers, self.layer_of_parameter = layer_groups(self.agent.network)
+        layers = find_layers({"": self.agent.network})
+        self.layers, self.layer_of_parameter = layers.names, torch.tensor(layers.layer_of)
         self.parameters = sum(parameter.numel() for parameter in self.agent.parameters)
         self.timer = PartTimer(self.device)
-        self.timer.time_optimizer(self.agent.optimizer)
+        with self.timer.timing(self.agent.optimizer):
+            # One process watches for all.
+            watched = self.ranks.is_first
+            self.health = Health(config.diagnosis if watched else DiagnosisConfig(look_every=0), self.agent)
+        self.interventions: list[dict[str, Any]] = []
+        self._collapsed: str | None = None
+        self._healthy_checkpoint: Path | None = None
 
         self.env_steps = 0
         self.episodes = 0
@@ -129,7 +157,11 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train to the end; writes summary.json however it ends."""
         try:
-            with self._lock(), self._signals():
+            with (
+                self.folder.lock() if self.ranks.is_first else nullcontext(),
+                self.ranks.joined(self.device),
+                self._signals(),
+            ):
                 self._restore()
                 return self._run()
         except OSError as error:
@@ -139,8 +171,9 @@ class Trainer:
         self._started = time.perf_counter() - self.wall_seconds
         try:
             self._train()
+            self.ranks.leave()
             return self._write_summary("finished", evaluation=self._evaluate())
-        except (Interrupted, KeyboardInterrupt) as stop:
+        except (Interrupted, Collapsed, KeyboardInterrupt) as stop:
             self._write_summary_if_possible("stopped", stop)
             raise
         except (StablegradError, OSError, RuntimeError, MemoryError) as error:
@@ -148,36 +181,52 @@ class Trainer:
             raise
 
     def _train(self) -> None:
+        if self.ranks.is_first:
+            self._open_logs()
+        if self.config.diagnosis.on_collapse == "rollback" and self.last_checkpoint is None:
+            # The beginning is healthy, and a run may collapse before its first checkpoint.
+            self._save()
+        try:
+            while self.env_steps < self.config.total_steps:
+                try:
+                    self._run_segment()
+                except _RollBack as back:
+                    self._roll_back(*back.args)
+        finally:
+            if self.ranks.is_first:
+                self.progress.close()
+                self.writer.close()
+
+    def _open_logs(self) -> None:
         # A run that was killed before its first checkpoint starts over, and what it logged is void.
         started_before = self._metrics_position is not None or self.folder.metrics_path.exists()
         resume_at = (self._metrics_position or 0, self.env_steps) if started_before else None
         self.writer = MetricsWriter(
             self.folder, resume_at=resume_at, wandb_project=self.config.wandb, config=self.config.to_json()
         )
+        self.health.restore(self.folder.read_metrics())
         self.progress = TrainingProgress(self.config.total_steps, self.env_steps, quiet=self.quiet)
-        try:
-            while self.env_steps < self.config.total_steps:
-                self._run_segment()
-        finally:
-            self.progress.close()
-            self.writer.close()
 
     def _run_segment(self) -> None:
         """From fresh environments to the next checkpoint."""
-        config, agent = self.config.agent, self.agent
+        agent, config, ranks = self.agent, self.agent.config, self.ranks
         with self.timer.part("environment"):
             env = make_vector_env(
                 self.config.env,
                 config.num_envs,
-                seeds=environment_seeds(self.config.seed, self.segment, config.num_envs),
+                # The run's environments are the same however many processes share them.
+                seeds=environment_seeds(self.config.seed, self.segment, self.config.agent.num_envs)[
+                    ranks.rank :: ranks.size
+                ],
                 atari=self.config.atari,
                 num_threads=self.threads if self.spec.engine == "envpool" else 0,
             )
             first_observation = env.reset()
-        seed = _torch_seed(self.config.seed, self.segment)
+        seed = _torch_seed(self.config.seed, self.segment, ranks.rank)
         agent.reseed(seed)
-        # The global streams as well: a user's environment or an optimizer may draw from them.
-        torch.manual_seed(seed)
+        # The global streams as well: a user's environment or an optimizer may draw from them. Optimizers draw from
+        # torch's, and must do so alike in all processes.
+        torch.manual_seed(_torch_seed(self.config.seed, self.segment))
         np.random.seed(seed % 2**32)
         random.seed(seed)
         rollout = Rollout(
@@ -188,11 +237,12 @@ class Trainer:
             self.device,
         )
         rollout.begin(first_observation)
+        self.health.begin_segment(rollout)
         target = min(_next_multiple(self.env_steps, self.config.checkpoint_interval), self.config.total_steps)
         interval = _Interval(self.env_steps, time.perf_counter())
         try:
             while self.env_steps < target:
-                first_step = self.env_steps
+                first_step, collected = self.env_steps, _Collected()
                 for t in range(config.num_steps):
                     with self.timer.part("act"):
                         action, value = agent.act(rollout.observation[t], self.env_steps)
@@ -200,32 +250,48 @@ class Trainer:
                     with self.timer.part("environment"):
                         result = env.step(host_action)
                         rollout.add(t, action, value, result)
-                    self.env_steps += int(np.count_nonzero(result.valid))
-                    if result.episode.finished.any():
-                        finished = result.episode.finished
-                        self.episodes += int(np.count_nonzero(finished))
-                        self.returns.extend(result.episode.returns[finished].tolist())
-                        self.lengths.extend(result.episode.lengths[finished].tolist())
+                    collected.add(result)
+                    # Those of the other processes are taken to be as many, until they tell after the rollout.
+                    self.env_steps = first_step + ranks.size * collected.env_steps
                 with self.timer.part("update"):
                     interval.add(agent.update(rollout, first_step))
                 rollout.begin()
-                ended = self.env_steps >= target or self._stop_signal is not None
+                stop = self._count(first_step, collected)
+                ended = self.env_steps >= target or stop
                 if ended or self.env_steps - interval.first_step >= self.config.log_interval:
                     self._log(interval)
                     interval = _Interval(self.env_steps, time.perf_counter())
-                if self._stop_signal is not None:
+                if stop or self._collapsed:
                     break
         finally:
             env.close()
         self._checkpoint(scheduled=self.env_steps >= target)
         if self.env_steps < self.config.total_steps:
             self._stop_if_asked()
+        if self._collapsed:
+            raise Collapsed(
+                f"stopped at step {self.env_steps:,}, as the run is collapsing: {self._collapsed}; "
+                f"'stablegrad diagnose {self.folder.path}' says what to do, "
+                f"'stablegrad resume {self.folder.path}' goes on"
+            )
+
+    def _count(self, first_step: int, collected: _Collected) -> bool:
+        """Add one rollout of all processes to the run's counters; returns whether any of them was asked to stop."""
+        everyone = self.ranks.gather((collected, self._stop_signal))
+        self.env_steps = first_step + sum(one.env_steps for one, _ in everyone)
+        for one, _ in everyone:
+            self.episodes += len(one.returns)
+            self.returns.extend(one.returns)
+            self.lengths.extend(one.lengths)
+        return any(number is not None for _, number in everyone)
 
     def _log(self, interval: _Interval) -> None:
         """Fetch the interval's figures, once, check that they are finite, and write them."""
         figures = {name: torch.cat(values).cpu() for name, values in interval.figures.items()}
         self._check_finite(figures)
-        layer_norms = _by_layer(figures["gradients/parameters"], self.layer_of_parameter, len(self.layers)).mean(dim=0)
+        if not self.ranks.is_first:
+            return
+        layer_norms = by_layer(figures["gradients/parameters"], self.layer_of_parameter, len(self.layers)).mean(dim=0)
         values: dict[str, float] = {
             "train/episodes": self.episodes,
             "loss/td": figures["loss/td"].mean().item(),
@@ -239,9 +305,61 @@ class Trainer:
         if self.returns:
             values["train/return"] = float(np.mean(self.returns))
             values["train/episode_length"] = float(np.mean(self.lengths))
+        verdict = self.health.verdict
+        self.timer.move(self.health.take_seconds(), "update", "diagnostics")
+        with self.timer.part("diagnostics"):
+            values |= self.health.log(self.env_steps, values)
         self.wall_seconds = time.perf_counter() - self._started
         self.writer.write(self.env_steps, self.wall_seconds, values)
         self.progress.update(self.env_steps, values.get("train/return"))
+        if self.health.turned_bad(verdict):
+            self._collapse()
+
+    def _collapse(self) -> None:
+        """The run has just turned collapsing: say so, and do what was asked for."""
+        finding = self.health.findings[0]
+        self.progress.say(
+            f"warning: {self.health.verdict} at step {self.env_steps:,}: {finding.reason}; "
+            f"'stablegrad diagnose {self.folder.path}' says what to do"
+        )
+        if self.config.diagnosis.on_collapse == "stop":
+            self._collapsed = finding.reason
+        elif self.config.diagnosis.on_collapse == "rollback":
+            names = [one.name for one in prescribe(self.health.findings)]
+            live = next((name for name in names if name in LIVE), None)
+            if self._healthy_checkpoint is None or live is None or len(self.interventions) == MAX_ROLLBACKS:
+                why = (
+                    f"it has been rolled back {MAX_ROLLBACKS} times"
+                    if self.interventions[MAX_ROLLBACKS - 1 :]
+                    else "nothing that helps can be changed while it runs"
+                )
+                self.progress.say(f"the run goes on as it is: {why}")
+                return
+            raise _RollBack(live, finding.reason)
+
+    def _roll_back(self, name: str, reason: str) -> None:
+        """Return to the newest checkpoint written in health, and change what can be changed in a running agent.
+
+        What was logged and saved since then is void. The changes are kept in interventions.json, so that a run that is
+        resumed has them too.
+        """
+        path, collapsed_at = self._healthy_checkpoint, self.env_steps
+        assert path is not None
+        self.writer.close()
+        self.progress.close()
+        seconds = dict(self.timer.total)
+        self._load(path)
+        self.timer.total.update(seconds)
+        for newer in list_checkpoints(self.folder.checkpoints_path):
+            if newer.name != path.name and step_of(newer) > self.env_steps:
+                remove_checkpoint(newer)
+        self.interventions.append(
+            {"collapsed_at": collapsed_at, "back_to": self.env_steps, "name": name, "reason": reason}
+        )
+        write_json(self.folder.interventions_path, {"interventions": self.interventions})
+        apply_live(self.agent, name)
+        self._open_logs()
+        self.progress.say(f"rolled back from step {collapsed_at:,} to {self.env_steps:,} and applied {name}")
 
     def _check_finite(self, figures: Mapping[str, Tensor]) -> None:
         """Stop a run whose loss or gradients are no numbers any more, and say where it began."""
@@ -277,6 +395,13 @@ class Trainer:
         self.segment += 1
         if not scheduled:
             self.unscheduled_segments.append(self.segment)
+        if self.ranks.size > 1:
+            what = f"their weights at step {self.env_steps:,}: are their devices of one kind?"
+            self.ranks.require_agreement(checksums(self.agent.parameters), what)
+        if self.ranks.is_first:
+            self._save()
+
+    def _save(self) -> None:
         self.wall_seconds = time.perf_counter() - self._started
         state = {
             "agent": self.agent.state_dict(),
@@ -284,15 +409,25 @@ class Trainer:
             "episodes": self.episodes,
             "segment": self.segment,
             "unscheduled_segments": self.unscheduled_segments,
+            "processes": self.ranks.size,
             "returns": list(self.returns),
             "lengths": list(self.lengths),
             "wall_seconds": self.wall_seconds,
             "seconds": self._seconds_total(),
             "metrics_bytes": self.writer.position(),
+            "verdict": self.health.verdict,
         }
+        rolls_back = self.config.diagnosis.on_collapse == "rollback"
         self.last_checkpoint = save_checkpoint(
-            self.folder.checkpoints_path, self.env_steps, self.agent.network, state, self.config.keep_checkpoints
+            self.folder.checkpoints_path,
+            self.env_steps,
+            self.agent.network,
+            state,
+            self.config.keep_checkpoints,
+            protected=self._healthy_checkpoint if rolls_back else None,
         )
+        if self.health.verdict in HEALTHY:
+            self._healthy_checkpoint = self.last_checkpoint
 
     def _seconds_total(self) -> dict[str, float]:
         self.timer.seconds()
@@ -301,9 +436,23 @@ class Trainer:
     def _restore(self) -> None:
         """Load the newest checkpoint, if there is one."""
         checkpoints = list_checkpoints(self.folder.checkpoints_path)
+        self.ranks.require_agreement(
+            (self.config, [path.name for path in checkpoints]),
+            f"options or checkpoints: all need the same options and the same run folder '{self.folder.path}'",
+        )
         if not checkpoints:
             return
-        path = checkpoints[-1]
+        self._load(checkpoints[-1])
+        self.interventions = self.folder.read_interventions()
+        for intervention in self.interventions:
+            # Checkpoints since a rollback hold the optimizer's new state, but not the agent's new configuration.
+            if intervention["name"] != "reset_optimizer_state" or intervention["back_to"] == self.env_steps:
+                apply_live(self.agent, intervention["name"])
+        if self.config.diagnosis.on_collapse == "rollback":
+            self._healthy_checkpoint = next((path for path in reversed(checkpoints) if _was_healthy(path)), None)
+
+    def _load(self, path: Path) -> None:
+        """Take over a checkpoint."""
         weights, state = load_checkpoint(path)
         load_weights(self.agent.network, weights, path)
         try:
@@ -313,14 +462,21 @@ class Trainer:
         try:
             self.env_steps, self.episodes = state["env_steps"], state["episodes"]
             self.segment, self.unscheduled_segments = state["segment"], state["unscheduled_segments"]
-            self.returns.extend(state["returns"])
-            self.lengths.extend(state["lengths"])
+            self.returns = deque(state["returns"], maxlen=RETURN_WINDOW)
+            self.lengths = deque(state["lengths"], maxlen=RETURN_WINDOW)
             self.wall_seconds = state["wall_seconds"]
             self.timer.total.update(state["seconds"])
             self._metrics_position = state["metrics_bytes"]
         except KeyError as error:
             raise CheckpointError(f"checkpoint '{path}' is not of a training run: it lacks {error}") from error
         self.last_checkpoint = path
+        before = state.get("processes", 1)
+        if before != self.ranks.size and not self.quiet:
+            print(
+                f"note: trained by {before} processes up to step {self.env_steps:,}, from here on by "
+                f"{self.ranks.size}; it continues well, but not bit for bit like a run of either number",
+                file=sys.stderr,
+            )
         if self.segment in self.unscheduled_segments and not self.quiet:
             print(
                 f"note: resuming from step {self.env_steps:,}, a checkpoint outside the schedule (the run was stopped "
@@ -329,7 +485,7 @@ class Trainer:
             )
 
     def _evaluate(self) -> dict[str, Any] | None:
-        if not self.config.eval_episodes:
+        if not self.config.eval_episodes or not self.ranks.is_first:
             return None
         return evaluate(
             self.agent.act_greedily,
@@ -338,12 +494,14 @@ class Trainer:
             seed=self.config.seed,
             atari=self.config.atari,
             stop=self._stop_if_asked,
+            quiet=self.quiet,
         )
 
     def _stop_if_asked(self) -> None:
-        if self._stop_signal is not None:
+        asked = next((number for number in self.ranks.gather(self._stop_signal) if number is not None), None)
+        if asked is not None:
             raise Interrupted(
-                f"stopped by {signal.Signals(self._stop_signal).name} at step {self.env_steps:,}; continue with "
+                f"stopped by {signal.Signals(asked).name} at step {self.env_steps:,}; continue with "
                 f"'stablegrad resume {self.folder.path}'"
             )
 
@@ -367,11 +525,13 @@ class Trainer:
             "episodes": self.episodes,
             "evaluation": evaluation,
             "seconds": {name: round(value, 3) for name, value in self.timer.seconds().items()},
-            "health": {"verdict": None},
+            "health": self.health.summary() | {"interventions": self.interventions},
             "peak_memory_bytes": self._peak_memory(),
             "unscheduled_segments": self.unscheduled_segments,
+            "processes": self.ranks.size,
         }
-        write_json(self.folder.summary_path, summary)
+        if self.ranks.is_first:
+            write_json(self.folder.summary_path, summary)
         return summary
 
     def _write_summary_if_possible(self, status: str, reason: BaseException) -> None:
@@ -392,16 +552,6 @@ class Trainer:
         )
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
         return f"cannot write run folder '{self.folder.path}' at step {self.env_steps:,}: {reason}; {where}"
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """Keep a second process from training the same run; the lock falls with the process."""
-        with (self.folder.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UsageError(f"run '{self.folder.path}' is being trained by another process") from error
-            yield
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -433,7 +583,23 @@ class _Interval:
             self.figures.setdefault(name, []).append(values)
 
 
-def _by_layer(norms: Tensor, layer_of_parameter: Tensor, num_layers: int) -> Tensor:
+@dataclass
+class _Collected:
+    """What one process's environments brought in one rollout: transitions, and the games that ended."""
+
+    env_steps: int = 0
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+    def add(self, result: StepResult) -> None:
+        self.env_steps += int(np.count_nonzero(result.valid))
+        finished = result.episode.finished
+        if finished.any():
+            self.returns += result.episode.returns[finished].tolist()
+            self.lengths += result.episode.lengths[finished].tolist()
+
+
+def by_layer(norms: Tensor, layer_of_parameter: Tensor, num_layers: int) -> Tensor:
     """Norms of layers, [updates, layers], from those of their parameters, [updates, parameters]."""
     inside = layer_of_parameter >= 0
     squares = torch.zeros(len(norms), num_layers)
@@ -441,10 +607,14 @@ def _by_layer(norms: Tensor, layer_of_parameter: Tensor, num_layers: int) -> Ten
     return squares.sqrt()
 
 
+def _was_healthy(checkpoint: Path) -> bool:
+    return load_checkpoint(checkpoint)[1].get("verdict") in HEALTHY
+
+
 def _next_multiple(value: int, interval: int) -> int:
     return (value // interval + 1) * interval
 
 
-def _torch_seed(run_seed: int, segment: int) -> int:
-    """Seed of torch's random numbers in one segment; its stream is another one than the environments'."""
-    return int(np.random.SeedSequence((run_seed, segment, 1)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _torch_seed(run_seed: int, segment: int, rank: int = 0) -> int:
+    """Seed of one process's random numbers in one segment; its stream is another one than the environments'."""
+    return int(np.random.SeedSequence((run_seed, segment, 1 + rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,181 @@
+"""The diagnosis of one run while it trains: figures for its log, a verdict at every line, and what to do about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stablegrad.agents import PQN
+from stablegrad.agents.rollout import Rollout
+from stablegrad.diagnostics import LEVELS, Finding, History, Monitor, judge
+from stablegrad.diagnostics.changes import RATE_FACTOR
+from stablegrad.diagnostics.history import looks_of
+from stablegrad.diagnostics.prescriptions import prescribe
+from stablegrad.diagnostics.rules import verdict_of
+from stablegrad.errors import UsageError, unknown_name
+
+ON_COLLAPSE = ("continue", "stop", "rollback")
+#: Prescriptions that can be applied to a running agent.
+LIVE = ("lower_learning_rate", "raise_learning_rate", "clip_gradients", "reset_optimizer_state")
+#: Verdicts of a checkpoint to return to; None: there was nothing to judge yet.
+HEALTHY = (None, "healthy")
+PROBE_ROWS = 1024
+MAX_ROLLBACKS = 3
+
+
+@dataclass(frozen=True)
+class DiagnosisConfig:
+    """How a run is watched, and what happens when it collapses."""
+
+    look_every: int = 100
+    """Updates between two looks at gradients, updates and activations; 0: no diagnosis."""
+    probe_every: int = 1000
+    """Updates between two measurements of ranks and churn on a probe batch, a multiple of look-every; 0: none."""
+    on_collapse: str = "continue"
+    """continue (and warn), stop (with a checkpoint), or rollback: return to the last healthy checkpoint and apply the
+    first prescription that can be applied to a running agent."""
+
+    def __post_init__(self) -> None:
+        if self.on_collapse not in ON_COLLAPSE:
+            raise unknown_name("on-collapse", self.on_collapse, ON_COLLAPSE)
+        if self.look_every < 0 or self.look_every == 1:
+            raise UsageError(f"look-every must be 0 or at least 2, got {self.look_every}")
+        if self.probe_every < 0 or (self.look_every and self.probe_every % self.look_every):
+            raise UsageError(
+                f"probe-every must be 0 or a multiple of look-every ({self.look_every}), got {self.probe_every}"
+            )
+        if self.on_collapse != "continue" and not self.look_every:
+            raise UsageError(f"on-collapse {self.on_collapse!r} needs the diagnosis; look-every is 0")
+
+
+class Health:
+    """Watches one agent.
+
+    Args:
+        config: how often.
+        agent: whose network and optimizer are watched.
+
+    Attributes:
+        history: one row a line of the log that has figures of a look.
+        findings: of the newest line.
+        verdict: of the newest line; None before there is anything to judge.
+    """
+
+    def __init__(self, config: DiagnosisConfig, agent: PQN):
+        self.agent = agent
+        self.history = History()
+        self.findings: list[Finding] = []
+        self.verdict: str | None = None
+        self._looks: list[Mapping[str, float]] = []
+        self._rollout: Rollout | None = None
+        self.monitor = (
+            Monitor(
+                agent.network,
+                agent.optimizer,
+                every=config.look_every,
+                probe=self._probe if config.probe_every else None,
+                probe_every=config.probe_every,
+                on_record=lambda step, figures: self._looks.append(figures),
+            )
+            if config.look_every
+            else None
+        )
+
+    def begin_segment(self, rollout: Rollout) -> None:
+        """Hold nothing over from one segment to the next: a resumed run sees what an undisturbed one sees."""
+        self._rollout = rollout
+        if self.monitor is not None:
+            self.monitor.fetch()
+            self.monitor.restart(self.agent.updates)
+        self._looks.clear()
+
+    def take_seconds(self) -> float:
+        """Time that looks took since this was last asked."""
+        if self.monitor is None:
+            return 0.0
+        seconds, self.monitor.seconds = self.monitor.seconds, 0.0
+        return seconds
+
+    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Go on from the lines of a log."""
+        self.history = History.from_rows(looks_of(rows))
+        if self.monitor is not None:
+            self.history.set_order(self.monitor.history.order)
+            self._judge()
+
+    def log(self, step: int, figures: Mapping[str, float]) -> dict[str, float]:
+        """Figures of the looks since the last line, their mean; judged together with the line's own figures.
+
+        Returns:
+            the figures to add to the line.
+        """
+        if self.monitor is None:
+            return {}
+        self.monitor.fetch()
+        looks, self._looks = self._looks, []
+        keys = dict.fromkeys(key for look in looks for key in look)
+        mean = {key: _mean([look[key] for look in looks if key in look]) for key in keys}
+        # The line has its own gradient norms, means over all updates and not only those that were looked at.
+        added = {key: value for key, value in mean.items() if key not in figures}
+        if added:
+            self.history.set_order(self.monitor.history.order)
+            self.history.add(step, {**figures, **added})
+            self._judge()
+        return added
+
+    def turned_bad(self, before: str | None) -> bool:
+        """Whether the verdict has become collapsing or worse, after it was ``before``."""
+        bad = LEVELS.index("collapsing")
+        return _rank(self.verdict) >= bad > _rank(before)
+
+    def summary(self) -> dict[str, Any]:
+        """For summary.json."""
+        return {
+            "verdict": self.verdict,
+            "findings": [
+                {"rule": one.rule, "level": one.level, "site": one.site, "since": one.since, "reason": one.reason}
+                for one in self.findings[:10]
+            ],
+            "prescriptions": [one.name for one in prescribe(self.findings)],
+            "notes": list(self.monitor.notes) if self.monitor is not None else [],
+        }
+
+    def _judge(self) -> None:
+        if self.history.rows:
+            self.findings = judge(self.history)
+            self.verdict = verdict_of(self.findings)
+
+    def _probe(self) -> Tensor:
+        """Rows of the current rollout, evenly spread."""
+        assert self._rollout is not None
+        rows = self._rollout.valid.numel()
+        chosen = torch.linspace(0, rows - 1, min(rows, PROBE_ROWS), device=self._rollout.valid.device).long()
+        return self._rollout.observations_at(chosen)
+
+
+def apply_live(agent: PQN, name: str) -> None:
+    """Apply one of the prescriptions of ``LIVE`` to a running agent."""
+    config = agent.config
+    if name in ("lower_learning_rate", "raise_learning_rate"):
+        factor = 1 / RATE_FACTOR if name == "lower_learning_rate" else RATE_FACTOR
+        rate = config.optimizer.initial_learning_rate * factor
+        agent.config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate))
+        for group in agent.optimizer.param_groups:
+            group["lr"] = rate
+    elif name == "clip_gradients":
+        agent.config = dataclasses.replace(config, max_grad_norm=config.max_grad_norm / 10)
+    else:
+        agent.optimizer.state.clear()
+
+
+def _rank(verdict: str | None) -> int:
+    return LEVELS.index(verdict) if verdict is not None else 0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,127 @@
+"""The diagnosis inside a run: what it logs, how it survives a resume, and what it does when the run collapses."""
+
+import dataclasses
+import shutil
+import types
+
+import pytest
+import torch
+
+from stablegrad.agents.presets import apply_changes
+from stablegrad.diagnostics import History
+from stablegrad.diagnostics.recorded import diagnose_recorded
+from stablegrad.errors import UsageError
+from stablegrad.training import trainer as trainer_module
+from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, step_of
+from stablegrad.training.config import RunConfig
+from stablegrad.training.health import DiagnosisConfig
+from stablegrad.training.run_folder import RunFolder
+from stablegrad.training.trainer import Collapsed, resume, train
+
+
+def watched(run, *, on_collapse="continue", look_every=4, probe_every=8, **changes):
+    agent = apply_changes(run.agent, changes)
+    diagnosis = DiagnosisConfig(look_every, probe_every, on_collapse)
+    return dataclasses.replace(run, agent=agent, diagnosis=diagnosis, total_steps=1500, checkpoint_every=500)
+
+
+@pytest.fixture
+def collapsing(tiny_run):
+    """Every update changes the weights by more than their own size."""
+    return dataclasses.replace(tiny_run, agent=apply_changes(tiny_run.agent, {"optimizer.learning_rate": 1.0}))
+
+
+def test_figures_of_looks_and_probes_are_in_the_log_and_the_verdict_in_the_summary(tmp_path, tiny_run):
+    summary = train(watched(tiny_run), tmp_path / "run", quiet=True)
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    history = History.from_rows(rows)
+    for metric in ("update_ratio", "dormant", "gradient_dormant", "churn", "effective_rank", "error_signal"):
+        assert len(history.series(metric).steps) > 5, metric
+    # A line with figures of a look has the gradient norms of all layers too, under the same names.
+    assert set(history.series("gradient_norm").sites) == set(history.series("update_ratio").sites)
+    assert summary["health"]["verdict"] == diagnose_recorded(rows).verdict
+    assert 0 < summary["seconds"]["diagnostics"] < summary["wall_seconds"]
+
+
+def test_the_diagnosis_changes_nothing_in_the_training(tmp_path, tiny_run):
+    weights = []
+    for number, config in enumerate((watched(tiny_run), watched(tiny_run, look_every=0, probe_every=0))):
+        train(config, tmp_path / str(number), quiet=True)
+        weights.append(load_checkpoint(list_checkpoints(tmp_path / str(number) / "checkpoints")[-1])[0])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_resumed_run_has_the_verdict_of_an_undisturbed_one(tmp_path, tiny_run):
+    whole = train(watched(tiny_run), tmp_path / "run", quiet=True)
+    folder = RunFolder(tmp_path / "run")
+    folder.summary_path.unlink()
+    shutil.rmtree(list_checkpoints(folder.checkpoints_path)[-1])
+    assert resume(tmp_path / "run", quiet=True)["health"] == whole["health"]
+
+
+def test_a_collapse_is_said_on_the_progress_line_and_the_run_goes_on(tmp_path, collapsing, capfd):
+    summary = train(watched(collapsing), tmp_path / "run")
+    assert summary["status"] == "finished"
+    assert summary["health"]["verdict"] in ("collapsing", "collapsed")
+    shown = capfd.readouterr().err
+    assert shown.count("warning: coll") == 1
+    assert "stablegrad diagnose" in shown
+
+
+def test_stop_writes_a_checkpoint_and_resume_goes_on(tmp_path, collapsing):
+    with pytest.raises(Collapsed, match="collaps"):
+        train(watched(collapsing, on_collapse="stop"), tmp_path / "run", quiet=True)
+    summary = RunFolder(tmp_path / "run").read_summary()
+    assert summary["status"] == "stopped"
+    assert 0 < summary["env_steps"] < collapsing.total_steps
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert resume(tmp_path / "run", quiet=True)["status"] == "finished"
+
+
+def test_rollback_returns_to_health_and_lowers_the_rate(tmp_path, collapsing):
+    summary = train(watched(collapsing, on_collapse="rollback"), tmp_path / "run", quiet=True)
+    assert summary["status"] == "finished"
+    done = summary["health"]["interventions"]
+    assert 1 <= len(done) <= 3
+    assert {one["name"] for one in done} == {"lower_learning_rate"}
+    assert all(one["back_to"] < one["collapsed_at"] for one in done)
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(set(steps)), "what was logged after the checkpoint is void"
+    assert rows[-1]["optimizer/learning_rate"] < 1.0
+
+
+def test_a_fresh_optimizer_state_is_given_once_and_not_again_on_resume(tmp_path, collapsing, monkeypatch):
+    fresh = types.SimpleNamespace(name="reset_optimizer_state")
+    monkeypatch.setattr(trainer_module, "prescribe", lambda findings: [fresh])
+    config = watched(collapsing, on_collapse="rollback")
+    whole = train(config, tmp_path / "run", quiet=True)
+    checkpoints = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert {one["name"] for one in whole["health"]["interventions"]} == {fresh.name}
+    assert whole["health"]["interventions"][-1]["back_to"] < step_of(checkpoints[-2])
+    weights = load_checkpoint(checkpoints[-1])[0]
+    RunFolder(tmp_path / "run").summary_path.unlink()
+    shutil.rmtree(checkpoints[-1])
+    resume(tmp_path / "run", quiet=True)
+    again = load_checkpoint(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])[0]
+    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+
+
+def test_an_old_configuration_without_diagnosis_can_be_read(tiny_run):
+    old = tiny_run.to_json()
+    del old["diagnosis"]
+    assert RunConfig.from_json(old) == dataclasses.replace(tiny_run, diagnosis=DiagnosisConfig())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_collapse": "rolback"}, "did you mean 'rollback'"),
+        ({"look_every": 1}, "at least 2"),
+        ({"look_every": 100, "probe_every": 150}, "multiple"),
+        ({"look_every": 0, "on_collapse": "stop"}, "needs the diagnosis"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(UsageError, match=message):
+        DiagnosisConfig(**options)
