@@ -156,7 +156,7 @@ def return_figure(series: Sequence[ReturnSeries], against_time: bool = False) ->
         xaxis_rangemode="tozero",
     )
     described = " and ".join(entry.name for entry in shown)
-    return _page_figure(figure, 420, f"Learning curves of {described}")
+    return page_figure(figure, 420, f"Learning curves of {described}")
 
 
 def gradient_figures(maps: GradientMaps) -> list[tuple[str, PageFigure]]:
@@ -208,7 +208,7 @@ def gradient_figures(maps: GradientMaps) -> list[tuple[str, PageFigure]]:
         figures.append(
             (
                 f"{name}: {averaged}",
-                _page_figure(figure, height, f"Gradient norm by layer over time, {name}", legend=False),
+                page_figure(figure, height, f"Gradient norm by layer over time, {name}", legend=False),
             )
         )
     return figures
@@ -219,7 +219,7 @@ def colour_scale(maps: GradientMaps) -> ColourScale:
     span = maps.high - maps.low
     decades = list(range(math.ceil(maps.low), math.floor(maps.high) + 1))
     if len(decades) >= 2:
-        ticks = [(100 * (decade - maps.low) / span, _power(decade)) for decade in decades]
+        ticks = [(100 * (decade - maps.low) / span, power(decade)) for decade in decades]
     else:
         ticks = [(0.0, f"{10**maps.low:.2g}"), (100.0, f"{10**maps.high:.2g}")]
     return ColourScale(VIRIDIS, ticks, any(bool(found.zero.any()) for found in maps.maps))
@@ -255,7 +255,7 @@ def cost_figure(costs: Mapping[str, Mapping[str, Any]]) -> PageFigure | None:
         xaxis_title="seconds per 1,000 environment steps",
         yaxis={"autorange": "reversed", "fixedrange": True},
     )
-    return _page_figure(figure, 150 + 50 * len(known), "Where the time goes")
+    return page_figure(figure, 150 + 50 * len(known), "Where the time goes")
 
 
 def option_rows(configs: Sequence[Mapping[str, Any]]) -> list[OptionRow]:
@@ -269,7 +269,8 @@ def option_rows(configs: Sequence[Mapping[str, Any]]) -> list[OptionRow]:
     return sorted(rows, key=lambda row: not row.differs)
 
 
-def _page_figure(figure: go.Figure, height: int, description: str, legend: bool = True) -> PageFigure:
+def page_figure(figure: go.Figure, height: int, description: str, legend: bool = True) -> PageFigure:
+    """A figure in the style of all pages."""
     figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
@@ -295,7 +296,8 @@ def _option(column: Mapping[str, Any], name: str) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _power(exponent: int) -> str:
+def power(exponent: int) -> str:
+    """A power of ten as people write it."""
     superscripts = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
     return "10" + str(exponent).translate(superscripts)
 

@@ -1,11 +1,14 @@
-"""report.html of one run: how it went, its gradients, its cost, its configuration."""
+"""report.html of one run: how it went, its diagnosis or its gradients, its cost, its configuration."""
 
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stablegrad.diagnostics.recorded import diagnose_recorded
+from stablegrad.reports.diagnosis_page import View, is_look, view
 from stablegrad.reports.page import (
     colour_scale,
     cost_figure,
@@ -53,6 +56,7 @@ def write_run_report(run_dir: Path | str) -> Path:
         error=run.error,
         facts=_facts(run, config, cost),
         curves=return_figure(return_series(records, {"cost": {name: cost}})),
+        diagnosis=_diagnosis(run) if maps else None,
         gradients=gradient_figures(maps) if maps else [],
         scale=colour_scale(maps) if maps else None,
         cost=cost_figure({name: cost}),
@@ -61,6 +65,18 @@ def write_run_report(run_dir: Path | str) -> Path:
         command=shlex.join(provenance["command"]) if provenance.get("command") else None,
         directory=str(folder.path),
     )
+
+
+def _diagnosis(run: RunRecord) -> View | None:
+    """What the run's diagnosis measured while it trained; None where there was none."""
+    if not any(is_look(row) for row in run.metrics):
+        return None
+    report = diagnose_recorded(run.metrics)
+    report.history.set_order(run.summary.get("layers") or [])
+    seconds, wall = (run.summary.get("seconds") or {}).get("diagnostics"), run.summary.get("wall_seconds")
+    cost = {"seconds": seconds, "share": seconds / wall} if seconds is not None and wall else {}
+    notes = (run.summary.get("health") or {}).get("notes") or []
+    return view(replace(report, notes=[*notes, *report.notes], cost=cost), "environment steps")
 
 
 def _facts(run: RunRecord, config: dict[str, Any], cost: dict[str, Any]) -> list[tuple[str, str]]:
