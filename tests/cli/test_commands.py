@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from stablegrad.cli import compare
 from stablegrad.cli.main import COMMANDS, main
 
 TINY = ["--torso.width", "16", "--num-envs", "8", "--num-steps", "8", "--num-minibatches", "4", "--threads", "1"]
@@ -53,7 +54,10 @@ def failure(capsys, arguments):
         (["report", "nowhere"], "nowhere"),
         (["envs", "--search", "nothing-of-that-name"], "no environment's name contains"),
         (["compare", "pqn", "--env", "CartPole-v1", "--settings", "baseline", "baseline"], "two different settings"),
-        (["compare", "pqn", "--env", "CartPole-v1", "--seed", "3"], "--seed is for 'train'"),
+        (["compare", "pqn", "--env", "CartPole-v1", "--seed", "3"], "--seed is for 'train'; compare takes --seeds N"),
+        (["compare", "pqn", "--env", "CartPole-v1", "--preset=kron"], "--preset is for 'train'; compare takes --set"),
+        ([*TRAIN, "--algorithm", "pqn"], "the algorithm stands first and is no option"),
+        (["report", "--json"], "name at least one run folder"),
         (["compare", "pqn", "--env", "CartPole-v1", "--seeds", "0"], "seed"),
     ],
 )
@@ -87,6 +91,49 @@ def test_train_help_shows_the_defaults_of_the_environment_and_the_preset(capsys)
     assert "kron" in text
 
 
+def test_help_shows_no_option_that_is_refused(capsys):
+    def options(*command):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        return set(re.findall(r"(?<=\s)--[a-z][a-z.-]*", capsys.readouterr().out))
+
+    train, compare = options("train"), options("compare")
+    assert train - compare == {"--preset", "--seed", "--run-dir"}
+    assert compare - train == {"--settings", "--seeds", "--dir", "--workers"}
+    assert "--algorithm" not in train
+    for command in ("train", "resume", "evaluate", "compare", "report", "envs", "quickstart", "bench"):
+        assert "--json" in options(command)
+
+
+def test_quickstart_is_a_comparison_and_passes_its_flags_on(capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(compare, "run", lambda arguments: seen.append(arguments) or 0)
+    assert main(["quickstart", "--dir", "there", "--json"]) == 0
+    assert seen[0][:3] == ["pqn", "--env", "LunarLander-v3"]
+    assert seen[0][-3:] == ["--dir", "there", "--json"]
+    assert "stablegrad compare pqn --env LunarLander-v3" in capsys.readouterr().out
+    main(["quickstart", "--quiet"])
+    assert seen[1] == [*seen[0][:-3], "--dir", "runs/quickstart", "--quiet"]
+
+
+def test_a_factory_is_asked_once_what_it_makes(capsys, monkeypatch, tmp_path):
+    (tmp_path / "counted_env.py").write_text(
+        "import gymnasium\n"
+        "made = []\n"
+        "def make_env():\n"
+        "    made.append(gymnasium.make('CartPole-v1'))\n"
+        "    return made[-1]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    command = ["train", "pqn", "--env", "counted_env:make_env", *TINY, "--total-steps", "100", "--eval-episodes", "2"]
+    assert main([*command, "--run-dir", "run"]) == 0
+    # One to describe it (five times before this was kept), 8 in the run's only segment, 2 to evaluate.
+    assert len(sys.modules["counted_env"].made) == 1 + 8 + 2
+    assert capsys.readouterr().err.endswith(" s\n")
+    del sys.modules["counted_env"]
+
+
 def test_train_evaluate_resume_report(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert main([*TRAIN, *TINY, "--total-steps", "2000", "--preset", "stable", "--quiet"]) == 0
@@ -107,6 +154,15 @@ def test_train_evaluate_resume_report(capsys, monkeypatch, tmp_path):
     assert json.loads(capsys.readouterr().out)["status"] == "finished"
     assert main(["report", str(run_dir)]) == 0
     assert (run_dir / "report.html").stat().st_size > 10_000
+    capsys.readouterr()
+    assert main(["report", str(run_dir), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"folder": str(run_dir), "report": str(run_dir / "report.html")}]
+    assert main(["evaluate", str(run_dir), "--episodes", "2", "--max-episode-steps", "3"]) == 0
+    captured = capsys.readouterr()
+    assert "2 of the episodes had not ended after 3 steps and were cut there" in captured.out
+    assert captured.err.startswith("evaluation: 2/2 episodes  mean return 3.0")
+    assert main(["evaluate", str(run_dir), "--episodes", "2", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
 
     code, error = failure(capsys, [*TRAIN, *TINY, "--preset", "stable"])
     assert code == 2

@@ -6,14 +6,47 @@ import contextlib
 import io
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from stablegrad.agents.presets import PRESETS
 from stablegrad.errors import UsageError, unknown_name
-from stablegrad.training.config import ALGORITHMS
+from stablegrad.training.config import ALGORITHMS, RunConfig
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunOptions(RunConfig):
+    """A run as the command line has it, where the algorithm stands first and is no option."""
+
+    env: Annotated[
+        str,
+        tyro.conf.arg(
+            help="Environment: an envpool or gymnasium id, or package.module:factory.",
+            help_behavior_hint=lambda env: f"(required; the defaults shown here are those for {env})",
+        ),
+    ]
+    algorithm: tyro.conf.Fixed[str] = ALGORITHMS[0]
+    preset: Annotated[
+        str,
+        tyro.conf.arg(help=f"{', '.join(PRESETS)}; with changes, if any, as in stable+torso.skip_blocks=2."),
+    ] = "baseline"
+
+    @classmethod
+    def of(cls: type[Options], config: RunConfig) -> Options:
+        """The options that say ``config``."""
+        return cls(**vars(config))
+
+    @property
+    def config(self) -> RunConfig:
+        """What the options say."""
+        return RunConfig(**{field.name: getattr(self, field.name) for field in fields(RunConfig)})
+
+
+Options = TypeVar("Options", bound=RunOptions)
 
 
 def parse(kind: type[T], command: str, arguments: Sequence[str], description: str, default: Any = None) -> T:
@@ -65,6 +98,8 @@ def algorithm_and_env(command: str, arguments: Sequence[str]) -> tuple[str, str,
     algorithm, *rest = arguments
     if algorithm not in ALGORITHMS:
         raise unknown_name("algorithm", algorithm, ALGORITHMS)
+    if option(rest, "--algorithm") is not None:
+        raise UsageError(f"the algorithm stands first and is no option: stablegrad {command} {algorithm} --env ID ...")
     env = option(rest, "--env", "CartPole-v1" if asks_for_help else None)
     if env is None:
         raise UsageError("name an environment: --env ID ('stablegrad envs' lists them)")

@@ -16,21 +16,33 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from stablegrad.cli.arguments import algorithm_and_env, option, parse
+from stablegrad.cli.arguments import RunOptions, algorithm_and_env, option, parse
 from stablegrad.errors import UsageError
 from stablegrad.reports import write_comparison_report
 from stablegrad.studies import RunProgress, comparison_rows, run_comparison, verdict
-from stablegrad.training.config import RunConfig, default_run
+from stablegrad.training.config import default_run
 from stablegrad.training.trainer import Interrupted
 
 PLAIN_INTERVAL = 15.0
+
+
+#: Options of ``train`` that this command has in another form.
+REPLACED = {"--seed": "--seeds N", "--preset": "--settings A B"}
+
+
+@dataclass(frozen=True)
+class ComparedRun(RunOptions):
+    """What all runs of a comparison share: not the setting and the seed."""
+
+    preset: tyro.conf.Fixed[str] = "baseline"
+    seed: tyro.conf.Fixed[int] = 1
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What ``stablegrad compare`` takes."""
 
-    run: Annotated[RunConfig, tyro.conf.arg(name="")]
+    run: Annotated[ComparedRun, tyro.conf.arg(name=""), tyro.conf.SuppressFixed]
     settings: tuple[str, str] = ("baseline", "stable")
     """The two settings: presets, each optionally with changes, as in stable+torso.skip_blocks=2."""
     seeds: tuple[int, ...] = (3,)
@@ -48,14 +60,12 @@ class Arguments:
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
     algorithm, env, rest = algorithm_and_env("compare", arguments)
-    for name in ("--seed", "--preset"):
+    for name, replacement in REPLACED.items():
         if option(rest, name) is not None:
-            raise UsageError(
-                f"{name} is for 'train'; compare takes {name}s" if name == "--seed" else "use --settings A B"
-            )
+            raise UsageError(f"{name} is for 'train'; compare takes {replacement}")
     # The same arguments over the defaults of each setting: what a person asks for holds for both.
     parsed = _parse(algorithm, rest, env, "baseline")
-    configs = {setting: _parse(algorithm, rest, env, setting).run for setting in parsed.settings}
+    configs = {setting: _parse(algorithm, rest, env, setting).run.config for setting in parsed.settings}
     if len(configs) < 2:
         raise UsageError(f"compare needs two different settings, got {parsed.settings[0]!r} twice")
     for config in configs.values():
@@ -91,7 +101,7 @@ def _parse(algorithm: str, arguments: Sequence[str], env: str, setting: str) -> 
         f"compare {algorithm}",
         arguments,
         "Train two settings on the same seeds and say whether the second is better, and at what cost.",
-        Arguments(run=default),
+        Arguments(run=ComparedRun.of(default)),
     )
 
 

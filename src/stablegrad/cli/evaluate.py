@@ -25,17 +25,27 @@ class Arguments:
     """Seed of the environments; default: the run's."""
     video: Path | None = None
     """MP4 file to write of the first game (needs the extra 'video')."""
+    max_episode_steps: int | None = None
+    """Steps after which a game is cut; default: the environment's time limit, or 27,000 where it has none."""
     device: str = "auto"
     """cpu, cuda, cuda:<n>; auto: cuda where there is one."""
     json: bool = False
     """Print the result as JSON on the last line."""
+    quiet: bool = False
+    """Show no progress."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
     parsed = parse(Arguments, "evaluate", arguments, "Play greedy episodes with a run's newest checkpoint; raw scores.")
     result = evaluate_run(
-        parsed.run_dir, episodes=parsed.episodes, seed=parsed.seed, video=parsed.video, device=parsed.device
+        parsed.run_dir,
+        episodes=parsed.episodes,
+        seed=parsed.seed,
+        video=parsed.video,
+        device=parsed.device,
+        max_episode_steps=parsed.max_episode_steps,
+        quiet=parsed.quiet,
     )
     if parsed.json:
         print(json.dumps(result))
@@ -47,6 +57,11 @@ def run(arguments: Sequence[str]) -> int:
         f"return {result['mean_return']:,.1f}{spread} over {result['episodes']} episodes "
         f"({result['minimum']:,.1f} to {result['maximum']:,.1f}){human}; checkpoint of step {result['step']:,}"
     )
+    if result["cut_episodes"]:
+        print(
+            f"{result['cut_episodes']} of the episodes had not ended after {result['max_episode_steps']:,} steps and "
+            "were cut there: they count with the return that they had"
+        )
     if parsed.video is not None:
         print(f"video of the first episode: {parsed.video}")
     return 0

@@ -15,9 +15,11 @@ COMMANDS = {
     "train": "train one agent in a run folder",
     "resume": "continue a run from its newest checkpoint",
     "evaluate": "greedy episodes of a trained agent, optionally as a video",
+    "diagnose": "will a network keep learning, or why did a run not; what to do about it",
     "compare": "two settings with paired seeds: does the second learn better, and at what cost?",
     "report": "a run or a comparison as one offline HTML page",
     "envs": "what can be trained on",
+    "relearn": "a classifier whose labels are reshuffled: does it learn them again?",
     "bench": "what an optimizer's step costs, beside others",
 }
 
@@ -39,18 +41,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command not in COMMANDS:
             raise unknown_name("command", command, COMMANDS)
         module = importlib.import_module(f"stablegrad.cli.{command}")
+        if "WORLD_SIZE" in os.environ and command not in ("train", "resume"):
+            from stablegrad.training.distributed import refuse_torchrun
+
+            refuse_torchrun(command)
         code = module.run(rest)
         sys.stdout.flush()
         return code
     except StablegradError as error:
         if debug:
             raise
-        print(f"stablegrad: {error}", file=sys.stderr)
+        _tell(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         if debug:
             raise
-        print("stablegrad: interrupted", file=sys.stderr)
+        _tell("interrupted")
         return 130
     except BrokenPipeError:
         # The reader of our output (head, less) has seen enough; Python would complain when it flushes at exit.
@@ -60,15 +66,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         where = f"'{error.filename}': " if error.filename else ""
-        print(f"stablegrad: {where}{error.strerror or error}", file=sys.stderr)
+        _tell(f"{where}{error.strerror or error}")
         return 1
     except (RuntimeError, MemoryError) as error:
         if debug:
             raise
         # torch's own: no memory, a device that is gone. Its first line says what.
         reason = (str(error).splitlines() or [""])[0]
-        print(f"stablegrad: {type(error).__name__}: {reason} (--debug shows where)", file=sys.stderr)
+        _tell(f"{type(error).__name__}: {reason} (--debug shows where)")
         return 1
+
+
+def _tell(message: str) -> None:
+    """One line, also where torchrun started several processes that all stop at the same error."""
+    if "WORLD_SIZE" in os.environ:
+        from stablegrad.training.distributed import first_to_tell
+
+        if not first_to_tell():
+            return
+    print(f"stablegrad: {message}", file=sys.stderr)
 
 
 def _usage() -> str:
@@ -82,6 +98,7 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "'stablegrad COMMAND --help' explains a command; --debug shows the traceback of an error.",
+            "'stablegrad COMMAND --help' explains a command; --debug shows the traceback of an error,",
+            "--version the version.",
         ]
     )

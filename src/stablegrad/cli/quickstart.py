@@ -22,6 +22,10 @@ class Arguments:
 
     dir: Path = Path("runs/quickstart")
     """Folder of the comparison; a finished one is shown again at once."""
+    json: bool = False
+    """Print the figures as JSON on the last line."""
+    quiet: bool = False
+    """Show no progress."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,4 +41,5 @@ def run(arguments: Sequence[str]) -> int:
         f"  stablegrad compare {' '.join(command)}\n",
         flush=True,
     )
-    return compare.run([*command, "--dir", str(parsed.dir)])
+    flags = [f"--{name}" for name in ("json", "quiet") if getattr(parsed, name)]
+    return compare.run([*command, "--dir", str(parsed.dir), *flags])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -17,8 +19,10 @@ from stablegrad.reports import write_comparison_report, write_run_report
 class Arguments:
     """What ``stablegrad report`` takes."""
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
+    folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="(one or more)")]
     """Run folders or comparison folders."""
+    json: bool = False
+    """Print each folder and its report as JSON on the last line."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -26,7 +30,12 @@ def run(arguments: Sequence[str]) -> int:
     parsed = parse(Arguments, "report", arguments, "Write report.html into each folder.")
     if not parsed.folders:
         raise UsageError("name at least one run folder or comparison folder")
+    reports = []
     for folder in parsed.folders:
         write = write_comparison_report if (folder / "comparison.json").exists() else write_run_report
-        print(write(folder))
+        reports.append({"folder": str(folder), "report": str(write(folder))})
+        if not parsed.json:
+            print(reports[-1]["report"])
+    if parsed.json:
+        print(json.dumps(reports))
     return 0

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import tyro
 
+from stablegrad.cli import relearn
 from stablegrad.cli.arguments import parse
 from stablegrad.cli.train import print_summary
+from stablegrad.supervised import resume_supervised
+from stablegrad.supervised.config import ALGORITHM as SUPERVISED
+from stablegrad.training.distributed import refuse_torchrun
+from stablegrad.training.run_folder import RunFolder
 from stablegrad.training.trainer import resume
 
 
@@ -28,6 +33,12 @@ class Arguments:
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
     parsed = parse(Arguments, "resume", arguments, "Continue a run; a finished one is left as it is.")
+    if RunFolder(parsed.run_dir).read_config().get("algorithm") == SUPERVISED:
+        refuse_torchrun("relearn")
+        relearn.print_summary(
+            resume_supervised(parsed.run_dir, quiet=parsed.quiet), parsed.run_dir, as_json=parsed.json
+        )
+        return 0
     summary = resume(parsed.run_dir, quiet=parsed.quiet)
     print_summary(summary, parsed.run_dir, as_json=parsed.json)
     return 0

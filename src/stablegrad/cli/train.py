@@ -11,8 +11,9 @@ from typing import Annotated
 
 import tyro
 
-from stablegrad.cli.arguments import algorithm_and_env, option, parse
+from stablegrad.cli.arguments import RunOptions, algorithm_and_env, option, parse
 from stablegrad.training.config import RunConfig, default_run
+from stablegrad.training.distributed import Ranks
 from stablegrad.training.trainer import train
 
 
@@ -20,7 +21,7 @@ from stablegrad.training.trainer import train
 class Arguments:
     """What ``stablegrad train`` takes."""
 
-    run: Annotated[RunConfig, tyro.conf.arg(name="")]
+    run: Annotated[RunOptions, tyro.conf.arg(name=""), tyro.conf.SuppressFixed]
     run_dir: Path | None = None
     """Folder of the run; default: runs/<algorithm>-<env>-<preset>-seed<n>."""
     json: bool = False
@@ -38,10 +39,11 @@ def run(arguments: Sequence[str]) -> int:
         f"train {algorithm}",
         rest,
         "Train one agent; the defaults are those of the environment and the preset.",
-        Arguments(run=dataclasses.replace(default, algorithm=algorithm)),
+        Arguments(run=RunOptions.of(dataclasses.replace(default, algorithm=algorithm))),
     )
-    run_dir = parsed.run_dir or Path("runs") / run_name(parsed.run)
-    summary = train(parsed.run, run_dir, quiet=parsed.quiet)
+    config = parsed.run.config
+    run_dir = parsed.run_dir or Path("runs") / run_name(config)
+    summary = train(config, run_dir, quiet=parsed.quiet)
     print_summary(summary, run_dir, as_json=parsed.json)
     return 0
 
@@ -53,7 +55,9 @@ def run_name(config: RunConfig) -> str:
 
 
 def print_summary(summary: dict, run_dir: Path, *, as_json: bool) -> None:
-    """The outcome of a run in one sentence, or as JSON."""
+    """The outcome of a run in one sentence, or as JSON; under torchrun by one process."""
+    if not Ranks().is_first:
+        return
     if as_json:
         print(json.dumps({"run_dir": str(run_dir), **summary}))
         return

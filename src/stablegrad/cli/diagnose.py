@@ -1,0 +1,178 @@
+"""``stablegrad diagnose``: will this network keep learning, or why did this run not?"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from stablegrad.cli.arguments import parse
+from stablegrad.diagnostics.changes import all_layers
+from stablegrad.diagnostics.preflight import PreflightReport, diagnose
+from stablegrad.diagnostics.recorded import diagnose_recorded
+from stablegrad.diagnostics.report import Report
+from stablegrad.diagnostics.trial import SEEDS, verify
+from stablegrad.errors import StablegradError, UsageError, unknown_name
+from stablegrad.training.run_folder import RunFolder
+
+DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What ``stablegrad diagnose`` takes."""
+
+    target: tyro.conf.Positional[str]
+    """package.module:make_model, a function without arguments that returns a torch.nn.Module, or the module and a
+    sample of its inputs; or a run folder."""
+    input_shape: tuple[int, ...] | None = None
+    """Shape of one input, without the batch, such as 4 84 84; not needed where make_model returns a sample, or where
+    the network begins with a linear layer."""
+    input_dtype: str = "float32"
+    """Type of the inputs: float32, or uint8 for images that the network scales itself."""
+    seconds: float = 90.0
+    """Time that the diagnosis may take, about; a trial may take twice as long."""
+    seed: int = 0
+    """Seed of the network and of everything that is drawn."""
+    verify: bool = False
+    """Try the top prescriptions in a short paired trial."""
+    seeds: int = SEEDS
+    """Pairs of the trial."""
+    output: Path | None = None
+    """HTML file for the report."""
+    json: bool = False
+    """Print the report as JSON on the last line."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out the command."""
+    text = "Say whether a network will keep learning, before it is trained, or what went wrong in a run."
+    if not arguments:
+        raise UsageError("name what to diagnose: package.module:make_model, or a run folder")
+    parsed = parse(Arguments, "diagnose", arguments, text)
+    report = _diagnose_run(parsed) if _is_folder(parsed.target) else _diagnose_model(parsed)
+    if parsed.output is not None:
+        report.save_html(parsed.output)
+    if parsed.json:
+        print(json.dumps(report.to_dict()))
+        return 0
+    print(report)
+    if isinstance(report, PreflightReport) and report.trial:
+        _print_trial(report.trial)
+    if parsed.output is not None:
+        print(f"report: {parsed.output}")
+    return 0
+
+
+def _is_folder(target: str) -> bool:
+    return Path(target).is_dir() or ":" not in target
+
+
+def _diagnose_run(parsed: Arguments) -> Report:
+    if parsed.verify:
+        raise UsageError("--verify needs the network: give package.module:make_model instead of a run folder")
+    folder = RunFolder(parsed.target)
+    folder.read_config()
+    return diagnose_recorded(folder.read_metrics())
+
+
+def _diagnose_model(parsed: Arguments) -> Report:
+    torch.manual_seed(parsed.seed)
+    model, sample = _make_model(parsed)
+    report = diagnose(model, sample, seconds=parsed.seconds, seed=parsed.seed)
+    if not parsed.verify or not report.prescriptions:
+        return report
+    if not parsed.json:
+        print(f"{report.verdict}; trying what is prescribed ...", file=sys.stderr, flush=True)
+    trials = verify(
+        model, sample, report.prescriptions, seeds=parsed.seeds, seconds=2 * parsed.seconds, seed=parsed.seed
+    )
+    return replace(report, trial=[trial.to_dict() for trial in trials])
+
+
+def _make_model(parsed: Arguments) -> tuple[nn.Module, Tensor]:
+    """The network that the target names, and a sample of its inputs."""
+    made = _call(parsed.target)
+    model, sample = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"{parsed.target!r} returned {type(made).__name__}; expected a torch.nn.Module, or (module, sample_input)"
+        )
+    if parsed.input_shape is None and sample is not None:
+        return model, sample
+    if parsed.input_dtype not in DTYPES:
+        raise unknown_name("input-dtype", parsed.input_dtype, DTYPES)
+    shape = parsed.input_shape
+    if shape is None:
+        first = next(iter(all_layers(model)), None)
+        if not isinstance(first, nn.Linear):
+            raise UsageError("cannot tell the shape of the inputs; name it without the batch: --input-shape 4 84 84")
+        shape = (first.in_features,)
+    if not shape or min(shape) < 1:
+        raise UsageError(f"--input-shape must be numbers of at least 1, got {' '.join(map(str, shape))}")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return model, torch.zeros(2, *shape, dtype=DTYPES[parsed.input_dtype], device=device)
+
+
+def _call(target: str) -> Any:
+    """What the function returns that ``package.module:name`` names. The current directory is searched first."""
+    module_name, _, name = target.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
+        raise UsageError(f"malformed {target!r}; expected package.module:make_model, or a run folder")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise StablegradError(f"importing {module_name!r} failed: {_said(error)}") from error
+        raise UsageError(
+            f"no module {error.name!r} in the current directory or among the installed packages; expected "
+            "package.module:make_model"
+        ) from error
+    except Exception as error:
+        raise StablegradError(f"importing {module_name!r} failed: {_said(error)}") from error
+    function = getattr(module, name, None)
+    if function is None:
+        raise unknown_name("function", name, [one for one, value in vars(module).items() if callable(value)])
+    if not callable(function):
+        raise UsageError(f"{target!r} names a value of type {type(function).__name__}; expected a function")
+    try:
+        return function()
+    except Exception as error:
+        raise StablegradError(f"{target!r} failed: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """An exception on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
+def _print_trial(trials: Sequence[dict[str, Any]]) -> None:
+    table = Table("change", "effect on accuracy while it re-learns", "step time", "memory", "decision", box=None)
+    for trial in trials:
+        if trial["effect"] is None:
+            table.add_row(trial["title"], "–", "–", "–", f"{trial['decision']}: {trial['reason']}")
+            continue
+        effect = f"{trial['effect']:+.2f} ({trial['low']:+.2f} to {trial['high']:+.2f})"
+        table.add_row(
+            trial["title"], effect, f"x {trial['step_time']:.2f}", f"x {trial['memory']:.2f}", trial["decision"]
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+    print()
+    console.print(table)
+    print("effect: mean over paired seeds, with its 95% interval (Student t); go where the interval lies above 0")

@@ -1,0 +1,154 @@
+"""``stablegrad diagnose`` as a person meets it."""
+
+import json
+import re
+import sys
+from functools import partial
+
+import pytest
+
+from stablegrad.cli import diagnose as command
+from stablegrad.cli.main import main
+from stablegrad.diagnostics.preflight import diagnose
+from stablegrad.diagnostics.trial import Trial, verify
+
+MODELS = """
+import torch
+from torch import nn
+
+def small():
+    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+
+def deep():
+    parts = [nn.Linear(8, 32), nn.Tanh()]
+    for _ in range(11):
+        parts += [nn.Linear(32, 32), nn.Tanh()]
+    return nn.Sequential(*parts, nn.Linear(32, 4))
+
+def images():
+    return nn.Sequential(nn.Conv2d(1, 4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+
+def with_sample():
+    return images(), torch.rand(2, 1, 20, 20)
+
+def fails():
+    raise RuntimeError("no weights here")
+
+def number():
+    return 3
+
+constant = 5
+"""
+
+TRAIN = ["train", "pqn", "--env", "CartPole-v1", "--torso.width", "16", "--num-envs", "8", "--num-steps", "8"]
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets_of_mine.py").write_text(MODELS)
+    (tmp_path / "broken_nets.py").write_text("import no_such_package\n")
+    yield tmp_path
+    for name in ("nets_of_mine", "broken_nets"):
+        sys.modules.pop(name, None)
+    sys.path.remove(str(tmp_path)) if str(tmp_path) in sys.path else None
+
+
+def failure(capsys, arguments):
+    code = main(["diagnose", *arguments])
+    captured = capsys.readouterr()
+    assert captured.err.startswith("stablegrad: ")
+    assert captured.err.count("\n") == 1, captured.err
+    return code, captured.err
+
+
+def test_a_network_of_ones_own(models, capsys):
+    assert main(["diagnose", "nets_of_mine:small", "--output", "page.html"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("verdict: healthy")
+    assert out.endswith("report: page.html\n")
+    assert (models / "page.html").stat().st_size > 10_000
+
+
+def test_an_ill_network_is_no_failure_of_the_command_and_what_is_prescribed_is_tried(models, capsys, monkeypatch):
+    # Fewer phases than usual: enough to tell, and fast.
+    monkeypatch.setattr(command, "diagnose", partial(diagnose, phases=2))
+    monkeypatch.setattr(command, "verify", partial(verify, phases=2))
+    assert main(["diagnose", "nets_of_mine:deep", "--verify", "--seeds", "2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["verdict"] in ("collapsing", "collapsed")
+    assert [trial["name"] for trial in report["trial"]] == [one["name"] for one in report["prescriptions"][:3]]
+    skip = next(trial for trial in report["trial"] if trial["name"] == "multi_skip")
+    assert (skip["decision"], skip["seeds"]) == ("go", 2)
+
+
+def test_a_trial_is_shown_as_a_table(capsys):
+    tried = Trial("kron", "the optimizer Kron", "go", "better", 0.25, 0.125, 0.375, 1.5, 1.07, 3)
+    command._print_trial([tried.to_dict(), Trial("reconnect", "reconnect it", "not tried", "takes a person").to_dict()])
+    lines = capsys.readouterr().out.splitlines()
+    assert re.search(r"the optimizer Kron +\+0.25 \(\+0.12 to \+0.38\) +x 1.50 +x 1.07 +go$", lines[2].rstrip())
+    assert lines[3].rstrip().endswith("not tried: takes a person")
+
+
+def test_a_sample_or_a_shape(models, capsys):
+    assert main(["diagnose", "nets_of_mine:with_sample", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["task"]["learning_rate"] == 3e-4
+    assert main(["diagnose", "nets_of_mine:small", "--input-shape", "8", "--seed", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["task"]["classes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "name what to diagnose: package.module:make_model, or a run folder"),
+        (["nets_of_mine:small", "--input-shape", "7"], 2, "Sequential refuses inputs of shape (32, 7)"),
+        (["nets_of_mine:small", "--input-shape", "0"], 2, "--input-shape must be numbers of at least 1, got 0"),
+        (["nets_of_mine:small", "--input-shape", "8", "--input-dtype", "float23"], 2, "did you mean 'float32'?"),
+        (["nets_of_mine:images"], 2, "name it without the batch: --input-shape 4 84 84"),
+        (["nets_of_mine:smal"], 2, "unknown function 'smal'; did you mean 'small'?"),
+        (["nets_of_mine:constant"], 2, "names a value of type int; expected a function"),
+        (["nets_of_mine:number"], 2, "returned int; expected a torch.nn.Module, or (module, sample_input)"),
+        (["nets_of_mine:fails"], 1, "'nets_of_mine:fails' failed: RuntimeError: no weights here"),
+        (["nets_of_yours:small"], 2, "no module 'nets_of_yours'"),
+        (["broken_nets:small"], 1, "importing 'broken_nets' failed: ModuleNotFoundError: No module named"),
+        (["nets_of_mine:"], 2, "malformed 'nets_of_mine:'; expected package.module:make_model, or a run folder"),
+        (["nets_of_mine:small", "--seconds", "0"], 2, "seconds must be above 0"),
+        (["nowhere"], 2, "'nowhere' is no run folder"),
+        ([".", "--verify"], 2, "--verify needs the network"),
+    ],
+)
+def test_wrong_input_is_one_line(models, capsys, arguments, code, message):
+    got, error = failure(capsys, arguments)
+    assert message in error
+    assert got == code
+
+
+class TestRunFolder:
+    @pytest.fixture
+    def run(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        assert main([*TRAIN, "--total-steps", "3000", "--threads", "1", "--run-dir", "run", "--quiet"]) == 0
+        capsys.readouterr()
+        return tmp_path / "run"
+
+    def test_what_a_run_recorded(self, run, capsys):
+        assert main(["diagnose", "run", "--json", "--output", "page.html"]) == 0
+        report = json.loads(capsys.readouterr().out.splitlines()[-1])
+        summary = json.loads((run / "summary.json").read_text())
+        assert report["verdict"] == summary["health"]["verdict"]
+        assert "torso.output.linear" in report["layers"]
+        assert (run.parent / "page.html").exists()
+
+    def test_an_old_run_says_what_it_did_not_record(self, run, capsys):
+        path = run / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        kept = ("step", "wall_seconds", "train/", "loss/", "gradient_norm/")
+        old = [{key: value for key, value in row.items() if key.startswith(kept)} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in old))
+        assert main(["diagnose", "run"]) == 0
+        out = capsys.readouterr().out
+        assert "not recorded, so not judged: the size of updates" in out
+        path.write_text("")
+        code, error = failure(capsys, ["run"])
+        assert code == 1
+        assert "recorded no gradient norms of layers" in error
