@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-kron-digits
+.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-kron-digits bench-diagnosis bench-diagnosis-overhead
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -49,6 +49,12 @@ bench-kron: $(VENV)/.dev ## what a step of Kron costs beside RAdam, Adam, Muon, 
 
 bench-kron-digits: $(VENV)/.dev ## Kron beside kron_torch's rule on reshuffled labels, 10 seeds (hours; goes on where it was stopped)
 	$(BIN)/python benchmarks/kron_digits.py
+
+bench-diagnosis: $(VENV)/.dev ## score the rules of the diagnosis on 98 small trainings, the half that they may be tuned on (10 minutes)
+	$(BIN)/python -m benchmarks.diagnosis --half tuning --no-rivals --no-prescriptions
+
+bench-diagnosis-overhead: $(VENV)/.base ## what looks and probings of the diagnosis cost beside updates of PQN (5 minutes)
+	$(BIN)/python benchmarks/diagnosis_overhead.py
 
 clean: ## remove the virtual environment and what was built
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache

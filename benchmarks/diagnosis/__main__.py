@@ -1,0 +1,201 @@
+"""A scored benchmark of diagnoses: failures and healthy trainings, our monitor and others' detectors on both.
+
+    python -m benchmarks.diagnosis [--half tuning] [--runs FOLDER] [--no-rivals] [--no-prescriptions]
+
+Trainings are of small networks, a second or so each. Half of the scenarios, by a hash of their names, is for tuning
+rules; the other half is held out. With ``--runs`` what was measured is kept in a folder and taken from there the next
+time, so that changed rules are scored without training anew; delete a file to measure it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from benchmarks.common import save
+from benchmarks.diagnosis import scoring, trial
+from benchmarks.diagnosis.scenarios import KEPT, SCENARIOS
+from benchmarks.diagnosis.scoring import Judged
+
+from stablegrad.diagnostics import History
+from stablegrad.diagnostics.prescriptions import prescribe
+
+NAME = "diagnosis"
+HALVES = ("tuning", "held-out")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the benchmark takes."""
+
+    half: Literal["both", "tuning", "held-out"] = "both"
+    """Which scenarios; one half alone is printed and not saved."""
+    runs: Path | None = None
+    """Folder in which measurements are kept and looked for."""
+    rivals: bool = True
+    """Run the other detectors too."""
+    prescriptions: bool = True
+    """Train every failure once more with the first prescription."""
+    workers: int = 2
+    """Runs at once, one thread each."""
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments)
+    names = [name for name, one in SCENARIOS.items() if arguments.half in ("both", one.half)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.runs or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+            trials = measure(pool, folder, names, arguments.rivals)
+            judged = scoring.judge_all(trials, names)
+            treated = treat(pool, folder, judged, trials) if arguments.prescriptions else {}
+    show(judged, treated)
+    if arguments.half == "both":
+        command = f"python -m benchmarks.diagnosis {' '.join(sys.argv[1:])}".strip()
+        save(NAME, command, result(judged, trials, treated))
+
+
+def measure(pool: ProcessPoolExecutor, folder: Path, names: Sequence[str], rivals: bool) -> dict[str, dict[str, Any]]:
+    """Trials of the scenarios and of the twins of failures, from the folder where they are there."""
+    wanted = dict.fromkeys([*names, *(SCENARIOS[name].twin for name in names if SCENARIOS[name].kind)])
+    trials = _all(pool, folder, trial.run, [(name,) for name in wanted])
+    others = _all(pool, folder, trial.run_rivals, [(name,) for name in names]) if rivals else {}
+    return {key[0]: found | ({"rivals": others[key]} if key in others else {}) for key, found in trials.items()}
+
+
+def _all(
+    pool: ProcessPoolExecutor, folder: Path, function: Callable[..., dict[str, Any]], keys: Sequence[tuple[Any, ...]]
+) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """What a function finds of every key, from the folder where it is there."""
+    paths = {key: _path(folder, function.__name__, *key) for key in keys}
+    found = {key: json.loads(path.read_text()) for key, path in paths.items() if path.exists()}
+    waiting = {pool.submit(function, *key): key for key in keys if key not in found}
+    for future in as_completed(waiting):
+        key = waiting[future]
+        found[key] = future.result()
+        paths[key].write_text(json.dumps(found[key]))
+        print(f"{len(found)} of {len(keys)}, {function.__name__}: {', '.join(map(str, key))}", flush=True)
+    return {key: found[key] for key in keys}
+
+
+def treat(
+    pool: ProcessPoolExecutor, folder: Path, judged: Sequence[Judged], trials: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """For each failure that was found: the first prescription of the report at its end, and the scores with it."""
+    keys: dict[str, tuple[str, str, int]] = {}
+    treated: dict[str, dict[str, Any]] = {}
+    for one in judged:
+        name, alarm = one.scenario.name, one.alarms["stablegrad"].first
+        if one.valid and one.scenario.kind and alarm is not None:
+            reports = dict(trial.replay(History.from_dict(trials[name]["history"])))
+            # One that alarmed on the way and not at the end: the report of that moment.
+            findings = reports[max(reports)] or reports[alarm]
+            prescriptions = prescribe(findings, trial.fitting(name))
+            treated[name] = {"prescription": prescriptions[0].name if prescriptions else None}
+            if prescriptions:
+                keys[name] = (name, prescriptions[0].name, alarm)
+    scores = _all(pool, folder, trial.treat, list(keys.values()))
+    for name, one in treated.items():
+        one |= scores[keys[name]] if name in keys else {"fresh": None, "live": None}
+        reached = [score for score in (one["fresh"], one["live"]) if score is not None]
+        wanted = scoring.RESTORED * trials[SCENARIOS[name].twin]["score"]
+        one |= {"wanted": wanted, "restored": bool(reached) and max(reached) >= wanted}
+    return treated
+
+
+def _path(folder: Path, *key: Any) -> Path:
+    words = " ".join(map(str, key))
+    readable = "".join(letter if letter.isalnum() else "-" for letter in words)[:60]
+    return folder / f"{readable}-{hashlib.sha256(words.encode()).hexdigest()[:8]}.json"
+
+
+def _unchanged(found: dict[str, Any]) -> bool:
+    """Whether the monitor did not change a single bit of the training."""
+    return "rivals" not in found or [repr(x) for x in found["losses"]] == [repr(x) for x in found["rivals"]["losses"]]
+
+
+def result(
+    judged: Sequence[Judged], trials: dict[str, dict[str, Any]], treated: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Everything that is kept."""
+    detectors = list(judged[0].alarms)
+    by_half = {half: [one for one in judged if one.scenario.half == half] for half in HALVES}
+    return {
+        "definitions": {
+            "failure": f"keeps at most {KEPT} of its healthy twin's score",
+            "alarm": "the verdict on all looks up to a step is not healthy; before the onset of a fault it is none",
+            "symptom": f"the curve, smoothed over {scoring.SMOOTHING} steps, stays above its twin's by "
+            f"{scoring.VISIBLE} of the range of the twin's",
+            "restored": f"reaches {scoring.RESTORED} of the twin's score with the first prescription, from a fresh "
+            "start or applied at the first alarm",
+            "looks": f"every {trial.EVERY} steps, probes every {trial.PROBE_EVERY}",
+        },
+        "halves": {
+            half: {detector: scoring.summary(group, detector) for detector in detectors}
+            for half, group in by_half.items()
+        },
+        "both": {detector: scoring.summary(judged, detector) for detector in detectors},
+        "confusion": {half: scoring.confusion(group) for half, group in by_half.items()},
+        "prescriptions": {
+            half: scoring.share(sum(one["restored"] for one in group), len(group))
+            for half in (*HALVES, "both")
+            for group in [[one for name, one in treated.items() if half in ("both", SCENARIOS[name].half)]]
+        }
+        if treated
+        else None,
+        "monitor_changes_nothing": all(map(_unchanged, trials.values())),
+        "seconds_of_a_training": round(statistics.median(found["seconds"] for found in trials.values()), 2),
+        "invalid": {one.scenario.name: one.why_not for one in judged if not one.valid},
+        "scenarios": [_row(one, treated.get(one.scenario.name)) for one in judged],
+    }
+
+
+def _row(one: Judged, treated: dict[str, Any] | None) -> dict[str, Any]:
+    scenario, ours = one.scenario, one.alarms["stablegrad"]
+    row: dict[str, Any] = {"name": scenario.name, "half": scenario.half, "kind": scenario.kind or "healthy"}
+    row |= {"score": round(one.score, 3), "valid": one.valid, "steps": one.steps}
+    if scenario.kind:
+        row |= {"twin": scenario.twin, "onset": scenario.onset, "symptom": one.symptom, "lead": one.lead("stablegrad")}
+    row |= {"alarm": ours.first, "rules": list(ours.rules), "rules_at_the_end": list(ours.final)}
+    row |= {"others": {name: alarms.first for name, alarms in one.alarms.items() if name != "stablegrad"}}
+    if treated is not None:
+        row["treated"] = treated
+    return row
+
+
+def show(judged: Sequence[Judged], treated: dict[str, dict[str, Any]]) -> None:
+    """Print the figures."""
+    for half in (*HALVES, "both"):
+        group = [one for one in judged if half in ("both", one.scenario.half)]
+        if not group:
+            continue
+        print(f"\n== {half}: {sum(one.valid for one in group)} valid of {len(group)}")
+        for detector in group[0].alarms:
+            found = scoring.summary(group, detector)
+            recall, false, lead = found["recall"], found["false_alarms"], found["lead_steps"]
+            print(
+                f"{detector:26s} recall {recall['hits']}/{recall['of']} {recall['interval']}, false alarms "
+                f"{false['hits']}/{false['of']} {false['interval']}, lead {lead['median']} {lead['quartiles']}, "
+                f"{found['alarms_before_onset']} before the onset"
+            )
+        cured = [one for name, one in treated.items() if half in ("both", SCENARIOS[name].half)]
+        if cured:
+            print(f"first prescription restores {sum(one['restored'] for one in cured)}/{len(cured)}")
+    for one in judged:
+        if not one.valid:
+            print(f"invalid: {one.scenario.name}: {one.why_not}")
+
+
+if __name__ == "__main__":
+    main()

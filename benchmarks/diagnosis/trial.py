@@ -1,0 +1,156 @@
+"""One scenario: trained under our monitor, once more under the rivals, and once more with a prescription."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.diagnosis import rivals
+from benchmarks.diagnosis.scenarios import SCENARIOS, Scenario
+from benchmarks.diagnosis.training import Setup
+
+from stablegrad.diagnostics import Finding, History, Monitor, Series, judge
+from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply
+
+EVERY, PROBE_EVERY = rivals.EVERY, 5 * rivals.EVERY
+SEED = 0
+#: Steps between two applications of an intervention that is made again and again.
+AGAIN = 50
+
+
+def build(scenario: Scenario) -> Setup:
+    torch.manual_seed(SEED)
+    return scenario.make()
+
+
+def run(name: str) -> dict[str, Any]:
+    """What is measured of a scenario: its losses, its score, the monitor's history."""
+    torch.set_num_threads(1)
+    started = time.process_time()
+    setup = build(SCENARIOS[name])
+    # The two lines of a person who wants a diagnosis; nothing is logged.
+    with Monitor(setup.model, setup.optimizer, every=EVERY, probe_every=PROBE_EVERY) as monitor:
+        steps = list(setup.loop(setup))
+    history = monitor.fetch()
+    # Each optimizer counts its own steps, so with two of them rows need not come in order.
+    history = History(sorted(history.rows, key=itemgetter(0)), history.order, history.frozen)
+    return {
+        "score": setup.score(),
+        "losses": [step.loss for step in steps],
+        "watched": [step.watched for step in steps],
+        "history": history.to_dict(),
+        "notes": monitor.notes,
+        "seconds": time.process_time() - started,
+    }
+
+
+def run_rivals(name: str) -> dict[str, Any]:
+    """The same training under the others: losses, first steps of published rules, torchmortem's findings."""
+    torch.set_num_threads(1)
+    trace = rivals.record(build(SCENARIOS[name]))
+    return {
+        "losses": [step.loss for step in trace.steps],
+        "rules": {name: rules(trace) for name, rules in rivals.RULE_SETS.items()},
+        "torchmortem": rivals.torchmortem(build(SCENARIOS[name])),
+    }
+
+
+def treat(name: str, prescription: str, alarm: int) -> dict[str, float | None]:
+    """Scores of the scenario with a prescription: from a fresh start, and live from the alarm on where it can be.
+
+    None where it cannot be applied so.
+    """
+    torch.set_num_threads(1)
+    scenario = SCENARIOS[name]
+    if prescription in scenario.by_hand:
+        torch.manual_seed(SEED)
+        return {"fresh": _finish(scenario.by_hand[prescription]()), "live": None}
+    intervention = INTERVENTIONS[prescription]
+    scores: dict[str, float | None] = {"fresh": None, "live": None}
+    if intervention.change is not None:
+        scores["fresh"] = _treated(scenario, prescription, 0)
+        if intervention.live:
+            scores["live"] = _treated(scenario, prescription, alarm)
+    return scores
+
+
+def _treated(scenario: Scenario, prescription: str, at: int) -> float | None:
+    """The score with a prescription applied after step ``at``; None if it cannot be."""
+    setup = build(scenario)
+    applied = _apply(setup, prescription) if not at else False
+    for number, _ in enumerate(setup.loop(setup), start=1):
+        due = INTERVENTIONS[prescription].again and number > at and number % AGAIN == 0
+        if (at and number == at) or due:
+            applied = _apply(setup, prescription) or applied
+    return setup.score() if applied else None
+
+
+def _apply(setup: Setup, prescription: str) -> bool:
+    """Apply to every network that it can be applied to."""
+    apply = INTERVENTIONS[prescription].apply
+    try:
+        if not isinstance(setup.model, dict):
+            setup.optimizer = apply(setup.model, setup.optimizer)
+            return True
+    except CannotApply:
+        return False
+    applied = False
+    for place, (model, optimizer) in enumerate(zip(setup.model.values(), list(setup.optimizer), strict=True)):
+        try:
+            setup.optimizer[place] = apply(model, optimizer)
+            applied = True
+        except CannotApply:
+            pass
+    return applied
+
+
+def _finish(setup: Setup) -> float:
+    for _ in setup.loop(setup):
+        pass
+    return setup.score()
+
+
+def fitting(name: str) -> list[str]:
+    """Names of the interventions that have something to change on a scenario's networks."""
+    setup = build(SCENARIOS[name])
+    models, optimizers = rivals.parts(setup.model), setup.optimizer
+    pairs = list(zip(models, optimizers if isinstance(optimizers, list) else [optimizers], strict=True))
+    return [name for name, one in INTERVENTIONS.items() if any(one.fits(*pair) for pair in pairs)]
+
+
+def replay(history: History) -> Iterator[tuple[int, list[Finding]]]:
+    """(step, findings) after each look, from what was seen up to it."""
+    series = {metric: history.series(metric) for metric in history.metrics()}
+    looks = sorted({int(step) for metric, one in series.items() if metric != "loss" for step in one.steps})
+    for step in looks:
+        yield step, judge(_UpTo(history, series, step))
+
+
+class _UpTo(History):
+    """A history up to a step, cut from series that were put together once."""
+
+    def __init__(self, history: History, series: Mapping[str, Series], step: int):
+        super().__init__(order=history.order, frozen=history.frozen)
+        self._whole, self._step = series, step
+
+    def series(self, metric: str) -> Series:
+        """All values of one metric up to the step."""
+        whole = self._whole.get(metric)
+        if whole is None:
+            return super().series(metric)
+        seen = int(np.searchsorted(whole.steps, self._step, side="right"))
+        return Series(metric, whole.steps[:seen], whole.sites if seen else [], whole.values[:seen])
+
+
+def with_losses(history: History, losses: list[float]) -> History:
+    """The history of a loop that logs its loss at every step; the monitor keeps no loss that is not a number."""
+    looks = dict(history.rows)
+    rows = [
+        (step, {**looks.get(step, {}), **({"loss/network": loss} if loss == loss else {})})
+        for step, loss in enumerate(losses, start=1)
+    ]
+    return History(rows, history.order, history.frozen)
