@@ -5,7 +5,11 @@
 128 environments x 32 steps, 32 minibatches of 128, 2 epochs, both on all cores, in turns; medians over the rounds. The
 script is run unchanged, but for a stand-in for the package ``gym``, of which it uses two names, and for envpool's old
 tuples, which today's envpool gives under another name. Our network is the one nearest to CleanRL's: Nature CNN and an
-MLP torso of depth 0, which has one layer of 512 x 512 more.
+MLP torso of depth 0, which has one layer of 512 x 512 more. Steps are rows of environments for both, those that only
+carry a reset included.
+
+The last line says how far any program could go: the arithmetic of our rollout at the speed of one large matrix product,
+and envpool alone, as if nothing else took time.
 """
 
 from __future__ import annotations
@@ -16,12 +20,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import tyro
+from torch.utils.flop_counter import FlopCounterMode
 
 from common import save
+from stablegrad.agents import PQN
+from stablegrad.agents.rollout import Rollout
+from stablegrad.environments import environment_seeds, environment_spec, make_vector_env
 from stablegrad.training.config import default_run
 from stablegrad.training.run_folder import RunFolder
 
@@ -95,7 +105,46 @@ def ours(precision: str, scratch: Path) -> float:
             [sys.executable, "-m", "stablegrad", "resume", f"{folder}/run", "--quiet"], check=True, capture_output=True
         )
         rows = RunFolder(Path(folder) / "run").read_metrics()
-    return (rows[5]["step"] - rows[0]["step"]) / (rows[5]["wall_seconds"] - rows[0]["wall_seconds"])
+    # A line a rollout.
+    return 5 * ROLLOUT / (rows[5]["wall_seconds"] - rows[0]["wall_seconds"])
+
+
+def limits() -> dict[str, float]:
+    """What a rollout cannot do without: its multiplications and additions, and the emulators."""
+    run = default_run("Breakout-v5", "baseline+torso.depth=0")
+    config, cpu = run.agent, torch.device("cpu")
+    spec = environment_spec("Breakout-v5", atari=run.atari)
+    seeds = environment_seeds(1, 0, config.num_envs)
+    agent = PQN(config, spec, total_steps=STEPS, device=cpu, seed=1)
+    env = make_vector_env("Breakout-v5", config.num_envs, seeds=seeds, atari=run.atari)
+    rollout = Rollout(config.num_steps, config.num_envs, spec.observation_shape, torch.uint8, cpu)
+    rollout.begin(env.reset())
+    seconds = 0.0
+    with FlopCounterMode(display=False) as counter:
+        for t in range(config.num_steps):
+            action, value = agent.act(rollout.observation[t], 0)
+            started = time.perf_counter()
+            result = env.step(action.numpy())
+            seconds += time.perf_counter() - started
+            rollout.add(t, action, value, result)
+        agent.update(rollout, 0)
+    env.close()
+    flops = counter.get_total_flops()
+    peak = max(_product() for _ in range(10))
+    return {
+        "flops_a_step": flops / ROLLOUT,
+        "flops_a_second_of_a_matrix_product": peak,
+        "environment_steps_per_second": ROLLOUT / seconds,
+        "steps_per_second": ROLLOUT / (flops / peak + seconds),
+    }
+
+
+def _product(side: int = 2048) -> float:
+    """Multiplications and additions a second in a float32 product of two square matrices."""
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    started = time.perf_counter()
+    torch.mm(a, b)
+    return 2 * side**3 / (time.perf_counter() - started)
 
 
 def main() -> None:
@@ -111,10 +160,12 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {name: median / medians["cleanrl"] for name, median in medians.items()}
     print({name: f"{medians[name]:.0f} steps/s, {ratio:.2f} x CleanRL" for name, ratio in ratios.items()})
+    limit = limits()
+    print(f"arithmetic and emulators alone: {limit['steps_per_second'] / medians['cleanrl']:.2f} x CleanRL, {limit}")
     save(
         "cleanrl_speed",
         "python benchmarks/cleanrl_speed.py pqn_atari_envpool.py",
-        {"steps_per_second": rates, "ratio_of_medians": ratios},
+        {"steps_per_second": rates, "ratio_of_medians": ratios, "limits": limit},
     )
 
 

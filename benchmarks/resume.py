@@ -46,7 +46,7 @@ def start(folder: RunFolder) -> subprocess.Popen:
 
 def config(env: str) -> RunConfig:
     run = default_run(env, SETTINGS[env])
-    return dataclasses.replace(run, total_steps=12_000, checkpoint_every=1_500, threads=1, keep_checkpoints=3)
+    return dataclasses.replace(run, total_steps=40_000, checkpoint_every=2_000, threads=1, keep_checkpoints=3)
 
 
 def final_weights(folder: RunFolder) -> dict[str, torch.Tensor]:

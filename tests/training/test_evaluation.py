@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from stablegrad.environments import environment_seeds
+from stablegrad.environments import AtariOptions, environment_seeds
 from stablegrad.errors import UsageError
 from stablegrad.training import evaluation
 from stablegrad.training.evaluation import EVALUATION_SEGMENT, evaluate
@@ -54,6 +54,13 @@ def test_games_that_never_end_are_cut_and_said_to_be(endless):
     assert result["returns"] == [50.0] * 3
     assert result["mean_length"] == 50
     assert (result["max_episode_steps"], result["cut_episodes"]) == (50, 3)
+
+
+def test_an_agent_that_never_presses_fire_still_plays_whole_games():
+    # The agent waits; the engine starts every ball after a lost life, as it does in training.
+    result = evaluate(act, "Breakout-v5", episodes=2, seed=1, atari=AtariOptions(), max_episode_steps=3000)
+    assert result["cut_episodes"] == 0
+    assert result["mean_length"] > 100
 
 
 def test_without_a_time_limit_it_is_thirty_minutes_of_atari(endless, monkeypatch):

@@ -12,7 +12,7 @@ from stablegrad.errors import UsageError
 class AtariOptions:
     """How an Atari game is shown to the agent and how its rewards and endings are used in learning.
 
-    For evaluation use ``dataclasses.replace(options, life_loss_terminal=False, clip_rewards=False)``.
+    Evaluation takes the same: episode statistics are of whole games and raw rewards in any case.
 
     Raises:
         UsageError: a value is out of range.
@@ -32,9 +32,10 @@ class AtariOptions:
     fire_reset: bool = True
     """Press FIRE after a reset in games that have that action, so that they start."""
     life_loss_terminal: bool = True
-    """Losing a life ends the learning episode (terminated), though not the game. On in training, off in evaluation."""
+    """Losing a life ends the learning episode (terminated), though not the game. The reset after it presses FIRE
+    where ``fire_reset`` is on, so an agent that is trained with it should be evaluated with it."""
     clip_rewards: bool = True
-    """Learn from the sign of the reward. Episode statistics stay raw. On in training, off in evaluation."""
+    """Learn from the sign of the reward. Episode statistics stay raw."""
     image_size: int = 84
     """Height and width of the pictures, in pixels."""
     grayscale: bool = True

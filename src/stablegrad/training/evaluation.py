@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -95,6 +94,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Play whole games and report their raw returns.
 
+    Games are whole ones, from raw rewards, in the run's own preprocessing: where a lost life ended an episode in training,
+    the engine presses FIRE after it here as well. Without that an agent which never had to press it waits for a ball
+    until the time limit.
+
     Each environment plays the same number of games, first come first counted, so that short games do not crowd out
     long ones. A game that does not end is cut, so that every evaluation does, and counts as truncated: with the return
     that it had by then. As an environment cannot be made to start anew, what is left to play where a game was cut is
@@ -102,7 +105,7 @@ def evaluate(
 
     Args:
         act: observations [n, ...] to actions int64 [n].
-        env_id: the environment; life loss and reward clipping are switched off for Atari.
+        env_id: the environment.
         episodes: games to play, at least 1.
         seed: of the environments.
         atari: preprocessing of the training run.
@@ -121,8 +124,6 @@ def evaluate(
     for name, value in (("episodes", episodes), ("max-episode-steps", max_episode_steps)):
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
-    if atari is not None:
-        atari = dataclasses.replace(atari, life_loss_terminal=False, clip_rewards=False)
     spec = environment_spec(env_id, atari=atari)
     limit = max_episode_steps or spec.max_episode_steps or EPISODE_LIMIT
     returns: list[float] = []
