@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import math
 import pickle
@@ -16,6 +17,7 @@ from torch.nn import Parameter
 from stablegrad.errors import CheckpointError, UsageError
 from stablegrad.optimizers import Kron
 from stablegrad.optimizers import kron as kron_module
+from stablegrad.optimizers.config import KronConfig, OptimizerConfig
 
 RULES = ["pro", "quad", "classic"]
 
@@ -247,23 +249,52 @@ def test_the_estimate_is_what_the_state_takes(precision, block_size):
     )
 
 
-def test_a_refresh_takes_no_more_in_passing_than_estimated():
+def test_the_estimate_of_the_classic_rule_is_what_its_state_takes():
+    params = [Parameter(torch.randn(shape)) for shape in [(96, 60), (64,), (16, 8, 4, 4), (), (1, 9), (5, 1), (0, 3)]]
+    optimizer = Kron(params, rule="classic")
+    for param in params:
+        param.grad = torch.randn_like(param)
+    optimizer.step()
+    taken = sum(v.nbytes for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor))
+    assert Kron.estimate(params, rule="classic").state_bytes == taken
+
+
+@pytest.mark.parametrize("rule", ["pro", "classic"])
+def test_a_refresh_takes_no_more_in_passing_than_estimated(rule):
     """Allocations as torch's profiler sees them: a witness that knows nothing of the estimate."""
     params = [Parameter(torch.randn(512, 512)) for _ in range(4)] + [Parameter(torch.zeros(512))]
-    optimizer = Kron(params)
+    optimizer = Kron(params, rule=rule)
     for param in params:
         param.grad = torch.randn_like(param)
     optimizer.step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        optimizer.apply(True)
+        optimizer.step()  # one of the first, which all refresh
     held = peak = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
             held += event.nbytes()
             peak = max(peak, held)
-    estimated = Kron.estimate(params)
+    estimated = Kron.estimate(params, rule=rule)
     assert 0 < peak <= estimated.transient_bytes < 3 * peak
     assert estimated.state_bytes < 4.1 * sum(param.numel() * 4 for param in params)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "classik"}, "did you mean 'classic'"),
+        ({"rule": "classic", "block_size": 64}, "block_size needs rule"),
+        ({"refresh_floor": 0.0}, r"refresh_floor must be in \(0, 1\]"),
+    ],
+)
+def test_the_options_of_a_configuration_are_those_of_the_optimizer(options, message):
+    with pytest.raises(UsageError, match=message):
+        KronConfig(**options)
+    layer = torch.nn.Linear(3, 2)
+    config = OptimizerConfig(name="kron", kron=KronConfig(rule="quad", block_size=32, refresh_floor=0.05))
+    group = config.build(layer).param_groups[0]
+    assert (group["block_size"], group["refresh_floor"]) == (32, 0.05)
+    assert isinstance(dataclasses.replace(config, name="adam").build(layer), torch.optim.Adam)
 
 
 def test_the_estimate_counts_the_products_of_a_dense_layer():

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import nn
 
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.optimizers.catalogue import OPTIMIZERS, default_learning_rate, make_optimizer
+from stablegrad.optimizers.kron import Kron
+
+
+@dataclass(frozen=True)
+class KronConfig:
+    """How Kron fits its preconditioner (docs/optimizers.md); other optimizers have none of it."""
+
+    rule: str = "pro"
+    """pro, quad, or classic: kron_torch's, which costs many times as much."""
+    block_size: int | None = None
+    """Longest side of a block with pro and quad; None: 64."""
+    refresh_floor: float | None = None
+    """Share of the steps that refresh in the long run; None: 0.1, and 0.03 with classic."""
+
+    def __post_init__(self) -> None:
+        Kron([torch.zeros(1)], **asdict(self))
 
 
 @dataclass(frozen=True)
@@ -25,6 +41,8 @@ class OptimizerConfig:
     """Decoupled where the optimizer knows it, else an L2 penalty."""
     anneal: bool = False
     """Let the rate fall linearly to 0 over the run."""
+    kron: KronConfig = field(default_factory=KronConfig)
+    """Options of kron."""
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
@@ -45,8 +63,9 @@ class OptimizerConfig:
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over all parameters of ``network``."""
+        options = asdict(self.kron) if self.name == "kron" else {}
         return make_optimizer(
-            self.name, network.parameters(), self.initial_learning_rate, weight_decay=self.weight_decay
+            self.name, network.parameters(), self.initial_learning_rate, weight_decay=self.weight_decay, **options
         )
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, progress: float) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from stablegrad.optimizers.classic import LARGEST_DENSE_SIDE
 from stablegrad.optimizers.partition import matrix_shape, partition
 from stablegrad.optimizers.stacks import CHUNK_ON_CPU, chunk_entries
 
@@ -41,6 +42,31 @@ class Estimate:
     def multiply_adds(self) -> float:
         """Of a step, on average in the long run."""
         return self.plain_multiply_adds + self.refresh_rate * (self.refresh_multiply_adds - self.plain_multiply_adds)
+
+
+def estimate_classic(shapes: Iterable[Sequence[int]], refresh_floor: float) -> Estimate:
+    """The cost of Kron with the rule ``classic``, without compat, whose factors are whole triangular matrices.
+
+    Args:
+        shapes: shapes of the parameters.
+        refresh_floor: refreshes a step in the long run.
+    """
+    total = state = plain = refresh = transient = 0
+    for shape in shapes:
+        m, n = matrix_shape(shape) if len(shape) > 1 else (math.prod(shape), 1)
+        if not m * n:
+            continue
+        dense_m, dense_n = (1 < side <= LARGEST_DENSE_SIDE and len(shape) > 1 for side in (m, n))
+        factors = (m * m if dense_m else m) + ((n * n if dense_n else n) if len(shape) > 1 else 0)
+        total += m * n
+        state += (m * n + factors) * torch.float32.itemsize
+        apply = 2 * m * n * (m * dense_m + n * dense_n)
+        plain += apply
+        # Two products, two solves at half the price, four products for the second moments, and Q's own.
+        refresh += apply + 7 * apply // 4 + m**3 * dense_m + n**3 * dense_n
+        # Probe, A, B and the noisy gradient; of one side at a time both second moments, their sum and the new factor.
+        transient = max(transient, (4 * m * n + 4 * factors) * torch.float32.itemsize)
+    return Estimate(total, state, transient, plain, refresh, refresh_floor)
 
 
 def estimate(shapes: Iterable[Sequence[int]], block_size: int, refresh_floor: float, dtype: torch.dtype) -> Estimate:

@@ -14,7 +14,7 @@ from stablegrad.errors import CheckpointError, UsageError, unknown_name
 from stablegrad.hardware import has_fast_bf16
 from stablegrad.optimizers import classic
 from stablegrad.optimizers.cohorts import LARGEST_UPDATE, Cohort
-from stablegrad.optimizers.estimate import Estimate, estimate
+from stablegrad.optimizers.estimate import Estimate, estimate, estimate_classic
 from stablegrad.optimizers.partition import partition
 from stablegrad.optimizers.schedule import refresh_due
 from stablegrad.optimizers.stacks import State
@@ -23,8 +23,6 @@ from stablegrad.optimizers.whitening import SIDE_RULES
 RULES = (*SIDE_RULES, "classic")
 
 DEFAULT_BLOCK_SIZE = 64
-
-DEFAULT_REFRESH_FLOOR = 0.1
 
 STEP_OPTIONS = ("lr", "momentum", "weight_decay", "precondition_lr")
 
@@ -105,9 +103,7 @@ class Kron(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "precondition_lr": precondition_lr,
             "refresh_warmup": refresh_warmup if refresh_warmup is not None else (500 if rule == "classic" else 100),
-            "refresh_floor": refresh_floor
-            if refresh_floor is not None
-            else (0.03 if rule == "classic" else DEFAULT_REFRESH_FLOOR),
+            "refresh_floor": _refresh_floor(rule) if refresh_floor is None else refresh_floor,
         }
         if rule != "classic":
             defaults["block_size"] = DEFAULT_BLOCK_SIZE if block_size is None else block_size
@@ -220,8 +216,9 @@ class Kron(torch.optim.Optimizer):
     def estimate(
         params: Iterable[Tensor],
         *,
-        block_size: int = DEFAULT_BLOCK_SIZE,
-        refresh_floor: float = DEFAULT_REFRESH_FLOOR,
+        rule: str = "pro",
+        block_size: int | None = None,
+        refresh_floor: float | None = None,
         precision: str | None = None,
         device: torch.device | None = None,
     ) -> Estimate:
@@ -229,6 +226,7 @@ class Kron(torch.optim.Optimizer):
 
         Args:
             params: parameters of at most float32.
+            rule: as of Kron; ``quad`` is counted as ``pro``, which costs about as much.
             block_size: as of Kron.
             refresh_floor: as of Kron.
             precision: as of Kron.
@@ -238,9 +236,12 @@ class Kron(torch.optim.Optimizer):
             bytes between steps, bytes in passing, multiply-adds a step.
         """
         params = list(params)
+        floor = _refresh_floor(rule) if refresh_floor is None else refresh_floor
+        if rule == "classic":
+            return estimate_classic([param.shape for param in params], floor)
         device = device or (params[0].device if params else torch.device("cpu"))
         dtype = _product_dtype(torch.float32, precision, device)
-        return estimate([param.shape for param in params], block_size, refresh_floor, dtype)
+        return estimate([param.shape for param in params], block_size or DEFAULT_BLOCK_SIZE, floor, dtype)
 
     def _cohorts(self, index: int, params: list[Tensor]) -> list[Cohort]:
         """Group ``index``'s parameters that have a gradient, by age; laid out anew when they are not those of the last
@@ -368,6 +369,10 @@ def _check_gradients(group: dict[str, Any]) -> None:
     for i, param in enumerate(group["params"]):
         if param.grad is not None and param.grad.layout != torch.strided:
             raise UsageError(f"Kron needs dense gradients, got {param.grad.layout} for {_describe(group, i)}")
+
+
+def _refresh_floor(rule: str) -> float:
+    return 0.03 if rule == "classic" else 0.1
 
 
 def _advance(cohort: Cohort, group: dict[str, Any]) -> bool:

@@ -94,9 +94,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Play whole games and report their raw returns.
 
-    Games are whole ones, from raw rewards, in the run's own preprocessing: where a lost life ended an episode in training,
-    the engine presses FIRE after it here as well. Without that an agent which never had to press it waits for a ball
-    until the time limit.
+    Games are whole ones, from raw rewards, in the run's own preprocessing: where a lost life ended an episode in
+    training, the engine presses FIRE after it here as well. Without that an agent which never had to press it waits for
+    a ball until the time limit.
 
     Each environment plays the same number of games, first come first counted, so that short games do not crowd out
     long ones. A game that does not end is cut, so that every evaluation does, and counts as truncated: with the return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ def memory_need(config: PQNConfig, spec: EnvironmentSpec, device: torch.device) 
         parameters = list(build_network(config, spec).parameters())
     weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     name = config.optimizer.name
-    kron = Kron.estimate(parameters, device=device) if name == "kron" else None
+    kron = Kron.estimate(parameters, device=device, **asdict(config.optimizer.kron)) if name == "kron" else None
     optimizer = kron.state_bytes + kron.transient_bytes if kron else OPTIMIZERS[name].state_copies * weights
     entry = np.dtype(spec.observation_dtype).itemsize
     rows = (config.num_steps + 1) * config.num_envs
