@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import platform
+import statistics
 import tempfile
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ def train_all(configs: Mapping[str, RunConfig], workers: int = 2) -> dict[str, d
     """Train every configuration, with one thread where it leaves that open; return what is worth keeping of each."""
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
-        futures = {name: pool.submit(_train, config) for name, config in configs.items()}
+        futures = {name: pool.submit(train_once, config) for name, config in configs.items()}
         results = {}
         for name, future in futures.items():
             results[name] = future.result()
@@ -48,7 +50,38 @@ def over_seeds(results: Mapping[str, dict[str, Any]], names: list[str]) -> dict[
     }
 
 
-def save(name: str, command: str, result: Mapping[str, Any]) -> None:
+def measure(
+    name: str, command: str, jobs: Mapping[str, tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]], workers: int
+) -> dict[str, dict[str, Any]]:
+    """Results of jobs (function, arguments) by name, ``workers`` at once.
+
+    Each is kept in ``results/<name>.json`` as soon as it is there and is not run again, so a benchmark that was stopped
+    goes on; delete an entry to measure it anew.
+    """
+    path = RESULTS / f"{name}.json"
+    runs: dict[str, dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else {}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        missing = {
+            pool.submit(function, *arguments): key for key, (function, arguments) in jobs.items() if key not in runs
+        }
+        for future in as_completed(missing):
+            runs[missing[future]] = future.result()
+            save(name, command, {"runs": dict(sorted(runs.items()))}, quiet=True)
+            print(f"{missing[future]}: {runs[missing[future]]['shown']}", flush=True)
+    return runs
+
+
+def paired(own: Sequence[float], reference: Sequence[float], digits: int = 3) -> str:
+    """Mean, and mean of the paired differences to a reference with its 95% interval, in words."""
+    result = mean_interval([a - b for a, b in zip(own, reference, strict=True)])
+    interval = ""
+    if result.interval is not None:
+        low, high = result.interval
+        interval = f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"{statistics.fmean(own):.{digits}f}, paired difference {result.mean:+.{digits}f}{interval}"
+
+
+def save(name: str, command: str, result: Mapping[str, Any], *, quiet: bool = False) -> None:
     """Write ``results/<name>.json`` with the command and the machine it came from."""
     RESULTS.mkdir(exist_ok=True)
     origin = provenance()
@@ -57,7 +90,8 @@ def save(name: str, command: str, result: Mapping[str, Any]) -> None:
         RESULTS / f"{name}.json",
         {"command": command, "machine": machine, "versions": origin["versions"], **result},
     )
-    print(f"wrote {RESULTS / f'{name}.json'}")
+    if not quiet:
+        print(f"wrote {RESULTS / f'{name}.json'}")
 
 
 def kept(folder: RunFolder) -> dict[str, Any]:
@@ -72,7 +106,8 @@ def kept(folder: RunFolder) -> dict[str, Any]:
     return {**{name: summary[name] for name in figures}, "curve": curve}
 
 
-def _train(config: RunConfig) -> dict[str, Any]:
+def train_once(config: RunConfig) -> dict[str, Any]:
+    """Train in a folder that does not stay; what is worth keeping of it."""
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         train(dataclasses.replace(config, threads=config.threads or 1), run_dir, quiet=True)

@@ -11,14 +11,11 @@ results, so the command goes on where it was stopped.
 from __future__ import annotations
 
 import ast
-import json
 import statistics
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -26,10 +23,9 @@ import torch.nn.functional as F
 import tyro
 from torch import nn
 
-from common import RESULTS, save
+from common import measure, paired
 from stablegrad.networks import MLPTorso
 from stablegrad.optimizers import make_optimizer
-from stablegrad.studies.statistics import mean_interval
 
 NAME = "kron_digits"
 BLOCKS = 5  # 12 linear layers
@@ -83,10 +79,12 @@ def run(setting: str, width: int, rate: float, seed: int, phases: int, epochs: i
                 optimizer.step()
                 right, seen = right + (logits.argmax(1) == labels[rows]).sum().item(), seen + len(rows)
             curve.append(right / seen)
+    seconds = time.perf_counter() - start
     return {
         "mean_accuracy": statistics.fmean(curve),
         "end_accuracy": curve[epochs - 1 :: epochs],
-        "seconds": time.perf_counter() - start,
+        "seconds": seconds,
+        "shown": f"{statistics.fmean(curve):.3f}, {seconds:.0f} s",
     }
 
 
@@ -107,37 +105,24 @@ def _keys(arguments: Arguments) -> Iterable[tuple[str, int, float, int]]:
 
 def main() -> None:
     arguments = tyro.cli(Arguments)
-    path = RESULTS / f"{NAME}.json"
-    runs: dict[str, dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else {}
-    task = (arguments.phases, arguments.epochs)
+    phases, epochs = arguments.phases, arguments.epochs
 
     def name(setting: str, width: int, rate: float, seed: int) -> str:
-        return f"{setting} | width {width} | rate {rate:g} | {task[0]} x {task[1]} epochs | seed {seed}"
+        return f"{setting} | width {width} | rate {rate:g} | {phases} x {epochs} epochs | seed {seed}"
 
-    command = f"python benchmarks/kron_digits.py {' '.join(sys.argv[1:])}".strip()
-    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-        missing = {pool.submit(run, *key, *task): name(*key) for key in _keys(arguments) if name(*key) not in runs}
-        for future in as_completed(missing):
-            result = runs[missing[future]] = future.result()
-            print(f"{missing[future]}: {result['mean_accuracy']:.3f}, {result['seconds']:.0f} s", flush=True)
-            save(NAME, command, {"runs": dict(sorted(runs.items()))})
+    jobs = {name(*key): (run, (*key, phases, epochs)) for key in _keys(arguments)}
+    runs = measure(NAME, f"python benchmarks/kron_digits.py {' '.join(sys.argv[1:])}".strip(), jobs, arguments.workers)
     for width in arguments.widths:
         for rate in arguments.rates:
-            for setting in arguments.settings:
-                keys = [name(setting, width, rate, seed) for seed in range(1, arguments.seeds + 1)]
-                first = [name(arguments.settings[0], width, rate, seed) for seed in range(1, arguments.seeds + 1)]
-                own = [runs[key]["mean_accuracy"] for key in keys]
-                reference = [runs[key]["mean_accuracy"] for key in first]
-                differences = [a - b for a, b in zip(own, reference, strict=True)]
-                print(f"width {width}, rate {rate:g}, {setting}: {statistics.fmean(own):.3f}, {_interval(differences)}")
-
-
-def _interval(differences: list[float]) -> str:
-    result = mean_interval(differences)
-    if result.interval is None:
-        return f"paired difference {result.mean:+.3f}"
-    low, high = result.interval
-    return f"paired difference {result.mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+            own = {
+                setting: [
+                    runs[name(setting, width, rate, seed)]["mean_accuracy"] for seed in range(1, arguments.seeds + 1)
+                ]
+                for setting in arguments.settings
+            }
+            for setting, accuracies in own.items():
+                shown = paired(accuracies, own[arguments.settings[0]])
+                print(f"width {width}, rate {rate:g}, {setting}: {shown}")
 
 
 if __name__ == "__main__":
