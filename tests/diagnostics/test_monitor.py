@@ -202,6 +202,29 @@ def test_tied_parameters_count_once_and_frozen_ones_are_named():
     assert monitor.report().verdict == "healthy"
 
 
+def test_a_layer_that_no_pass_calls_is_a_note_and_one_that_is_cut_off_a_finding():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+            self.weights_only = nn.Linear(4, 4)
+
+        def forward(self, x):
+            self.b(x)
+            return F.linear(self.c(F.relu(self.a(x))), self.weights_only.weight)
+
+    network, optimizer = make(Unused)
+    network.d = nn.Linear(8, 8)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(8))
+        report = monitor.report()
+    assert {finding.site for finding in report.findings if finding.rule == "no_gradient"} == {"b"}
+    assert [note for note in report.notes if "no forward pass calls it" in note] == [
+        "'d' gets no gradient because no forward pass calls it"
+    ]
+
+
 def test_gradient_accumulation_takes_the_whole_gradient():
     network, optimizer = make()
     twin = copy.deepcopy(network)

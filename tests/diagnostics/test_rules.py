@@ -61,9 +61,10 @@ ALARMS = {
         "network",
         "at risk",
     ),
+    "overshooting": (lambda t: {"gradient_cosine__a": t(0.1, -0.9), "update_ratio__a": 0.02}, "a", "at risk"),
     "dormant_units": (lambda t: {"dormant__a": t(0.1, 0.8), "gradient_dormant__a": 0.8}, "a", "at risk"),
-    "dead_units": (lambda t: {"dead__a": t(0.1, 0.7)}, "a", "at risk"),
-    "saturated_units": (lambda t: {"saturated__a": t(0.1, 0.7)}, "a", "at risk"),
+    "dead_units": (lambda t: {"dead__a": t(0.1, 0.9)}, "a", "at risk"),
+    "saturated_units": (lambda t: {"saturated__a": t(0.1, 0.85)}, "a", "at risk"),
     "rank_collapse": (lambda t: {"effective_rank": t(30.0, 1.2)}, "network", "collapsing"),
     "policy_churn": (lambda t: {"churn": t(0.01, 0.8)}, "network", "at risk"),
     "constant_output": (lambda t: {"output_size": 1.0, "output_spread": t(1.0, 1e-5)}, "network", "collapsed"),
@@ -84,10 +85,11 @@ HEALTHY = {
     "fading_gradient": pair("gradient_norm", then(1.0, 1e-4), 1e-4, error_signal=then(1.0, 1e-4)),  # it is learned
     "exploding_gradient": pair("gradient_norm", then(1.0, 1e4), 1.0, error_signal=then(1.0, 1e4)),  # the error grew
     "large_update": pair("update_ratio", 1e-3, 1e-3) | {"update_ratio__c": 0.5},  # one small layer moves much
+    "overshooting": {"gradient_cosine__a": then(0.1, -0.5, looks=10), "update_ratio__a": 0.02},  # edge of stability
     "small_update": pair("update_ratio", then(1e-3, 1e-7), then(1e-3, 1e-7), error_signal=then(1.0, 0.01)),  # annealed
     "dormant_units": {"dormant__a": 0.8, "gradient_dormant__a": 0.0},  # silent, but they learn
-    "dead_units": {"dead__a": 0.4},
-    "saturated_units": {"saturated__a": 0.4},
+    "dead_units": {"dead__a": 0.7},  # sparse
+    "saturated_units": {"saturated__a": 0.7},
     "rank_collapse": {"effective_rank": then(300.0, 9.0)},  # ten classes, all learned
     "policy_churn": {"churn": 0.3},
     "constant_output": {"output_size": then(1.0, 1e-5), "output_spread": then(1.0, 1e-5)},  # all of it shrank
@@ -147,15 +149,67 @@ def test_frozen_layers_need_no_gradient():
     assert "no_gradient" not in rules(made)
 
 
+def test_long_steps_at_the_very_beginning_are_none_of_a_rate_too_high():
+    assert "large_update" not in rules(history(update_ratio__a=[0.3] * 3 + [1e-3] * (LOOKS - 3)))
+    assert "large_update" not in rules(history(update_ratio__a=[0.3] * 5 + [1e-3] * (LOOKS - 5)))
+    assert "large_update" in rules(history(update_ratio__a=0.3))
+
+
+SMALL = {"update_ratio__a": 1e-4, "gradient_cosine__a": 0.5, "error_signal": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "alarms"),
+    [
+        ({}, True),
+        ({"gradient_cosine__a": 0.05}, False),  # noise at the bottom of a valley
+        ({"error_signal": [0.8**look for look in range(LOOKS)]}, False),  # it works
+        ({"update_ratio__a": 1e-3}, False),
+        ({"update_ratio__a": then(1e-3, 1e-4)}, False),  # not for long
+        ({"gradient_cosine__a": None}, False),
+    ],
+)
+def test_small_steps_that_agree_and_change_nothing(changes, alarms):
+    assert ("small_update" in rules(history(**SMALL | changes))) is alarms
+
+
+@pytest.mark.parametrize(
+    ("spread", "size", "alarms"),
+    [
+        (then(1.0, 0.1, looks=8), 1.0, True),
+        (then(1.0, 0.1, looks=8), then(1.0, 0.1, looks=8), False),  # all of it shrank
+        (1.0, then(1.0, 10.0, looks=8), False),  # a common part grew
+    ],
+)
+def test_outputs_that_become_alike(spread, size, alarms):
+    found = rules(history(output_spread=spread, output_size=size))
+    assert ("constant_output" in found) is alarms
+    if alarms:
+        assert found["constant_output"].level == "at risk"
+
+
+@pytest.mark.parametrize(
+    ("errors", "alarms"), [(then(1.0, 5.0, looks=7), True), (then(1.0, 1.2, looks=7), False), (None, True)]
+)
+def test_inputs_that_moved_are_no_matter_where_the_network_copes(errors, alarms):
+    made = history(input_mean=then(0.0, 9.0, looks=7), input_std=1.0, error_signal=errors)
+    assert ("input_shift" in rules(made)) is alarms
+
+
+def test_an_error_that_was_next_to_nothing_may_jump():
+    errors = [1.0, 1.0, 1.0, 1e-4, 1e-4, 1e-4, *[0.02] * (LOOKS - 6)]
+    assert "diverging_output" not in rules(history(output_size=then(0.1, 6.0, looks=9), error_signal=errors))
+
+
 def test_thresholds_and_patience_are_used():
-    made = history(dead__a=then(0.1, 0.7, looks=4))
+    made = history(dead__a=then(0.1, 0.9, looks=4))
     assert [finding.rule for finding in judge(made)] == ["dead_units"]
-    assert judge(made, Thresholds(dead=0.8)) == []
+    assert judge(made, Thresholds(dead=0.95)) == []
     assert judge(made, Thresholds(patience=5)) == []
 
 
 def test_the_worst_stands_first():
-    made = history(dead__a=0.7, nonfinite__b=1.0, gradient_norm__a=1.0)
+    made = history(dead__a=0.9, nonfinite__b=1.0, gradient_norm__a=1.0)
     assert [finding.level for finding in judge(made)] == ["collapsed", "at risk"]
 
 
@@ -167,13 +221,13 @@ def test_wrong_thresholds(options):
 
 METRICS = (
     "gradient_norm weight_norm update_ratio effective_learning_rate nonfinite dormant gradient_dormant dead saturated "
-    "error_signal output_size output_spread input_mean input_std effective_rank churn loss"
+    "gradient_cosine error_signal output_size output_spread input_mean input_std effective_rank churn loss"
 )
 KEYS = [f"{metric}/{site}" for metric in METRICS.split() for site in ("a", "b", "network")]
 FIGURES = st.dictionaries(st.sampled_from(KEYS), st.sampled_from([0.0, 1e-30, 0.5, 1.0, 1e30, math.inf, -math.inf]))
 
 
-@given(st.lists(FIGURES, min_size=1, max_size=6), st.integers(1, 3))
+@given(st.lists(FIGURES, min_size=1, max_size=12), st.integers(1, 3))
 @settings(deadline=None, max_examples=200)
 def test_whatever_is_missing_or_infinite_there_is_a_verdict(looks, patience):
     made = History()

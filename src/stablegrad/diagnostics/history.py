@@ -60,7 +60,7 @@ class History:
     Attributes:
         rows: (step, figures by key); steps never fall.
         order: sites in the order of the data's way; sites that are not in it come last, as they were met.
-        frozen: layers that are not trained on purpose.
+        frozen: layers of which no gradient is expected: not trained on purpose, or never called.
     """
 
     rows: list[tuple[int, dict[str, float]]] = field(default_factory=list)

@@ -270,6 +270,7 @@ _ALL = (
         helps="smaller steps undo less of what was learned",
         answers={
             "large_update": 1.0,
+            "overshooting": 1.0,
             "policy_churn": 1.0,
             "rising_loss": 1.0,
             "nonfinite": 1.0,

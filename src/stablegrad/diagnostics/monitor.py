@@ -110,6 +110,7 @@ class Monitor:
             _NetworkWatch(name, self._models[name], network, probe, probe_every, self._note)
             for name, network in networks.items()
         ]
+        self._called: set[str] = set()
         self._updates = self._watch_updates(optimizers)
         for network in self._models.values():
             _monitored[network] = weakref.ref(self)
@@ -203,6 +204,9 @@ class Monitor:
                 "no gradient was ever seen: the watched optimizer has not taken two steps with gradients of this model "
                 "(steps inside a CUDA graph or a compiled region cannot be seen)"
             )
+        for layer in self._never_called():
+            if not history.series("gradient_norm").site(layer).any():
+                self._note(f"'{layer}' gets no gradient because no forward pass calls it")
         share = self.seconds / max(time.perf_counter() - self._started, 1e-9)
         return Report(
             judge(history, self.thresholds), history, list(self.notes), {"seconds": self.seconds, "share": share}
@@ -256,6 +260,7 @@ class Monitor:
             values.append(figures)
         scale = self._grad_scaler.get_scale() if self._grad_scaler is not None else 1.0
         for network in self._networks:
+            self._called.update([network.name, *network.watch.order])
             others = network.figures(scale)
             if self._probes_at(step):
                 others |= network.probe.after_step()
@@ -266,6 +271,12 @@ class Monitor:
         device = values[0].device
         self._queue(step, keys, torch.cat([value.to(device, torch.float32) for value in values]))
         self._read(1)
+
+    def _never_called(self) -> list[str]:
+        """Layers that no pass which was watched has called; a function may use their weights all the same."""
+        if not self._called or not all(network.watch.inside for network in self._networks):
+            return []
+        return [layer for layer in self.layers.names if layer not in self._called]
 
     def _forward_order(self) -> list[str]:
         """Layers and activations in the order of the data's way, then layers that were not called by themselves."""
@@ -293,7 +304,7 @@ class Monitor:
                 for key, value in zip(keys, values.tolist(), strict=True)
                 if value == value and not (key.startswith("nonfinite/") and value == 0)
             }
-            self.history.frozen = self.layers.frozen()
+            self.history.frozen = self.layers.frozen() + self._never_called()
             self.history.add(step, figures)
             if self._on_record is not None:
                 self._on_record(step, figures)
@@ -322,7 +333,7 @@ class _NetworkWatch:
         probe_every: int,
         note: Callable[[str], None],
     ):
-        self.site = name or NETWORK
+        self.name, self.site = name, name or NETWORK
         self.probe = Probe(name, module, probe if probe_every else None, note)
         self.probe_every = probe_every
         self.watch = ActivationWatch(module, name, on_input=self._see_input, on_output=self._see_output)

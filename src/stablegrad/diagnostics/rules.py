@@ -40,11 +40,17 @@ class Thresholds:
     """large_update: median change of a layer's weights in one update, over their norm."""
     small_update: float = 3e-6
     """small_update: the same, from below, while the error stays."""
+    creeping_update: float = 2e-4
+    """small_update: the same, where step after step points the same way and the error stays."""
+    agreement: float = 0.3
+    """small_update: cosine of consecutive gradients, the median layer's, above which steps point the same way."""
+    overshooting: float = 0.65
+    """overshooting: cosine below minus this, of consecutive gradients of a layer that changes by a percent a step."""
     dormant: float = 0.6
     """dormant_units: share of units of an activation that pass on next to nothing (Sokar et al. 2023)."""
-    dead: float = 0.5
+    dead: float = 0.8
     """dead_units: share of units that are exactly zero on every sample."""
-    saturated: float = 0.6
+    saturated: float = 0.8
     """saturated_units: share of values at the ends of a bounded activation's range."""
     rank: float = 0.1
     """rank_collapse: effective rank of the features over its own beginning, once it is below 2."""
@@ -52,10 +58,14 @@ class Thresholds:
     """policy_churn: share of rows whose best output changes in one update (Schaul et al. 2022)."""
     constant_output: float = 1e-3
     """constant_output: spread of the outputs over a batch, relative to their size."""
+    shrinking: float = 0.4
+    """constant_output: the spread, and the spread relative to the size, over their own beginning."""
     diverging: float = 30.0
     """diverging_output: growth of both outputs and error signal over the run's best."""
     input_shift: float = 4.0
     """input_shift: move of the inputs' mean or spread, in their own standard deviations at the beginning."""
+    unmoved: float = 2.0
+    """input_shift: growth of the error signal over its lowest before the shift, below which the network copes."""
     loss_rise: float = 10.0
     """rising_loss: loss over the lowest median it had, where the loop logs one."""
 
@@ -111,6 +121,11 @@ def verdict_of(findings: list[Finding]) -> str:
 
 
 # -- what the rules share
+
+#: Looks over which slow processes are judged: a direction of steps, an error that does not fall.
+SLOW_LOOKS = 10
+#: Change of a layer's weights in one update, over their norm, that is a long step: ten times the usual 1e-3.
+LONG_STEP = 1e-2
 
 
 def _holds_since(condition: np.ndarray, patience: int) -> int | None:
@@ -176,7 +191,7 @@ def nonfinite(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def no_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """A layer that gets no gradient at all while others do: cut off, behind dead units, or never used."""
+    """A layer that gets no gradient at all while others do: cut off from the loss, or behind dead units."""
     series = history.series("gradient_norm")
     if not series:
         return
@@ -186,7 +201,7 @@ def no_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
         if since is not None and site not in history.frozen:
             yield Finding(
                 "no_gradient", "collapsed", site, int(series.steps[since]), 0.0, 0.0,
-                f"'{site}' gets no gradient: it is cut off from the loss, unused, or behind units that are all dead",
+                f"'{site}' gets no gradient: it is cut off from the loss or behind units that are all dead",
             )  # fmt: skip
 
 
@@ -257,12 +272,17 @@ def exploding_gradient(history: History, thresholds: Thresholds) -> Iterator[Fin
 
 
 def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Updates that throw the weights about: the median layer changes by several percent in one step."""
+    """Updates that throw the weights about: the median layer changes by several percent in one step.
+
+    The first looks do not count: a network that is far from anything good starts with long steps.
+    """
     series = history.series("update_ratio")
     if not series:
         return
     typical = np.nanmedian(series.values, axis=1)
-    since = _holds_since(typical > thresholds.large_update, thresholds.patience)
+    large = typical > thresholds.large_update
+    large[: thresholds.reference_looks] = False
+    since = _holds_since(large, thresholds.patience)
     if since is not None:
         value = float(np.median(typical[-thresholds.patience :]))
         yield Finding(
@@ -273,23 +293,63 @@ def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def small_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Updates that move nothing while the error stays: a learning rate too low, or a stale optimizer state."""
+    """Updates that move nothing while the error stays: a learning rate too low, or a stale optimizer state.
+
+    Steps that are tiny, or steps that are small and all point the same way, as consecutive gradients agree: noise has
+    no direction, and at the bottom of a valley there is none to follow.
+    """
     series, errors = _together(history.series("update_ratio"), history.series("error_signal"))
     if not series:
         return
     typical = np.nanmedian(series.values, axis=1)
     error = np.sqrt(np.nansum(np.square(errors.values), axis=1))
     beginning = _beginning(error, thresholds.reference_looks)
-    since = _holds_since(
-        (typical < thresholds.small_update) & (typical > 0) & (error > 0.5 * beginning), thresholds.patience
-    )
+    tiny = (typical < thresholds.small_update) & (typical > 0) & (error > 0.5 * beginning)
+    since = _holds_since(tiny, thresholds.patience)
+    how = "while the error stays"
+    if since is None:
+        since = _creeping_since(history, series.steps, typical, error, thresholds)
+        how = "step after step in the same direction, and the error does not fall"
     if since is not None:
         value = float(np.median(typical[-thresholds.patience :]))
         yield Finding(
             "small_update", "at risk", NETWORK, int(series.steps[since]), value, thresholds.small_update,
-            f"one update changes the median layer by {value:.1e} of its weights while the error stays: "
+            f"one update changes the median layer by {value:.1e} of its weights, {how}: "
             "the learning rate is too low or the optimizer's state is stale",
         )  # fmt: skip
+
+
+def _creeping_since(
+    history: History, steps: np.ndarray, typical: np.ndarray, error: np.ndarray, thresholds: Thresholds
+) -> int | None:
+    """Since when steps have been small, in one direction, and without effect; None if they are not now."""
+    since = _holds_since((typical < thresholds.creeping_update) & (typical > 0), SLOW_LOOKS)
+    cosines = history.series("gradient_cosine")
+    # Two gradients of small batches agree by chance now and then: the direction is that of all layers and many looks.
+    recent = cosines.values[np.isin(cosines.steps, steps[-SLOW_LOOKS:])]
+    if since is None or np.isnan(recent).all() or not np.nanmedian(recent) > thresholds.agreement:
+        return None
+    before, now = error[-SLOW_LOOKS:][: thresholds.patience], error[-thresholds.patience :]
+    return since if np.median(now) > 0.9 * np.median(before) else None
+
+
+def overshooting(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A layer that jumps from one side of a valley to the other: every gradient turns the last one back.
+
+    Consecutive gradients near the edge of stability oppose each other somewhat in healthy training too (Cohen et al.,
+    arXiv 2103.00065), so only steps that are nearly undone, and that are long, count.
+    """
+    for site, steps, cosines, updates in _columns(history.series("gradient_cosine"), history.series("update_ratio")):
+        back = (cosines < -thresholds.overshooting) & (updates > LONG_STEP)
+        # Not every single one is: a spoiled look or two change nothing.
+        if len(steps) >= SLOW_LOOKS and np.median(back[-SLOW_LOOKS:]) == 1:
+            value = float(np.median(cosines[-SLOW_LOOKS:]))
+            yield Finding(
+                "overshooting", "at risk", site, int(steps[-SLOW_LOOKS:][back[-SLOW_LOOKS:]][0]), value,
+                -thresholds.overshooting,
+                f"each update of '{site}' undoes the last one (cosine of their gradients {value:.2f}): the learning "
+                "rate is too high for it",
+            )  # fmt: skip
 
 
 def dormant_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -317,7 +377,7 @@ def dead_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
         since = _holds_since(values > thresholds.dead, thresholds.patience)
         if since is not None:
             value = float(np.median(values[-thresholds.patience :]))
-            level = "collapsed" if value == 1 else "collapsing" if value > 0.8 else "at risk"
+            level = "collapsed" if value == 1 else "collapsing" if value > 0.95 else "at risk"
             yield Finding(
                 "dead_units", level, site, int(steps[since]), value, thresholds.dead,
                 f"{_percent(value)} of the units of '{site}' are zero on every sample",
@@ -367,16 +427,26 @@ def policy_churn(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def constant_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """A network that answers the same whatever it is given."""
+    """A network that answers the same whatever it is given, or ever more so."""
     for site, steps, spreads, sizes in _columns(history.series("output_spread"), history.series("output_size")):
         # An output of zeros has no size to compare with.
         constant = (spreads < thresholds.constant_output * sizes) | ((spreads == 0) & (sizes == 0))
         since = _holds_since(constant, thresholds.patience)
+        value = float(spreads[-1] / sizes[-1]) if sizes[-1] else 0.0
         if since is not None:
-            value = float(spreads[-1] / sizes[-1]) if sizes[-1] else 0.0
             yield Finding(
                 "constant_output", "collapsed", site, int(steps[since]), value, thresholds.constant_output,
                 f"the output is the same for all inputs (its spread is {value:.1e} of its size)",
+            )  # fmt: skip
+            continue
+        parts = [
+            one / _beginning(one, thresholds.reference_looks) for one in (spreads, spreads / np.maximum(sizes, 1e-30))
+        ]
+        since = _holds_since(np.maximum(*parts) < thresholds.shrinking, thresholds.patience)
+        if since is not None:
+            yield Finding(
+                "constant_output", "at risk", site, int(steps[since]), float(parts[1][-1]), thresholds.shrinking,
+                f"outputs for different inputs differ by {_percent(float(parts[0][-1]))} of what they did at first",
             )  # fmt: skip
 
 
@@ -384,7 +454,9 @@ def diverging_output(history: History, thresholds: Thresholds) -> Iterator[Findi
     """Outputs and their error grow together, far above the best they have been: values that chase each other up."""
     for site, steps, sizes, errors in _columns(history.series("output_size"), history.series("error_signal")):
         growth = np.minimum(sizes / _running_low(sizes), errors / _running_low(errors))
-        since = _holds_since(growth > thresholds.diverging, thresholds.patience)
+        # Outputs grow out of a small beginning by themselves, and an error that was next to nothing jumps easily.
+        above = errors > 2 * _beginning(errors, thresholds.reference_looks)
+        since = _holds_since((growth > thresholds.diverging) & above, thresholds.patience)
         if since is not None:
             value = float(growth[-1])
             yield Finding(
@@ -398,19 +470,38 @@ def _running_low(values: np.ndarray) -> np.ndarray:
 
 
 def input_shift(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Inputs that moved far from what they were at the beginning."""
+    """Inputs that moved far from what they were at the beginning, and an error that grew with them.
+
+    An agent sees ever new states as it gets better; while its error stays where it was, that is progress.
+    """
+    errors = history.series("error_signal")
     for site, steps, means, stds in _columns(history.series("input_mean"), history.series("input_std")):
         first_mean, first_std = (_beginning(one, thresholds.reference_looks) for one in (means, stds))
         if not first_std > 0:
             continue
         moved = np.maximum(np.abs(means - first_mean) / first_std, np.maximum(stds / first_std, first_std / stds) - 1)
         since = _holds_since(moved > thresholds.input_shift, thresholds.patience)
-        if since is not None:
+        if since is not None and not _copes(errors, site, int(steps[since]), thresholds):
             value = float(moved[-1])
             yield Finding(
                 "input_shift", "at risk", site, int(steps[since]), value, thresholds.input_shift,
                 f"the inputs moved by {value:.1f} of their first standard deviations",
             )  # fmt: skip
+
+
+def _copes(errors: Series, site: str, since: int, thresholds: Thresholds) -> bool:
+    """Whether the error signal is about as low as it was before a step; False where it was not seen."""
+    if site not in errors.sites:
+        return False
+    values = errors.site(site)
+    before = values[errors.steps < since]
+    if np.isnan(before).all() or np.isnan(values[-thresholds.patience :]).all():
+        return False
+    # The lowest of medians, as single looks are noisy.
+    size = min(thresholds.patience, len(before))
+    windows = np.lib.stride_tricks.sliding_window_view(before, size)
+    lowest = np.nanmin(np.nanmedian(windows, axis=1))
+    return bool(np.nanmedian(values[-thresholds.patience :]) < thresholds.unmoved * lowest)
 
 
 def rising_loss(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -439,6 +530,7 @@ RULES: dict[str, Rule] = {
         exploding_gradient,
         large_update,
         small_update,
+        overshooting,
         dormant_units,
         dead_units,
         saturated_units,
