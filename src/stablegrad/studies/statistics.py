@@ -1,7 +1,11 @@
-"""Statistics of a few seeds: intervals of means, paired differences, and who wins how often.
+"""Statistics of a few seeds: intervals of means, paired differences, who wins how often, aggregates over many tasks.
 
 Pure functions of arrays. Deep RL runs are few and their returns far from normal, so means come with an interval, and
 comparisons with a probability of improvement, as Agarwal et al. (2021, arXiv 2108.13264) ask for.
+
+What is here is for one task: values [seeds]. For many tasks, scores [runs, tasks], see
+:mod:`~stablegrad.studies.aggregates` (one number), :mod:`~stablegrad.studies.bootstrap` (its interval) and
+:mod:`~stablegrad.studies.scores` (labelled matrices); all that people need of them is reachable here.
 """
 
 from __future__ import annotations
@@ -11,6 +15,56 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+
+from stablegrad.studies.aggregates import (
+    aggregate_iqm,
+    aggregate_mean,
+    aggregate_median,
+    aggregate_optimality_gap,
+    human_normalized_scores,
+    interquartile_mean,
+    probability_of_improvement,
+)
+from stablegrad.studies.bootstrap import (
+    BootstrapInterval,
+    PerformanceProfile,
+    SampleEfficiency,
+    aggregates,
+    human_normalized_aggregates,
+    improvement_interval,
+    paired_bootstrap,
+    performance_profile,
+    sample_efficiency_curve,
+    stratified_bootstrap,
+)
+from stablegrad.studies.scores import Score, ScoreMatrix, finite, score_matrix
+
+__all__ = [
+    "BootstrapInterval",
+    "MeanInterval",
+    "PerformanceProfile",
+    "SampleEfficiency",
+    "Score",
+    "ScoreMatrix",
+    "aggregate_iqm",
+    "aggregate_mean",
+    "aggregate_median",
+    "aggregate_optimality_gap",
+    "aggregates",
+    "human_normalized_aggregates",
+    "human_normalized_scores",
+    "improvement_interval",
+    "interquartile_mean",
+    "mean_interval",
+    "paired_bootstrap",
+    "paired_difference",
+    "performance_profile",
+    "probability_of_improvement",
+    "sample_efficiency_curve",
+    "score_matrix",
+    "share_of_pairs_won",
+    "stratified_bootstrap",
+]
 
 
 @dataclass(frozen=True)
@@ -42,7 +96,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, axis: int = 0) ->
     Raises:
         ValueError: no values, a value that is not finite, or a confidence outside (0, 1).
     """
-    array = _finite("values", values)
+    array = finite("values", values)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence should lie between 0 and 1, got {confidence}")
     count = array.shape[axis]
@@ -70,26 +124,6 @@ def paired_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0
     return mean_interval(after - before, confidence)
 
 
-def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
-    """``P(X > Y) + P(X = Y) / 2`` over all combinations of one value of each, regardless of seed.
-
-    This is the Mann-Whitney U statistic divided by the number of combinations; for one task it is what
-    Agarwal et al. (2021, section 4.3) average over tasks.
-
-    Args:
-        x: values of the one, shape [n].
-        y: values of the other, shape [m]; n and m may differ.
-
-    Returns:
-        a number in [0, 1]; 0.5 says that neither tends to be higher.
-
-    Raises:
-        ValueError: no values, or one that is not finite.
-    """
-    difference = np.sign(_finite("x", x)[:, None] - _finite("y", y)[None, :])
-    return float((1 + difference.mean()) / 2)
-
-
 def share_of_pairs_won(x: ArrayLike, y: ArrayLike) -> float:
     """The share of pairs in which ``x`` is higher than its partner in ``y``; a tie counts half.
 
@@ -107,35 +141,8 @@ def share_of_pairs_won(x: ArrayLike, y: ArrayLike) -> float:
     return float((1 + np.sign(ours - theirs).mean()) / 2)
 
 
-def interquartile_mean(values: ArrayLike, axis: int = 0) -> NDArray[np.float64]:
-    """Mean of the middle half: a quarter of the values, rounded down, is left out at each end.
-
-    Less swayed by one lucky or broken seed than the mean, and less noisy than the median
-    (Agarwal et al. 2021, section 4.3).
-
-    Args:
-        values: numbers, any shape.
-        axis: the axis to take the mean over.
-
-    Raises:
-        ValueError: no values, or one that is not finite.
-    """
-    array = np.sort(np.moveaxis(_finite("values", values), axis, 0), axis=0)
-    cut = array.shape[0] // 4
-    return array[cut : array.shape[0] - cut].mean(axis=0)
-
-
-def _finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.size == 0 or array.ndim == 0:
-        raise ValueError(f"{name} should be a list of at least one number")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} should be finite; leave out what is missing")
-    return array
-
-
 def _pairs(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    first, second = _finite("x", x), _finite("y", y)
+    first, second = finite("x", x), finite("y", y)
     if first.shape != second.shape:
         raise ValueError(f"paired values should have one shape, got {first.shape} and {second.shape}")
     return first, second
