@@ -214,6 +214,7 @@ def test_pairs_are_drawn_together():
     np.testing.assert_allclose(backward.interval, -np.array(paired.interval)[::-1], rtol=1e-9)
     nothing = paired_bootstrap(luck, luck)
     assert (nothing.estimate, nothing.interval) == (0, (0, 0))
+    assert paired_bootstrap(luck, luck[::-1], aggregate_mean).estimate == pytest.approx(0, abs=1e-12)  # rounding only
 
 
 def test_profiles_are_shares_of_runs():

@@ -312,7 +312,8 @@ def _interval(
         raise ValueError(f"replicates should be at least {FEWEST_REPLICATES}, got {replicates}")
     # Two of the same: a statistic that mixes replicates, or is not made for many, does not give two equal results.
     twice = _call(statistic, [np.stack([array, array]) for array in arrays])
-    if not np.allclose(twice[0], twice[1], rtol=1e-9, atol=0):
+    rounding = 1e-12 * max(float(np.abs(array).max()) for array in arrays)  # a difference may be nothing else
+    if not np.allclose(twice[0], twice[1], rtol=1e-9, atol=rounding):
         raise ValueError("statistic should reduce the last two axes [runs, tasks] and keep those before them apart")
     count = min(array.shape[-2] for array in arrays)
     if count < 2:
