@@ -93,7 +93,7 @@ def treat(
     pool: ProcessPoolExecutor, folder: Path, judged: Sequence[Judged], trials: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """For each failure that was found: the first prescription of the report at its end, and the scores with it."""
-    keys: dict[str, tuple[str, str, int]] = {}
+    keys: dict[str, tuple[str, str, int, float | None]] = {}
     treated: dict[str, dict[str, Any]] = {}
     for one in judged:
         name, alarm = one.scenario.name, one.alarms["stablegrad"].first
@@ -104,7 +104,7 @@ def treat(
             prescriptions = prescribe(findings, trial.fitting(name))
             treated[name] = {"prescription": prescriptions[0].name if prescriptions else None}
             if prescriptions:
-                keys[name] = (name, prescriptions[0].name, alarm)
+                keys[name] = (name, prescriptions[0].name, alarm, prescriptions[0].factor)
     scores = _all(pool, folder, trial.treat, list(keys.values()))
     for name, one in treated.items():
         one |= scores[keys[name]] if name in keys else {"fresh": None, "live": None}

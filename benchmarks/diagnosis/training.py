@@ -115,7 +115,8 @@ def supervised(
 def set_learning_rate(optimizer: Optimizer, schedule: Callable[[int], float] | None, step: int) -> None:
     if schedule is not None:
         for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("base_lr", group["lr"]) * schedule(step)
+            # As torch's schedulers keep it.
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * schedule(step)
 
 
 def values(

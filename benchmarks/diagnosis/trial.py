@@ -59,7 +59,7 @@ def run_rivals(name: str) -> dict[str, Any]:
     }
 
 
-def treat(name: str, prescription: str, alarm: int) -> dict[str, float | None]:
+def treat(name: str, prescription: str, alarm: int, factor: float | None) -> dict[str, float | None]:
     """Scores of the scenario with a prescription: from a fresh start, and live from the alarm on where it can be.
 
     None where it cannot be applied so.
@@ -72,36 +72,36 @@ def treat(name: str, prescription: str, alarm: int) -> dict[str, float | None]:
     intervention = INTERVENTIONS[prescription]
     scores: dict[str, float | None] = {"fresh": None, "live": None}
     if intervention.change is not None:
-        scores["fresh"] = _treated(scenario, prescription, 0)
+        scores["fresh"] = _treated(scenario, prescription, 0, factor)
         if intervention.live:
-            scores["live"] = _treated(scenario, prescription, alarm)
+            scores["live"] = _treated(scenario, prescription, alarm, factor)
     return scores
 
 
-def _treated(scenario: Scenario, prescription: str, at: int) -> float | None:
+def _treated(scenario: Scenario, prescription: str, at: int, factor: float | None) -> float | None:
     """The score with a prescription applied after step ``at``; None if it cannot be."""
     setup = build(scenario)
-    applied = _apply(setup, prescription) if not at else False
+    applied = _apply(setup, prescription, factor) if not at else False
     for number, _ in enumerate(setup.loop(setup), start=1):
         due = INTERVENTIONS[prescription].again and number > at and number % AGAIN == 0
         if (at and number == at) or due:
-            applied = _apply(setup, prescription) or applied
+            applied = _apply(setup, prescription, factor) or applied
     return setup.score() if applied else None
 
 
-def _apply(setup: Setup, prescription: str) -> bool:
+def _apply(setup: Setup, prescription: str, factor: float | None) -> bool:
     """Apply to every network that it can be applied to."""
     apply = INTERVENTIONS[prescription].apply
     try:
         if not isinstance(setup.model, dict):
-            setup.optimizer = apply(setup.model, setup.optimizer)
+            setup.optimizer = apply(setup.model, setup.optimizer, factor)
             return True
     except CannotApply:
         return False
     applied = False
     for place, (model, optimizer) in enumerate(zip(setup.model.values(), list(setup.optimizer), strict=True)):
         try:
-            setup.optimizer[place] = apply(model, optimizer)
+            setup.optimizer[place] = apply(model, optimizer, factor)
             applied = True
         except CannotApply:
             pass

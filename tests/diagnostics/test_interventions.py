@@ -23,6 +23,11 @@ def test_every_rule_has_an_answer_and_every_answer_a_rule():
     assert all(0 < weight <= 1 for one in INTERVENTIONS.values() for weight in one.answers.values())
 
 
+def code_of(name):
+    rates = ("lower_learning_rate", "raise_learning_rate")
+    return INTERVENTIONS[name].code_with(10.0 if name in rates else None)
+
+
 @pytest.mark.parametrize("name", INTERVENTIONS)
 def test_the_code_for_torch_runs(name, capsys):
     torch.manual_seed(0)
@@ -33,7 +38,7 @@ def test_the_code_for_torch_runs(name, capsys):
             model[0].bias[:4] = -50
     model(torch.randn(16, 8)).square().mean().backward()
     optimizer = torch.optim.Adam(model[:-1].parameters() if name == "train_layer" else model.parameters(), lr=1e-3)
-    code = INTERVENTIONS[name].code["torch"]
+    code = code_of(name)["torch"]
     if name == "train_layer":
         code = code[code.index("# or") :]
     target = nn.Sequential(*[part for _ in range(4) for part in (nn.Linear(8, 8), nn.Tanh())], nn.Linear(8, 2))
@@ -49,7 +54,7 @@ def test_the_code_for_torch_runs(name, capsys):
 def test_the_policy_of_stable_baselines_learns(name):
     stable_baselines3 = pytest.importorskip("stable_baselines3")
     names = {}
-    exec(INTERVENTIONS[name].code["sb3"], names)
+    exec(code_of(name)["sb3"], names)
     agent = stable_baselines3.PPO(
         "MlpPolicy", "CartPole-v1", policy_kwargs=names["policy_kwargs"], n_steps=16, batch_size=16, device="cpu"
     )
@@ -67,14 +72,14 @@ def test_the_agent_of_stable_baselines_takes_it(name):
     left_out = nn.Linear(2, 2).parameters()
     names = {"PPO": stable_baselines3.PPO, "DQN": stable_baselines3.DQN, "env": "CartPole-v1", "agent": agent}
     try:
-        exec(INTERVENTIONS[name].code["sb3"], names | {"left_out": left_out})
+        exec(code_of(name)["sb3"], names | {"left_out": left_out})
     except CannotApply as nothing:
         assert "no unit is dormant" in str(nothing)  # PPO's tanh units all live
 
 
 @pytest.mark.parametrize("name", [name for name, one in INTERVENTIONS.items() if "cli" in one.code])
 def test_the_command_is_understood(name, monkeypatch):
-    command = INTERVENTIONS[name].code["cli"].replace("ENV", "Breakout-v5")
+    command = code_of(name)["cli"].replace("ENV", "Breakout-v5")
     asked = []
     monkeypatch.setattr(train_command, "train", lambda config, *_, **__: asked.append(config))
     monkeypatch.setattr(train_command, "print_summary", lambda *_, **__: None)

@@ -38,6 +38,9 @@ def test_a_healthy_network_needs_nothing():
         ("saturated_units", "layer_norm"),
         ("diverging_output", "slower_targets"),
         ("input_shift", "normalise_inputs"),
+        ("nonfinite_input", "normalise_inputs"),
+        ("thrown_weights", "lower_learning_rate"),
+        ("stale_state", "reset_optimizer_state"),
     ],
 )
 def test_the_first_answer_to_one_rule(rule, first):
@@ -89,6 +92,35 @@ def test_dead_units_explain_what_they_cut_off():
     alone = names(finding("no_gradient", "collapsed"))
     assert alone[0] == "reconnect"
     assert "reconnect" not in names(finding("no_gradient", "collapsed"), finding("dead_units", "collapsed"))
+
+
+@pytest.mark.parametrize(
+    ("cause", "damage", "first"),
+    [
+        ("thrown_weights", ("dead_units", "constant_output", "rank_collapse"), "lower_learning_rate"),
+        ("input_shift", ("saturated_units", "no_gradient"), "normalise_inputs"),
+        ("no_update", ("vanishing_gradient", "exploding_gradient"), "train_layer"),
+        ("stale_state", ("small_update",), "reset_optimizer_state"),
+    ],
+)
+def test_the_cause_is_answered_and_not_what_follows_from_it(cause, damage, first):
+    assert names(finding(cause, "at risk"), *(finding(rule, "collapsed") for rule in damage))[0] == first
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "factor"),
+    [
+        ("small_update", 3e-7, 1e4),
+        ("small_update", 1e-4, 100),
+        ("small_update", 1e-12, 1e4),
+        ("large_update", 0.2, 0.01),
+    ],
+)
+def test_the_rate_is_changed_by_what_updates_are_off(rule, value, factor):
+    one = prescribe([Finding(rule, "at risk", "network", 100, value, 1.0, "x")])[0]
+    assert one.factor == pytest.approx(factor)
+    assert f'group["lr"] *= {factor:g}' in one.code["torch"]
+    assert "FACTOR" not in "".join(one.code.values())
 
 
 def test_only_what_fits():

@@ -56,6 +56,17 @@ ALARMS = {
     "fading_gradient": (lambda t: pair("gradient_norm", t(1.0, 5e-3), 1.0) | FLOW, "a", "collapsing"),
     "exploding_gradient": (lambda t: pair("gradient_norm", t(1.0, 2e3), 1.0) | FLOW, "a", "collapsing"),
     "large_update": (lambda t: pair("update_ratio", t(1e-3, 0.1), t(1e-3, 0.1)), "network", "at risk"),
+    "nonfinite_input": (
+        lambda t: {"nonfinite__a": t(None, 1.0), "input_mean": t(0.0, math.inf), "gradient_norm__a": 1.0},
+        "network",
+        "collapsed",
+    ),
+    "thrown_weights": (lambda t: {"update_ratio__a": t(1e-3, 0.5), "dead__a": t(0.1, 1.0)}, "network", "collapsing"),
+    "stale_state": (
+        lambda t: {"normalised_step__a": t(0.2, 1e-3), "gradient_cosine__a": 0.6, "error_signal": 1.0},
+        "network",
+        "at risk",
+    ),
     "small_update": (
         lambda t: pair("update_ratio", t(1e-3, 1e-7), t(1e-3, 1e-7), error_signal=1.0),
         "network",
@@ -85,6 +96,13 @@ HEALTHY = {
     "fading_gradient": pair("gradient_norm", then(1.0, 1e-4), 1e-4, error_signal=then(1.0, 1e-4)),  # it is learned
     "exploding_gradient": pair("gradient_norm", then(1.0, 1e4), 1.0, error_signal=then(1.0, 1e4)),  # the error grew
     "large_update": pair("update_ratio", 1e-3, 1e-3) | {"update_ratio__c": 0.5},  # one small layer moves much
+    "nonfinite_input": {"input_mean": dip(0.0, math.inf), "gradient_norm__a": 1.0},  # the loss took no notice
+    "thrown_weights": {"update_ratio__a": [0.5] * 2 + [1e-3] * (LOOKS - 2), "dead__a": 0.1},  # it recovered
+    "stale_state": {
+        "normalised_step__a": then(0.2, 1e-3),
+        "gradient_cosine__a": 0.05,
+        "error_signal": 1.0,
+    },  # converged
     "overshooting": {"gradient_cosine__a": then(0.1, -0.5, looks=10), "update_ratio__a": 0.02},  # edge of stability
     "small_update": pair("update_ratio", then(1e-3, 1e-7), then(1e-3, 1e-7), error_signal=then(1.0, 0.01)),  # annealed
     "dormant_units": {"dormant__a": 0.8, "gradient_dormant__a": 0.0},  # silent, but they learn
@@ -120,13 +138,17 @@ def test_what_lasts_alarms_at_its_place_and_since_its_step(rule):
     assert finding.reason
 
 
-@pytest.mark.parametrize("rule", ALARMS)
+#: Rules that hold for good once they held.
+FOR_GOOD = ("nonfinite_input",)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in ALARMS if rule not in FOR_GOOD])
 def test_a_dip_that_recovers_does_not(rule):
     figures, _, _ = ALARMS[rule]
     assert rule not in rules(history(**figures(dip)))
 
 
-@pytest.mark.parametrize("rule", ALARMS)
+@pytest.mark.parametrize("rule", [rule for rule in ALARMS if rule not in FOR_GOOD])
 def test_one_look_is_not_enough(rule):
     figures, _, _ = ALARMS[rule]
     assert rule not in rules(history(**figures(lambda before, after: then(before, after, looks=1))))
@@ -220,8 +242,9 @@ def test_wrong_thresholds(options):
 
 
 METRICS = (
-    "gradient_norm weight_norm update_ratio effective_learning_rate nonfinite dormant gradient_dormant dead saturated "
-    "gradient_cosine error_signal output_size output_spread input_mean input_std effective_rank churn loss"
+    "gradient_norm weight_norm update_ratio effective_learning_rate normalised_step nonfinite dormant gradient_dormant "
+    "dead saturated gradient_cosine error_signal output_size output_spread input_mean input_std effective_rank churn "
+    "loss"
 )
 KEYS = [f"{metric}/{site}" for metric in METRICS.split() for site in ("a", "b", "network")]
 FIGURES = st.dictionaries(st.sampled_from(KEYS), st.sampled_from([0.0, 1e-30, 0.5, 1.0, 1e30, math.inf, -math.inf]))

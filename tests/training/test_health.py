@@ -92,7 +92,7 @@ def test_rollback_returns_to_health_and_lowers_the_rate(tmp_path, collapsing):
 
 
 def test_a_fresh_optimizer_state_is_given_once_and_not_again_on_resume(tmp_path, collapsing, monkeypatch):
-    fresh = types.SimpleNamespace(name="reset_optimizer_state")
+    fresh = types.SimpleNamespace(name="reset_optimizer_state", factor=None)
     monkeypatch.setattr(trainer_module, "prescribe", lambda findings: [fresh])
     config = watched(collapsing, on_collapse="rollback")
     whole = train(config, tmp_path / "run", quiet=True)

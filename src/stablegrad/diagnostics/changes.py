@@ -1,8 +1,9 @@
 """Changes of somebody's network and optimizer, made in place: what stands behind the interventions.
 
-Each change is a function ``(model, optimizer) -> optimizer``; it returns the optimizer that it was given, or the one
-that takes its place. Layers are found by structure and not by a trace, as there is no input here: a *hidden* layer is a
-linear layer or convolution whose output fits the input of a later one; all others are outputs.
+Each change is a function ``(model, optimizer) -> optimizer``, those of the learning rate with a factor; it returns the
+optimizer that it was given, or the one that takes its place. Layers are found by structure and not by a trace, as there
+is no input here: a *hidden* layer is a linear layer or convolution whose output fits the input of a later one; all
+others are outputs.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from stablegrad.networks import MLPTorso, MultiSkipTorso
 from stablegrad.networks.layers import ACTIVATIONS, orthogonal_
 from stablegrad.optimizers import OPTIMIZERS, Kron, default_learning_rate
 
-Change = Callable[[nn.Module, Optimizer], Optimizer]
+Change = Callable[..., Optimizer]
 Layer = nn.Linear | _ConvNd
 
 RATE_FACTOR = 10.0
@@ -355,14 +356,14 @@ def kron(model: nn.Module, optimizer: Optimizer) -> Optimizer:
     return Kron(groups)
 
 
-def lower_learning_rate(model: nn.Module, optimizer: Optimizer) -> Optimizer:
-    """A tenth of the learning rate."""
-    return _scale_rate(optimizer, 1 / RATE_FACTOR)
+def lower_learning_rate(model: nn.Module, optimizer: Optimizer, factor: float = 1 / RATE_FACTOR) -> Optimizer:
+    """A tenth of the learning rate, or another part of it."""
+    return _scale_rate(optimizer, factor)
 
 
-def raise_learning_rate(model: nn.Module, optimizer: Optimizer) -> Optimizer:
-    """Ten times the learning rate."""
-    return _scale_rate(optimizer, RATE_FACTOR)
+def raise_learning_rate(model: nn.Module, optimizer: Optimizer, factor: float = RATE_FACTOR) -> Optimizer:
+    """Ten times the learning rate, or another multiple of it."""
+    return _scale_rate(optimizer, factor)
 
 
 def clip_gradients(model: nn.Module, optimizer: Optimizer) -> Optimizer:
@@ -469,8 +470,8 @@ def _normalise_input(first: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]
 class InputNormaliser(nn.Module):
     """Running mean and variance of every feature (of images: of every channel), and inputs brought to 0 and 1.
 
-    The statistics move in training mode and with gradients on only. Inputs are cut at 10 standard deviations. Token ids
-    pass as they are.
+    The statistics move in training mode and with gradients on only. Inputs are cut at 10 standard deviations; those
+    that are no number become the mean. Token ids pass as they are.
     """
 
     mean: Tensor
@@ -487,6 +488,9 @@ class InputNormaliser(nn.Module):
         if x.ndim < 2 or not (x.is_floating_point() or x.dtype == torch.uint8):
             return x
         numbers = x.float()
+        finite = numbers.isfinite()
+        # Missing values stand for nothing: the mean of what is there.
+        numbers = torch.where(finite, numbers, _mean_of(numbers, finite))
         if self.training and torch.is_grad_enabled():
             self._see(numbers.detach())
         deviation = (self.square / self.count.clamp_min(1)).sqrt()
@@ -511,3 +515,10 @@ class InputNormaliser(nn.Module):
         self.square = self.square + variance.double() * count + step.square() * self.count * count / total
         self.mean = self.mean + step * count / total
         self.count = total
+
+
+def _mean_of(x: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of the chosen values of every feature (of images: of every channel), shaped to stand for any; 0 of none."""
+    dims = [0, *range(2, x.ndim)]
+    count = chosen.sum(dim=dims, keepdim=True)
+    return torch.where(chosen, x, 0.0).sum(dim=dims, keepdim=True) / count.clamp_min(1)

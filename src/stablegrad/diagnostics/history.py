@@ -25,6 +25,7 @@ LAYER_METRICS = (
     "gradient_cosine",
     "gradient_snr",
     "effective_learning_rate",
+    "normalised_step",
 )
 ACTIVATION_METRICS = ("dormant", "dead", "gradient_dormant", "saturated")
 

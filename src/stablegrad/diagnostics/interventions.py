@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from stablegrad.diagnostics import changes
 from stablegrad.diagnostics.changes import CannotApply, Change
-from stablegrad.optimizers import Kron
+from stablegrad.optimizers import Kron, OptimizerConfig
 
 __all__ = ["INTERVENTIONS", "CannotApply", "Intervention"]
 
@@ -32,6 +32,7 @@ class Intervention:
         helps: why it helps, a sentence without a full stop.
         answers: weight by name of the rule that it answers.
         code: the change as code by stack: "torch", "sb3" (Stable-Baselines3), "cli"; a stack without it is left out.
+            FACTOR stands for how much a learning rate is multiplied by, SCALED for that multiple of PQN's default.
         change: carries it out; None where that takes a person.
         live: whether a run can go on with it, with what it has learned.
         again: whether it is made again and again while a network is trained, and not once.
@@ -56,8 +57,13 @@ class Intervention:
     unmeasured: str = "nothing in a training step"
     fits: Callable[[nn.Module, Optimizer], bool] = field(default=lambda model, optimizer: True)
 
-    def apply(self, model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    def apply(self, model: nn.Module, optimizer: Optimizer, factor: float | None = None) -> Optimizer:
         """Change the network and the optimizer in place.
+
+        Args:
+            model: the network.
+            optimizer: trains it.
+            factor: of a learning rate; None: 10, or a tenth.
 
         Returns:
             the optimizer to go on with: the one that was given, or its successor.
@@ -67,7 +73,14 @@ class Intervention:
         """
         if self.change is None:
             raise CannotApply(f"{self.name} cannot be applied by itself: it changes what stands around the network")
-        return self.change(model, optimizer)
+        return self.change(model, optimizer) if factor is None else self.change(model, optimizer, factor)
+
+    def code_with(self, factor: float | None) -> dict[str, str]:
+        """The change as code, with a factor of the learning rate filled in; None where there is none."""
+        if factor is None:
+            return dict(self.code)
+        filled = {"FACTOR": f"{factor:g}", "SCALED": f"{factor * OptimizerConfig().adam_learning_rate:g}"}
+        return {stack: _filled(code, filled) for stack, code in self.code.items()}
 
     @property
     def cost(self) -> str:
@@ -78,6 +91,12 @@ class Intervention:
             f"a training step takes {self.step_time:.2f} times as long, weights, gradients and optimizer state take "
             f"{self.memory:.2f} times the memory ({self.measured})"
         )
+
+
+def _filled(code: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        code = code.replace(name, value)
+    return code
 
 
 def _in_place(name: str) -> str:
@@ -270,6 +289,7 @@ _ALL = (
         helps="smaller steps undo less of what was learned",
         answers={
             "large_update": 1.0,
+            "thrown_weights": 1.0,
             "overshooting": 1.0,
             "policy_churn": 1.0,
             "rising_loss": 1.0,
@@ -285,9 +305,9 @@ _ALL = (
             "saturated_units": 0.4,
         },
         code={
-            "torch": 'for group in optimizer.param_groups:\n    group["lr"] *= 0.1',
-            "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-5)  # a tenth of the default',
-            "cli": "stablegrad train pqn --env ENV --optimizer.adam-learning-rate 5e-5",
+            "torch": 'for group in optimizer.param_groups:\n    group["lr"] *= FACTOR',
+            "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-4 * FACTOR)  # 3e-4 is the default',
+            "cli": "stablegrad train pqn --env ENV --optimizer.adam-learning-rate SCALED",
         },
         change=changes.lower_learning_rate,
         live=True,
@@ -298,9 +318,9 @@ _ALL = (
         helps="updates that change the weights by next to nothing learn nothing",
         answers={"small_update": 1.0},
         code={
-            "torch": 'for group in optimizer.param_groups:\n    group["lr"] *= 10',
-            "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-3)  # ten times the default',
-            "cli": "stablegrad train pqn --env ENV --optimizer.adam-learning-rate 5e-3",
+            "torch": 'for group in optimizer.param_groups:\n    group["lr"] *= FACTOR',
+            "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-4 * FACTOR)  # 3e-4 is the default',
+            "cli": "stablegrad train pqn --env ENV --optimizer.adam-learning-rate SCALED",
         },
         change=changes.raise_learning_rate,
         live=True,
@@ -326,7 +346,7 @@ _ALL = (
         name="reset_optimizer_state",
         title="a fresh optimizer state",
         helps="moments of gradients long gone hold back, or drive, the steps of today",
-        answers={"small_update": 0.7, "rising_loss": 0.4, "large_update": 0.2},
+        answers={"stale_state": 1.0, "small_update": 0.5, "rising_loss": 0.4, "large_update": 0.2},
         code={
             "torch": "optimizer.state.clear()",
             "sb3": "agent.policy.optimizer.state.clear()",
@@ -367,8 +387,8 @@ _ALL = (
     Intervention(
         name="normalise_inputs",
         title="normalised inputs",
-        helps="running statistics keep inputs at mean 0 and deviation 1 while data move",
-        answers={"input_shift": 1.0, "saturated_units": 0.4},
+        helps="running statistics keep inputs at mean 0 and deviation 1 while data move, and fill in what is no number",
+        answers={"input_shift": 1.0, "nonfinite_input": 1.0, "saturated_units": 0.4},
         code={
             "torch": _in_place("normalise_inputs"),
             "sb3": "from stable_baselines3.common.vec_env import VecNormalize\n\n"

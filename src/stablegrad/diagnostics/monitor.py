@@ -376,7 +376,8 @@ class _NetworkWatch:
             self.probe.gather(args, kwargs)
         if tensors and not inner and tensors[0].numel() > 1 and not tensors[0].is_complex():
             std, mean = torch.std_mean(tensors[0].detach().float(), correction=0)
-            self._input.append(torch.stack([mean, std]))
+            # A figure that is NaN counts as absent; inputs that are no numbers should be seen.
+            self._input.append(torch.nan_to_num(torch.stack([mean, std]), nan=torch.inf, posinf=torch.inf))
 
     def _see_output(self, output: Any) -> None:
         tensor = first_tensor(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -14,13 +15,29 @@ MOST = 6
 #: How much a finding of a level counts.
 LEVEL_WEIGHTS = {"at risk": 1.0, "collapsing": 2.0, "collapsed": 3.0}
 
+#: What weights that were thrown about, or inputs that moved away, leave behind.
+_DAMAGE = (
+    *("dead_units", "dormant_units", "saturated_units", "constant_output", "rank_collapse", "no_gradient"),
+    *("fading_gradient", "vanishing_gradient", "small_update", "policy_churn"),
+)
 #: Rules whose findings need no answer of their own where one of these rules found the cause in the same network: units
 #: that are all dead cut off what lies before them, and an update of numbers that are none is none.
-EXPLAINED_BY = {
-    "no_gradient": ("dead_units", "nonfinite"),
-    "no_update": ("nonfinite",),
-    "constant_output": ("dead_units",),
+EXPLAINED_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_DAMAGE, ("thrown_weights", "input_shift")),
+    "no_gradient": ("dead_units", "nonfinite", "thrown_weights", "input_shift"),
+    "no_update": ("nonfinite", "thrown_weights"),
+    "constant_output": ("dead_units", "thrown_weights", "input_shift"),
+    "diverging_output": ("input_shift",),
+    # Layers behind one that does not move get what it lets through.
+    "vanishing_gradient": ("no_update", "thrown_weights", "input_shift"),
+    "exploding_gradient": ("no_update",),
+    "nonfinite": ("nonfinite_input",),
+    "small_update": ("stale_state", "thrown_weights", "input_shift"),
 }
+
+#: The change of the median layer in one update, over its weights, that a learning rate is set for: what early training
+#: of healthy networks shows (benchmarks/diagnosis).
+HEALTHY_UPDATE = 3e-3
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,7 @@ class Prescription:
         memory: bytes over those without it, of the whole training state (weights, gradients, optimizer).
         code: the change as code by stack: "torch", "sb3", "cli".
         live: whether it can be applied to a run without starting over.
+        factor: how much to multiply the learning rate by, where that is the change.
     """
 
     name: str
@@ -48,6 +66,7 @@ class Prescription:
     memory: float
     code: dict[str, str]
     live: bool
+    factor: float | None = None
 
 
 def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = None) -> list[Prescription]:
@@ -87,14 +106,27 @@ def _prescription(intervention: Intervention, worst: dict[str, Finding], finding
     for rule in answered[:2]:
         others = sum(finding.rule == rule for finding in findings) - 1
         evidence.append(worst[rule].reason + (f" (and {others} more like it)" if others else ""))
+    factor = _rate_factor(intervention.name, worst)
     return Prescription(
         name=intervention.name,
-        title=intervention.title,
+        title=intervention.title + (f" (times {factor:g})" if factor is not None else ""),
         why=f"{'; '.join(evidence)}. {intervention.helps[0].upper()}{intervention.helps[1:]}.",
         rules=tuple(answered),
         cost=intervention.cost,
         step_time=intervention.step_time,
         memory=intervention.memory,
-        code=dict(intervention.code),
+        code=intervention.code_with(factor),
         live=intervention.live,
+        factor=factor,
     )
+
+
+def _rate_factor(name: str, worst: dict[str, Finding]) -> float | None:
+    """The power of ten that brings updates to a healthy size, at least ten (or a tenth), at most ten thousand."""
+    rules = {"raise_learning_rate": ("small_update",), "lower_learning_rate": ("large_update", "thrown_weights")}
+    if name not in rules:
+        return None
+    found = next((worst[rule].value for rule in rules[name] if rule in worst), math.nan)
+    away = abs(math.log10(HEALTHY_UPDATE / found)) if 0 < found < math.inf else 0.0
+    decades = min(max(math.ceil(away), 1), 4)
+    return 10.0**decades if name == "raise_learning_rate" else 10.0**-decades

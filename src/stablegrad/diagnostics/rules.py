@@ -38,12 +38,16 @@ class Thresholds:
     """exploding_gradient: gradient norm over its own beginning."""
     large_update: float = 0.05
     """large_update: median change of a layer's weights in one update, over their norm."""
+    throwing: float = 0.3
+    """thrown_weights: the same at any one look, where damage is left behind."""
     small_update: float = 3e-6
     """small_update: the same, from below, while the error stays."""
     creeping_update: float = 2e-4
     """small_update: the same, where step after step points the same way and the error stays."""
     agreement: float = 0.3
     """small_update: cosine of consecutive gradients, the median layer's, above which steps point the same way."""
+    stale: float = 1e-2
+    """stale_state: root mean square of a step over the learning rate, of an optimizer that normalises its steps."""
     overshooting: float = 0.65
     """overshooting: cosine below minus this, of consecutive gradients of a layer that changes by a percent a step."""
     dormant: float = 0.6
@@ -182,12 +186,23 @@ def _percent(share: float) -> str:
 
 def nonfinite(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A gradient that is not a number or infinite. Holds at once: nothing after it can be trusted."""
-    series = history.series("nonfinite")
-    for site, steps, _ in _columns(series):
+    for site, steps, _ in _columns(history.series("nonfinite")):
         yield Finding(
             "nonfinite", "collapsed", site, int(steps[0]), math.nan, 0.0,
             f"the gradient of '{site}' stopped being finite at step {steps[0]:,}",
         )  # fmt: skip
+
+
+def nonfinite_input(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Inputs that are not numbers or infinite, where gradients are so too: what goes in is at fault."""
+    first = [int(steps[0]) for _, steps, _ in _columns(history.series("nonfinite"))]
+    for site, steps, values in _columns(history.series("input_mean")):
+        bad = steps[~np.isfinite(values)]
+        if first and len(bad) and bad[0] <= min(first):
+            yield Finding(
+                "nonfinite_input", "collapsed", site, int(bad[0]), math.nan, 0.0,
+                f"inputs were not finite at step {bad[0]:,}",
+            )  # fmt: skip
 
 
 def no_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -292,6 +307,34 @@ def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def thrown_weights(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """An update that changed the weights by a good part of themselves, and damage since: units that died, say.
+
+    The updates may be small again, as nothing is left that could move.
+    """
+    series = history.series("update_ratio")
+    if not series:
+        return
+    typical = np.nanmedian(series.values, axis=1)
+    thrown = np.flatnonzero((typical > thresholds.throwing) & np.isfinite(typical))
+    if not len(thrown):
+        return
+    damage = [
+        finding
+        for rule in (dead_units, saturated_units, constant_output, rank_collapse, no_gradient, fading_gradient)
+        for finding in rule(history, thresholds)
+        if finding.level != "at risk"
+    ]
+    # What was there before the weights were thrown is not of that.
+    if any(finding.since >= series.steps[thrown[0]] for finding in damage):
+        value = float(typical[thrown].max())
+        yield Finding(
+            "thrown_weights", "collapsing", NETWORK, int(series.steps[thrown[0]]), value, thresholds.throwing,
+            f"one update changed the median layer by {value:.0%} of its weights, and they have not recovered: the "
+            "learning rate is too high",
+        )  # fmt: skip
+
+
 def small_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Updates that move nothing while the error stays: a learning rate too low, or a stale optimizer state.
 
@@ -331,6 +374,32 @@ def _creeping_since(
         return None
     before, now = error[-SLOW_LOOKS:][: thresholds.patience], error[-thresholds.patience :]
     return since if np.median(now) > 0.9 * np.median(before) else None
+
+
+def stale_state(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Steps far shorter than the learning rate of an optimizer that normalises them, such as Adam, in one direction.
+
+    Its running mean of squared gradients is of gradients that were larger: of another run, or of rewards of another
+    scale.
+    """
+    series, errors = _together(history.series("normalised_step"), history.series("error_signal"))
+    cosines = history.series("gradient_cosine")
+    if not series or not cosines:
+        return
+    typical = np.nanmedian(series.values, axis=1)
+    error = np.sqrt(np.nansum(np.square(errors.values), axis=1))
+    looks = thresholds.patience
+    recent = cosines.values[np.isin(cosines.steps, series.steps[-SLOW_LOOKS:])]
+    since = _holds_since((typical < thresholds.stale) & (typical > 0), looks)
+    if since is None or np.isnan(recent).all() or not np.nanmedian(recent) > thresholds.agreement:
+        return
+    if np.median(error[-looks:]) > 0.9 * np.median(error[-SLOW_LOOKS:][:looks]):
+        value = float(np.median(typical[-looks:]))
+        yield Finding(
+            "stale_state", "at risk", NETWORK, int(series.steps[since]), value, thresholds.stale,
+            f"steps are {value:.1e} of the learning rate although the gradients agree: the optimizer's state is of "
+            "larger gradients",
+        )  # fmt: skip
 
 
 def overshooting(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -523,13 +592,16 @@ RULES: dict[str, Rule] = {
     rule.__name__: rule
     for rule in (
         nonfinite,
+        nonfinite_input,
         no_gradient,
         no_update,
         vanishing_gradient,
         fading_gradient,
         exploding_gradient,
         large_update,
+        thrown_weights,
         small_update,
+        stale_state,
         overshooting,
         dormant_units,
         dead_units,

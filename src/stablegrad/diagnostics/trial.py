@@ -130,7 +130,9 @@ def verify(
             if len(makers) > top:
                 break
             try:
-                makers[prescription.name] = _maker(model, factory, INTERVENTIONS[prescription.name])
+                makers[prescription.name] = _maker(
+                    model, factory, INTERVENTIONS[prescription.name], prescription.factor
+                )
             except CannotApply as error:
                 refused[prescription.name] = str(error)
         listed = [one for one in prescriptions if one.name in makers or one.name in refused]
@@ -188,18 +190,22 @@ def training_bytes(model: nn.Module, optimizer: Optimizer) -> int:
     return sum(storages.values())
 
 
-def _maker(model: nn.Module, factory: OptimizerFactory, intervention: Intervention) -> Callable[[], Contestant]:
+def _maker(
+    model: nn.Module, factory: OptimizerFactory, intervention: Intervention, factor: float | None
+) -> Callable[[], Contestant]:
     """A function that makes the changed network; raises CannotApply where that cannot be done."""
 
     def make() -> Contestant:
-        return _contestant(model, factory, intervention)
+        return _contestant(model, factory, intervention, factor)
 
     if intervention.change is None or not intervention.again:
         make()
     return make
 
 
-def _contestant(model: nn.Module, factory: OptimizerFactory, intervention: Intervention | None) -> Contestant:
+def _contestant(
+    model: nn.Module, factory: OptimizerFactory, intervention: Intervention | None, factor: float | None = None
+) -> Contestant:
     changed = copy_of(model)
     contestant = Contestant(changed, optimizer_of(changed, factory))
     if intervention is None:
@@ -207,7 +213,7 @@ def _contestant(model: nn.Module, factory: OptimizerFactory, intervention: Inter
     if intervention.again:
         contestant.before_phase = lambda one: _apply_again(intervention, one)
         return contestant
-    contestant.optimizer = intervention.apply(changed, contestant.optimizer)
+    contestant.optimizer = intervention.apply(changed, contestant.optimizer, factor)
     if isinstance(contestant.optimizer, Kron):
         for group in contestant.optimizer.param_groups:
             group["lr"] *= KRON_RATE

@@ -48,6 +48,11 @@ class UpdateWatch:
         self.parameters = [layers.parameters[number] for number in numbers]
         self.layer_of = [layers.layer_of[number] for number in numbers]
         self._layer_of = torch.tensor(self.layer_of, device=self.parameters[0].device)
+        sizes = torch.zeros(len(layers.names), device=self._layer_of.device)
+        for layer, parameter in zip(self.layer_of, self.parameters, strict=True):
+            if layer >= 0:
+                sizes[layer] += parameter.numel()
+        self._sizes = sizes
         self.trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self.steps = 0
         self.before_look: Callable[[], None] = lambda: None
@@ -160,6 +165,9 @@ class UpdateWatch:
             "update_ratio": metrics.update_ratio(metrics.layer_norms(changes, layer_of, count), weight_norm),
             "effective_learning_rate": metrics.effective_learning_rate(self._learning_rates(), weight_norm),
         }
+        if self._normalises():
+            change, rates = metrics.layer_norms(changes, layer_of, count), self._learning_rates()
+            figures["normalised_step"] = metrics.normalised_step(change, rates, self._sizes)
         if self._first is not None:
             first = self._first
             stepped = [metrics.layer_norms(one.values, layer_of, count) for one in (first, second)]
@@ -178,6 +186,11 @@ class UpdateWatch:
         rows = torch.tensor(sorted(seen), dtype=torch.int64, device=gradient_norm.device)
         names = [self.layers.names[layer] for layer in sorted(seen)]
         return names, {name: values[rows] for name, values in figures.items()}
+
+    def _normalises(self) -> bool:
+        """Whether the optimizer divides by a running mean of squared gradients, so that its steps are of known size."""
+        states = (self.optimizer.state.get(parameter, {}) for parameter in self.parameters)
+        return any("exp_avg_sq" in state or "square_avg" in state for state in states)
 
     def _learning_rates(self) -> Tensor:
         """[layers] the learning rate of each layer, that of its first parameter's group; NaN outside the optimizer."""

@@ -13,7 +13,6 @@ from torch import Tensor
 from stablegrad.agents import PQN
 from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics import LEVELS, Finding, History, Monitor, judge
-from stablegrad.diagnostics.changes import RATE_FACTOR
 from stablegrad.diagnostics.history import looks_of
 from stablegrad.diagnostics.prescriptions import prescribe
 from stablegrad.diagnostics.rules import verdict_of
@@ -158,11 +157,10 @@ class Health:
         return self._rollout.observations_at(chosen)
 
 
-def apply_live(agent: PQN, name: str) -> None:
-    """Apply one of the prescriptions of ``LIVE`` to a running agent."""
+def apply_live(agent: PQN, name: str, factor: float | None) -> None:
+    """Apply one of the prescriptions of ``LIVE`` to a running agent; ``factor`` is of its learning rate, or None."""
     config = agent.config
-    if name in ("lower_learning_rate", "raise_learning_rate"):
-        factor = 1 / RATE_FACTOR if name == "lower_learning_rate" else RATE_FACTOR
+    if factor is not None:
         rate = config.optimizer.initial_learning_rate * factor
         agent.config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate))
         for group in agent.optimizer.param_groups:

@@ -325,8 +325,7 @@ class Trainer:
         if self.config.diagnosis.on_collapse == "stop":
             self._collapsed = finding.reason
         elif self.config.diagnosis.on_collapse == "rollback":
-            names = [one.name for one in prescribe(self.health.findings)]
-            live = next((name for name in names if name in LIVE), None)
+            live = next((one for one in prescribe(self.health.findings) if one.name in LIVE), None)
             if self._healthy_checkpoint is None or live is None or len(self.interventions) == MAX_ROLLBACKS:
                 why = (
                     f"it has been rolled back {MAX_ROLLBACKS} times"
@@ -335,9 +334,9 @@ class Trainer:
                 )
                 self.progress.say(f"the run goes on as it is: {why}")
                 return
-            raise _RollBack(live, finding.reason)
+            raise _RollBack(live.name, live.factor, finding.reason)
 
-    def _roll_back(self, name: str, reason: str) -> None:
+    def _roll_back(self, name: str, factor: float | None, reason: str) -> None:
         """Return to the newest checkpoint written in health, and change what can be changed in a running agent.
 
         What was logged and saved since then is void. The changes are kept in interventions.json, so that a run that is
@@ -354,10 +353,16 @@ class Trainer:
             if newer.name != path.name and step_of(newer) > self.env_steps:
                 remove_checkpoint(newer)
         self.interventions.append(
-            {"collapsed_at": collapsed_at, "back_to": self.env_steps, "name": name, "reason": reason}
+            {
+                "collapsed_at": collapsed_at,
+                "back_to": self.env_steps,
+                "name": name,
+                "factor": factor,
+                "reason": reason,
+            }
         )
         write_json(self.folder.interventions_path, {"interventions": self.interventions})
-        apply_live(self.agent, name)
+        apply_live(self.agent, name, factor)
         self._open_logs()
         self.progress.say(f"rolled back from step {collapsed_at:,} to {self.env_steps:,} and applied {name}")
 
@@ -447,7 +452,7 @@ class Trainer:
         for intervention in self.interventions:
             # Checkpoints since a rollback hold the optimizer's new state, but not the agent's new configuration.
             if intervention["name"] != "reset_optimizer_state" or intervention["back_to"] == self.env_steps:
-                apply_live(self.agent, intervention["name"])
+                apply_live(self.agent, intervention["name"], intervention["factor"])
         if self.config.diagnosis.on_collapse == "rollback":
             self._healthy_checkpoint = next((path for path in reversed(checkpoints) if _was_healthy(path)), None)
 

@@ -201,3 +201,16 @@ def test_effective_learning_rate_tells_how_far_a_normalised_layer_moves(seed, sc
     plain = metrics.effective_learning_rate(torch.tensor(0.01), start.norm())
     longer = metrics.effective_learning_rate(torch.tensor(0.01 * scale**2), (scale * start).norm())
     torch.testing.assert_close(plain, longer, rtol=1e-5, atol=0)
+
+
+def test_the_normalised_step_of_adams_first_is_one_and_of_sgd_the_gradients_size():
+    """Adam's first step is the sign of the gradient times the rate."""
+    weight = torch.nn.Parameter(torch.randn(7, 3))
+    weight.grad = torch.randn(7, 3)
+    before = weight.detach().clone()
+    torch.optim.Adam([weight], lr=1e-3, eps=1e-12).step()
+    change = (weight.detach() - before).norm()[None]
+    rates, size = torch.tensor([1e-3]), torch.tensor([21.0])
+    assert metrics.normalised_step(change, rates, size).item() == pytest.approx(1, rel=1e-3)
+    assert metrics.normalised_step(torch.ones(3), torch.tensor([0.0, torch.nan, 1.0]), torch.ones(3)).tolist()[2] == 1
+    assert metrics.normalised_step(torch.ones(2), torch.tensor([0.0, torch.nan]), torch.ones(2)).isnan().all()

@@ -17,6 +17,7 @@ from stablegrad.diagnostics.metrics.gradients import (
     effective_learning_rate,
     layer_dots,
     layer_norms,
+    normalised_step,
     signal_to_noise,
     update_ratio,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "hessian_vector_product",
     "layer_dots",
     "layer_norms",
+    "normalised_step",
     "ntk_rank",
     "per_sample_gradients",
     "policy_churn",

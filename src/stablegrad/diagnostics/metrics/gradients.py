@@ -125,6 +125,26 @@ def effective_learning_rate(learning_rate: Tensor, weight_norm: Tensor) -> Tenso
     return torch.where(weight_norm > 0, learning_rate / weight_norm.square(), torch.nan)
 
 
+@torch.no_grad()
+def normalised_step(update_norm: Tensor, learning_rate: Tensor, size: Tensor) -> Tensor:
+    r"""Root mean square of an update over the learning rate, :math:`\lVert \Delta w \rVert / (\eta \sqrt{n})`.
+
+    Adam's is near 1 while gradients agree and about :math:`\sqrt{(1 - \beta_1) / (1 + \beta_1)}`, 0.23, where they are
+    noise (Kingma and Ba 2015, arXiv 1412.6980, section 2.1, bound it by 1 in most cases). Far less says that the
+    optimizer's mean of squared gradients is of larger ones.
+
+    Args:
+        update_norm: norms of the change that one step made, [layers].
+        learning_rate: of each layer; NaN where there is none.
+        size: entries of each layer.
+
+    Returns:
+        in [0, inf], of the arguments' shape; NaN where the rate is zero or there is none.
+    """
+    step = learning_rate * size.sqrt()
+    return torch.where(step > 0, update_norm / step, torch.nan)
+
+
 def _dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     """At least float32: half precision overflows at a norm of 65504."""
     return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
