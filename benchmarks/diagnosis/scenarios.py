@@ -45,6 +45,12 @@ from stablegrad.optimizers import Kron
 
 #: Part of its twin's score that a failure may keep.
 KEPT = 0.75
+#: What a person has to do, by the kind of failure that it is the cure of.
+BY_HAND = {
+    "cut off": ("reconnect",),
+    "not a number": ("stable_loss",),
+    "rank collapse": ("revise_objective",),
+}
 #: Goes before the names that are hashed. Chosen before anything was scored, so that kinds fall evenly to both halves.
 SALT = 209
 
@@ -85,8 +91,11 @@ def healthy(name: str, goal: float, make: Callable[[], Setup]) -> None:
     SCENARIOS[name] = Scenario(name, make, goal=goal)
 
 
-def failure(kind: str, name: str, twin: str, make: Callable[[], Setup], onset: int = 1, **by_hand) -> None:
+def failure(kind: str, name: str, twin: str, make: Callable[[], Setup], onset: int = 1) -> None:
     assert name not in SCENARIOS and SCENARIOS[twin].goal, name
+    # Where a person takes the fault out, what is left is the twin: a layer that is connected again, a loss that is
+    # written so that it stays finite, a penalty that is weakened.
+    by_hand = dict.fromkeys(BY_HAND.get(kind, ()), SCENARIOS[twin].make)
     SCENARIOS[name] = Scenario(name, make, kind=kind, twin=twin, onset=onset, by_hand=by_hand)
 
 

@@ -101,7 +101,7 @@ def test_costs_are_those_that_were_measured():
     assert all((one.step_time, one.memory) == (1.0, 1.0) for one in unmeasured)
 
 
-@pytest.mark.parametrize("name", ["reconnect", "slower_targets", "smaller_network"])
+@pytest.mark.parametrize("name", ["reconnect", "slower_targets", "stable_loss", "revise_objective", "smaller_network"])
 def test_what_takes_a_person_says_so(name):
     model = nn.Linear(2, 2)
     with pytest.raises(CannotApply, match=f"{name} cannot be applied by itself"):

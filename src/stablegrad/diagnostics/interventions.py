@@ -131,6 +131,7 @@ _ALL = (
             "vanishing_gradient": 1.0,
             "fading_gradient": 1.0,
             "saturated_units": 1.0,
+            "nonfinite_at_once": 1.0,
             "exploding_gradient": 0.9,
             "constant_output": 0.9,
             "dormant_units": 0.9,
@@ -235,6 +236,7 @@ _ALL = (
         title="orthogonal initialisation",
         helps="orthogonal weights of the right gain neither shrink nor stretch what passes through them",
         answers={
+            "nonfinite_at_once": 0.9,
             "vanishing_gradient": 0.6,
             "saturated_units": 0.5,
             "exploding_gradient": 0.4,
@@ -416,6 +418,33 @@ _ALL = (
         step_time=1.04,
         memory=1.25,
         measured=BENCHMARK,
+    ),
+    Intervention(
+        name="stable_loss",
+        title="a loss that stays finite",
+        helps="logarithms of zero, large exponentials, divisions by zero and half precision end a training at one step",
+        answers={"nonfinite_suddenly": 1.0, "nonfinite": 0.3},
+        code={
+            "torch": "# work with logarithms, and keep what is divided by away from zero:\n"
+            "#   F.cross_entropy(logits, y) or log_softmax, not log(softmax); F.binary_cross_entropy_with_logits;\n"
+            "#   torch.logsumexp; F.softplus for scales, with a floor; var + 1e-6 under a root; float32 for the loss\n"
+            "# the operation that makes the first bad number is named by\n"
+            "with torch.autograd.detect_anomaly(check_nan=True):\n"
+            "    model(torch.randn(4, n)).square().mean().backward()  # your loss here",
+        },
+    ),
+    Intervention(
+        name="revise_objective",
+        title="an objective that keeps outputs apart",
+        helps="a penalty that outweighs the loss, or a loss that equal outputs fulfil, draws all outputs together",
+        answers={"shrinking_output": 1.0, "constant_output": 0.2},
+        code={
+            "torch": "# print every term of the loss by itself, and weaken the one that wins: penalties on features\n"
+            "# or outputs, consistency between views, weight decay. Where equal outputs fulfil the loss, add a term\n"
+            "# that does not let them, such as VICReg's variance:\n"
+            "outputs = model(torch.randn(4, n))\n"
+            "spread = torch.relu(1 - outputs.var(0).add(1e-4).sqrt()).mean()",
+        },
     ),
     Intervention(
         name="smaller_network",

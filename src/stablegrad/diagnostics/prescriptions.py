@@ -17,8 +17,8 @@ LEVEL_WEIGHTS = {"at risk": 1.0, "collapsing": 2.0, "collapsed": 3.0}
 
 #: What weights that were thrown about, or inputs that moved away, leave behind.
 _DAMAGE = (
-    *("dead_units", "dormant_units", "saturated_units", "constant_output", "rank_collapse", "no_gradient"),
-    *("fading_gradient", "vanishing_gradient", "small_update", "policy_churn"),
+    *("dead_units", "dormant_units", "saturated_units", "constant_output", "shrinking_output", "rank_collapse"),
+    *("no_gradient", "fading_gradient", "vanishing_gradient", "small_update", "policy_churn"),
 )
 #: Rules whose findings need no answer of their own where one of these rules found the cause in the same network: units
 #: that are all dead cut off what lies before them, and an update of numbers that are none is none.
@@ -31,7 +31,10 @@ EXPLAINED_BY: dict[str, tuple[str, ...]] = {
     # Layers behind one that does not move get what it lets through.
     "vanishing_gradient": ("no_update", "thrown_weights", "input_shift"),
     "exploding_gradient": ("no_update",),
-    "nonfinite": ("nonfinite_input",),
+    "nonfinite": ("nonfinite_input", "nonfinite_at_once", "nonfinite_suddenly"),
+    "nonfinite_at_once": ("nonfinite_input",),
+    "nonfinite_suddenly": ("nonfinite_input",),
+    "shrinking_output": ("constant_output", "thrown_weights", "input_shift"),
     "small_update": ("stale_state", "thrown_weights", "input_shift"),
 }
 

@@ -63,7 +63,7 @@ class Thresholds:
     constant_output: float = 1e-3
     """constant_output: spread of the outputs over a batch, relative to their size."""
     shrinking: float = 0.4
-    """constant_output: the spread, and the spread relative to the size, over their own beginning."""
+    """shrinking_output: the spread, and the spread relative to the size, over their own beginning."""
     diverging: float = 30.0
     """diverging_output: growth of both outputs and error signal over the run's best."""
     input_shift: float = 4.0
@@ -203,6 +203,40 @@ def nonfinite_input(history: History, thresholds: Thresholds) -> Iterator[Findin
                 "nonfinite_input", "collapsed", site, int(bad[0]), math.nan, 0.0,
                 f"inputs were not finite at step {bad[0]:,}",
             )  # fmt: skip
+
+
+def nonfinite_at_once(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Gradients that are not finite at the first look of all: the weights are too large to begin with."""
+    steps = _bad_looks(history)
+    looks = history.series("gradient_norm").steps
+    inputs = history.series("input_mean")
+    if len(steps) and steps[0] <= min([*looks[:1], *steps[:1]]) and np.isfinite(inputs.values[:1]).all():
+        yield Finding(
+            "nonfinite_at_once", "collapsed", NETWORK, int(steps[0]), math.nan, 0.0,
+            f"the gradients of finite inputs were not finite at step {steps[0]:,}, the first that was looked at",
+        )  # fmt: skip
+
+
+def nonfinite_suddenly(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Gradients that stop being finite although updates were of a usual size until then: the loss is at fault.
+
+    A logarithm of zero, an exponential of something large, a division by a spread of zero, or half precision. What
+    grows too large on its way shows in the updates before.
+    """
+    steps = _bad_looks(history)
+    updates = history.series("update_ratio")
+    before = updates.values[updates.steps < steps[0]] if len(steps) else np.empty((0, 0))
+    if len(before) and not np.nanmedian(before[-1]) > thresholds.large_update:
+        yield Finding(
+            "nonfinite_suddenly", "collapsed", NETWORK, int(steps[0]), math.nan, 0.0,
+            f"gradients stopped being finite at step {steps[0]:,}, after updates of a usual size",
+        )  # fmt: skip
+
+
+def _bad_looks(history: History) -> np.ndarray:
+    """Steps of the looks at which gradients were not finite."""
+    series = history.series("nonfinite")
+    return series.steps[np.nansum(series.values, axis=1) > 0]
 
 
 def no_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -496,26 +530,30 @@ def policy_churn(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def constant_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """A network that answers the same whatever it is given, or ever more so."""
+    """A network that answers the same whatever it is given."""
     for site, steps, spreads, sizes in _columns(history.series("output_spread"), history.series("output_size")):
         # An output of zeros has no size to compare with.
         constant = (spreads < thresholds.constant_output * sizes) | ((spreads == 0) & (sizes == 0))
         since = _holds_since(constant, thresholds.patience)
-        value = float(spreads[-1] / sizes[-1]) if sizes[-1] else 0.0
         if since is not None:
+            value = float(spreads[-1] / sizes[-1]) if sizes[-1] else 0.0
             yield Finding(
                 "constant_output", "collapsed", site, int(steps[since]), value, thresholds.constant_output,
                 f"the output is the same for all inputs (its spread is {value:.1e} of its size)",
             )  # fmt: skip
-            continue
-        parts = [
+
+
+def shrinking_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Outputs that become ever more alike, in themselves and for their size: something pulls them together."""
+    for site, steps, spreads, sizes in _columns(history.series("output_spread"), history.series("output_size")):
+        own, relative = (
             one / _beginning(one, thresholds.reference_looks) for one in (spreads, spreads / np.maximum(sizes, 1e-30))
-        ]
-        since = _holds_since(np.maximum(*parts) < thresholds.shrinking, thresholds.patience)
+        )
+        since = _holds_since(np.maximum(own, relative) < thresholds.shrinking, thresholds.patience)
         if since is not None:
             yield Finding(
-                "constant_output", "at risk", site, int(steps[since]), float(parts[1][-1]), thresholds.shrinking,
-                f"outputs for different inputs differ by {_percent(float(parts[0][-1]))} of what they did at first",
+                "shrinking_output", "at risk", site, int(steps[since]), float(relative[-1]), thresholds.shrinking,
+                f"outputs for different inputs differ by {_percent(float(own[-1]))} of what they did at first",
             )  # fmt: skip
 
 
@@ -593,6 +631,8 @@ RULES: dict[str, Rule] = {
     for rule in (
         nonfinite,
         nonfinite_input,
+        nonfinite_at_once,
+        nonfinite_suddenly,
         no_gradient,
         no_update,
         vanishing_gradient,
@@ -609,6 +649,7 @@ RULES: dict[str, Rule] = {
         rank_collapse,
         policy_churn,
         constant_output,
+        shrinking_output,
         diverging_output,
         input_shift,
         rising_loss,
