@@ -113,7 +113,7 @@ def test_the_cause_is_answered_and_not_what_follows_from_it(cause, damage, first
         ("small_update", 3e-7, 1e4),
         ("small_update", 1e-4, 100),
         ("small_update", 1e-12, 1e4),
-        ("large_update", 0.2, 0.01),
+        ("large_update", 0.4, 0.01),
     ],
 )
 def test_the_rate_is_changed_by_what_updates_are_off(rule, value, factor):
@@ -121,6 +121,11 @@ def test_the_rate_is_changed_by_what_updates_are_off(rule, value, factor):
     assert one.factor == pytest.approx(factor)
     assert f'group["lr"] *= {factor:g}' in one.code["torch"]
     assert "FACTOR" not in "".join(one.code.values())
+
+
+def test_what_came_with_the_initial_weights_asks_for_others():
+    first, later = ([Finding("vanishing_gradient", "collapsing", "layer", since, 1.0, 2.0, "x")] for since in (2, 100))
+    assert [prescribe(found)[0].name for found in (first, later)] == ["orthogonal_init", "layer_norm"]
 
 
 def test_only_what_fits():

@@ -26,6 +26,7 @@ EXPLAINED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_DAMAGE, ("thrown_weights", "input_shift")),
     "no_gradient": ("dead_units", "nonfinite", "thrown_weights", "input_shift"),
     "no_update": ("nonfinite", "thrown_weights"),
+    "thrown_weights": ("input_shift",),
     "constant_output": ("dead_units", "thrown_weights", "input_shift"),
     "diverging_output": ("input_shift",),
     # Layers behind one that does not move get what it lets through.
@@ -41,6 +42,11 @@ EXPLAINED_BY: dict[str, tuple[str, ...]] = {
 #: The change of the median layer in one update, over its weights, that a learning rate is set for: what early training
 #: of healthy networks shows (benchmarks/diagnosis).
 HEALTHY_UPDATE = 3e-3
+
+#: The step of a monitor's first look, and how well new initial weights answer what was found there already: in trials
+#: on networks whose gradient vanishes from the start they restored five of five, LayerNorm two.
+FIRST_LOOK = 2
+INITIAL_WEIGHT = 1.2
 
 
 @dataclass(frozen=True)
@@ -91,13 +97,23 @@ def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = Non
             if known is None or LEVELS.index(finding.level) > LEVELS.index(known.level):
                 worst[finding.rule] = finding
     scores = {
-        name: sum(LEVEL_WEIGHTS[finding.level] * intervention.answers.get(rule, 0.0) for rule, finding in worst.items())
+        name: sum(LEVEL_WEIGHTS[finding.level] * _answer(intervention, finding, rules) for finding in worst.values())
         for name, intervention in INTERVENTIONS.items()
         if fitting is None or name in fitting
     }
     # Equal scores keep the order of the registry.
     ranked = sorted((name for name, score in scores.items() if score > 0), key=lambda name: -scores[name])
     return [_prescription(INTERVENTIONS[name], worst, findings) for name in ranked[:MOST]]
+
+
+def _answer(intervention: Intervention, finding: Finding, rules: Collection[str]) -> float:
+    """How well a change answers a finding, among the rules that found something."""
+    weight = intervention.answers.get(finding.rule, 0.0)
+    # What was there at the first look of all came with the initial weights; that labels are not learned anew did not.
+    initial = finding.since <= FIRST_LOOK and "slow_relearning" not in rules
+    if intervention.name == "orthogonal_init" and weight and initial:
+        return INITIAL_WEIGHT
+    return weight
 
 
 def _prescription(intervention: Intervention, worst: dict[str, Finding], findings: Sequence[Finding]) -> Prescription:
@@ -131,5 +147,7 @@ def _rate_factor(name: str, worst: dict[str, Finding]) -> float | None:
         return None
     found = next((worst[rule].value for rule in rules[name] if rule in worst), math.nan)
     away = abs(math.log10(HEALTHY_UPDATE / found)) if 0 < found < math.inf else 0.0
-    decades = min(max(math.ceil(away), 1), 4)
-    return 10.0**decades if name == "raise_learning_rate" else 10.0**-decades
+    # Rather too high than too low: early updates of healthy networks are longer than later ones.
+    raises = name == "raise_learning_rate"
+    decades = min(max(math.ceil(away) if raises else math.floor(away), 1), 4)
+    return 10.0**decades if raises else 10.0**-decades
