@@ -66,7 +66,7 @@ def _plain(name: str) -> Callable[[list[nn.Parameter]], Contender]:
     return make
 
 
-def _kron(**options: Any) -> Callable[[list[nn.Parameter]], Contender]:
+def _kron(name: str = "kron", **options: Any) -> Callable[[list[nn.Parameter]], Contender]:
     def make(parameters: list[nn.Parameter]) -> Contender:
         optimizer = Kron(parameters, LEARNING_RATE, **options)
         optimizer.step()
@@ -75,7 +75,7 @@ def _kron(**options: Any) -> Callable[[list[nn.Parameter]], Contender]:
             "plain": Kind(1 - floor, lambda: optimizer.apply(False)),
             "refresh": Kind(floor, lambda: optimizer.apply(True)),
         }
-        return Contender("kron", kinds, optimizer)
+        return Contender(name, kinds, optimizer)
 
     return make
 
@@ -118,6 +118,17 @@ CONTENDERS: dict[str, Callable[[list[nn.Parameter]], Contender]] = {
     "radam": _plain("radam"),
     "adam": _plain("adam"),
     "kron": _kron(),
+    # Its options, one at a time.
+    **{
+        name: _kron(name, **options)
+        for name, options in {
+            "kron_block_32": {"block_size": 32},
+            "kron_block_128": {"block_size": 128},
+            "kron_block_256": {"block_size": 256},
+            "kron_quad": {"rule": "quad"},
+            "kron_fp32": {"precision": "fp32"},
+        }.items()
+    },
     "muon": _plain("muon"),
     "soap": _soap,
     "kron_torch": _kron_torch,
