@@ -114,21 +114,20 @@ def _heavyball(parameters: list[nn.Parameter]) -> Contender:
     return Contender("heavyball", {"step": Kind(1.0, optimizer.step)}, optimizer)
 
 
+#: Kron with one option changed, for what that costs.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "kron_block_32": {"block_size": 32},
+    "kron_block_128": {"block_size": 128},
+    "kron_block_256": {"block_size": 256},
+    "kron_quad": {"rule": "quad"},
+    "kron_fp32": {"precision": "fp32"},
+}
+
 CONTENDERS: dict[str, Callable[[list[nn.Parameter]], Contender]] = {
     "radam": _plain("radam"),
     "adam": _plain("adam"),
     "kron": _kron(),
-    # Its options, one at a time.
-    **{
-        name: _kron(name, **options)
-        for name, options in {
-            "kron_block_32": {"block_size": 32},
-            "kron_block_128": {"block_size": 128},
-            "kron_block_256": {"block_size": 256},
-            "kron_quad": {"rule": "quad"},
-            "kron_fp32": {"precision": "fp32"},
-        }.items()
-    },
+    **{name: _kron(name, **options) for name, options in VARIANTS.items()},
     "muon": _plain("muon"),
     "soap": _soap,
     "kron_torch": _kron_torch,
