@@ -202,6 +202,21 @@ def test_tied_parameters_count_once_and_frozen_ones_are_named():
     assert monitor.report().verdict == "healthy"
 
 
+def test_a_gradient_left_from_before_a_layer_was_frozen_is_none():
+    network, optimizer = make()
+    train(network, optimizer, batches(1))
+    first = next(iter(network.parameters()))
+    owner = next(name for name, parameter in network.named_parameters() if parameter is first).rpartition(".")[0]
+    for parameter in network.get_submodule(owner).parameters():
+        parameter.requires_grad_(False)
+        assert parameter.grad is not None
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(8))
+    assert owner not in monitor.fetch().series("gradient_norm").sites
+    assert monitor.report().verdict == "healthy"
+
+
 def test_a_layer_that_no_pass_calls_is_a_note_and_one_that_is_cut_off_a_finding():
     class Unused(nn.Module):
         def __init__(self):

@@ -233,6 +233,18 @@ def test_inputs_that_moved_are_no_matter_where_the_network_copes(errors, alarms)
     assert ("input_shift" in rules(made)) is alarms
 
 
+def test_nobody_moves_where_the_rate_is_annealed_to_zero():
+    assert "no_update" not in rules(
+        history(**pair("update_ratio", then(1e-3, 0.0), then(1e-3, 0.0)), gradient_norm__a=1.0)
+    )
+
+
+def test_answers_around_a_large_mean_are_not_constant_while_they_spread():
+    spreads = [0.05, 0.08, 0.2, 0.4, *[0.9] * (LOOKS - 4)]
+    assert "constant_output" not in rules(history(output_size=5e3, output_spread=spreads))
+    assert "constant_output" in rules(history(output_size=5e3, output_spread=0.05))
+
+
 def test_an_error_that_was_next_to_nothing_may_jump():
     errors = [1.0, 1.0, 1.0, 1e-4, 1e-4, 1e-4, *[0.02] * (LOOKS - 6)]
     assert "diverging_output" not in rules(history(output_size=then(0.1, 6.0, looks=9), error_signal=errors))

@@ -255,9 +255,12 @@ def no_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def no_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """A layer that gets gradients and never moves: left out of the optimizer, or with a learning rate of zero."""
-    for site, steps, updates, gradients in _columns(history.series("update_ratio"), history.series("gradient_norm")):
-        since = _holds_since((updates == 0) & (gradients > 0), thresholds.patience)
+    """A layer that gets gradients and never moves while others do: left out of the optimizer, or at a rate of zero."""
+    series = history.series("update_ratio")
+    moving = {int(step) for step, row in zip(series.steps, series.values, strict=True) if np.nan_to_num(row).any()}
+    for site, steps, updates, gradients in _columns(series, history.series("gradient_norm")):
+        others = np.array([int(step) in moving for step in steps])
+        since = _holds_since((updates == 0) & (gradients > 0) & others, thresholds.patience)
         if since is not None:
             yield Finding(
                 "no_update", "collapsing", site, int(steps[since]), 0.0, 0.0,
@@ -532,8 +535,10 @@ def policy_churn(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 def constant_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A network that answers the same whatever it is given."""
     for site, steps, spreads, sizes in _columns(history.series("output_spread"), history.series("output_size")):
-        # An output of zeros has no size to compare with.
+        # An output of zeros has no size to compare with. Beside a large mean that all answers share, a spread that
+        # grows is what is being learned.
         constant = (spreads < thresholds.constant_output * sizes) | ((spreads == 0) & (sizes == 0))
+        constant &= ~(spreads > 2 * _beginning(spreads, max(thresholds.reference_looks - 1, 1)))
         since = _holds_since(constant, thresholds.patience)
         if since is not None:
             value = float(spreads[-1] / sizes[-1]) if sizes[-1] else 0.0

@@ -141,7 +141,8 @@ class UpdateWatch:
         values, norms, present = [], [], []
         for parameter in self.parameters:
             gradient = parameter.grad
-            there = gradient is not None and not gradient.is_sparse
+            # A gradient that was left from before a layer was frozen is none.
+            there = gradient is not None and not gradient.is_sparse and parameter.requires_grad
             gradient = gradient.detach() if gradient is not None and there else torch.zeros_like(parameter)
             accumulated = self._accumulated.get(id(parameter))
             values.append(gradient.clone() if keep else gradient)
