@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stablegrad.errors import UsageError
-from stablegrad.studies import Comparison, default_workers, execution, run_comparison
+from stablegrad.studies import Comparison, default_workers, execution, processes, run_comparison
 from stablegrad.training.config import RunConfig
 
 CHILD = Path(__file__).with_name("fake_child.py")
@@ -202,7 +202,7 @@ def test_a_signal_stops_the_children_cleanly(parent, tmp_path, number):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
 def test_one_process_a_folder_and_no_child_outlives_it(parent, tmp_path, monkeypatch):
-    monkeypatch.setattr(execution, "LOCK_SECONDS", 0.5)
+    monkeypatch.setattr(processes, "LOCK_SECONDS", 0.5)
     settings = {name: RunConfig(env="slow", preset=name, threads=1) for name in ("baseline", "stable")}
     with pytest.raises(UsageError, match="another process is running"):
         run_comparison(tmp_path / "c", settings, [1, 2], on_progress=lambda _: pytest.fail("it ran"))

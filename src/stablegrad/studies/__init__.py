@@ -2,7 +2,8 @@
 
 from stablegrad.studies import statistics
 from stablegrad.studies.comparison import Comparison, RunRecord
-from stablegrad.studies.execution import ComparisonResult, RunProgress, default_workers, run_comparison
+from stablegrad.studies.execution import ComparisonResult, RunProgress, run_comparison
+from stablegrad.studies.processes import default_workers
 from stablegrad.studies.summary import summarize
 from stablegrad.studies.wording import comparison_rows, verdict
 

@@ -133,10 +133,10 @@ class Comparison:
         try:
             if wanted.path.exists():
                 found = cls.read(directory)
-                differences = _differences(wanted._identity(), found._identity())
-                if differences:
+                changed = differences(wanted._identity(), found._identity())
+                if changed:
                     raise UsageError(
-                        f"'{directory}' already holds another comparison; it differs in {'; '.join(differences)}. "
+                        f"'{directory}' already holds another comparison; it differs in {'; '.join(changed)}. "
                         "Name another folder, or repeat the command that made it"
                     )
                 return found
@@ -235,12 +235,8 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name != "seed"}
-
-
-def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any], most: int = 4) -> list[str]:
-    """In words, what two comparisons do not share; ``most`` at the most, then a count."""
+def differences(wanted: Mapping[str, Any], found: Mapping[str, Any], most: int = 4) -> list[str]:
+    """In words, what two comparisons or studies do not share; ``most`` at the most, then a count."""
     asked, there = flatten(wanted), flatten(found)
     words = [
         f"{name.removeprefix('configs.')}: {_shown(asked, name)} asked for, {_shown(there, name)} there"
@@ -248,6 +244,10 @@ def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any], most: int 
         if (name in asked) != (name in there) or asked.get(name) != there.get(name)
     ]
     return words if len(words) <= most else [*words[:most], f"and {len(words) - most} more"]
+
+
+def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != "seed"}
 
 
 def _shown(flat: Mapping[str, Any], name: str) -> str:

@@ -6,37 +6,39 @@ and what was finished is never repeated.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from stablegrad.errors import UsageError
 from stablegrad.studies.comparison import Comparison, record_failure, stderr_path
+from stablegrad.studies.processes import (
+    INTERRUPTED,
+    POLL_SECONDS,
+    default_workers,
+    die_with_parent,
+    exit_reason,
+    last_metrics,
+    locked,
+    stop_signals,
+    thread_limits,
+)
 from stablegrad.studies.summary import summarize
-from stablegrad.training.config import usable_cores
 from stablegrad.training.run_folder import RunFolder, write_json
 
 if TYPE_CHECKING:
     from stablegrad.training.config import RunConfig
 
-POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 1.0
-LOCK_SECONDS = 10.0
 GRACE_SECONDS = 120.0  # for the last checkpoint of a run that was told to stop
-INTERRUPTED = 130
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def run_comparison(
     if workers is not None and workers < 1:
         raise UsageError(f"workers must be at least 1, got {workers}")
     comparison = Comparison.open(directory, configs, seeds, command)
-    with _locked(comparison) as lock, _stop_signals() as signals:
+    with locked(comparison.directory, "comparison") as lock, stop_signals() as signals:
         runs = [
             _Run(comparison, dataclasses.replace(configs[setting], seed=seed), setting, lock)
             for seed in comparison.seeds
@@ -126,12 +128,6 @@ def run_comparison(
     summary = summarize(directory)
     write_json(comparison.summary_path, summary)
     return ComparisonResult(comparison.directory, summary)
-
-
-def default_workers(configs: Iterable[RunConfig]) -> int:
-    """How many runs fill this machine: usable cores by threads of a run (0 threads: all cores), at least one."""
-    cores = usable_cores()
-    return max(1, cores // max(config.threads or cores for config in configs))
 
 
 def child_command(folder: Path) -> list[str]:
@@ -160,10 +156,10 @@ class _Run:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                env={**os.environ, **_thread_limits(self.config.threads)},
+                env={**os.environ, **thread_limits(self.config.threads)},
                 start_new_session=True,  # Ctrl-C reaches the children once, from here, not also from the terminal
                 pass_fds=(self.lock,),  # the folder stays locked until the last child is gone
-                preexec_fn=_die_with_parent(os.getpid()),
+                preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGTERM),
             )
         self.state = "running"
 
@@ -180,7 +176,7 @@ class _Run:
             self.state = "stopped"
         else:
             self.state = "failed"
-            record_failure(self.folder, self._reason(code))
+            record_failure(self.folder, exit_reason(code, stderr_path(self.folder)))
 
     def send(self, number: int) -> None:
         self.told_to_stop = True
@@ -188,21 +184,18 @@ class _Run:
             self.process.send_signal(number)
 
     def progress(self) -> RunProgress:
-        step, mean_return = _last_metrics(self.folder)
-        return RunProgress(self.setting, self.config.seed, step, self.config.total_steps, mean_return, self.state)
+        last = last_metrics(self.folder) or {"step": 0}
+        return RunProgress(
+            self.setting,
+            self.config.seed,
+            int(last["step"]),
+            self.config.total_steps,
+            last.get("train/return"),
+            self.state,
+        )
 
     def _has_finished(self) -> bool:
         return (self.folder.read_summary() or {}).get("status") == "finished"
-
-    def _reason(self, code: int) -> str:
-        lines = [line.strip() for line in stderr_path(self.folder).read_text(errors="replace").splitlines()]
-        last = next((line for line in reversed(lines) if line), None)
-        if code < 0:
-            name = signal.Signals(-code).name
-            return f"killed by {name}" + (" (often: out of memory)" if -code == signal.SIGKILL else "")
-        if code == 0:
-            return "it ended without a finished summary.json"
-        return (last or "").removeprefix("stablegrad: ") or f"exit status {code}, nothing on standard error"
 
 
 def _run_all(
@@ -240,76 +233,3 @@ def _stop(runs: list[_Run], signals: list[int]) -> None:
             for run in running:
                 run.send(signal.SIGKILL)
         time.sleep(POLL_SECONDS / 10)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them; outside the main thread, collect nothing."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda caught, _frame: received.append(caught)) for number in numbers]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-@contextmanager
-def _locked(comparison: Comparison) -> Iterator[int]:
-    """Hold the folder's lock; children inherit it, so it is free only when the last of them is gone too."""
-    file: IO[str]
-    with (comparison.directory / ".lock").open("w") as file:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UsageError(
-                        f"another process is running the comparison in '{comparison.directory}'; "
-                        "wait for its end, or name another folder"
-                    ) from None
-                time.sleep(POLL_SECONDS)
-        yield file.fileno()
-
-
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """What a child does before its program starts: ask the kernel for SIGTERM on the parent's death."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-
-    def ask() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the kernel was asked
-            os._exit(INTERRUPTED)
-
-    return ask
-
-
-def _thread_limits(threads: int) -> dict[str, str]:
-    """Environment variables that the numerical libraries read once, at their start; none for 0, one a core."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return dict.fromkeys(names, str(threads)) if threads else {}
-
-
-def _last_metrics(folder: RunFolder, tail: int = 1 << 16) -> tuple[int, float | None]:
-    """Step and mean return of the last complete line, read from the end of the file: it may be long."""
-    try:
-        with folder.metrics_path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - tail))
-            lines = file.read().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return 0, None
-    for line in reversed(lines):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # the first line of the tail may be cut
-        return int(row["step"]), row.get("train/return")
-    return 0, None
