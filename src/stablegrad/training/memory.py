@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from stablegrad.agents.pqn import PQNConfig, build_network
 from stablegrad.environments import EnvironmentSpec
@@ -14,6 +16,7 @@ from stablegrad.errors import UsageError
 from stablegrad.hardware import available_memory
 from stablegrad.optimizers import Kron
 from stablegrad.optimizers.catalogue import OPTIMIZERS
+from stablegrad.optimizers.config import OptimizerConfig
 
 MIB, GIB = 2**20, 2**30
 
@@ -39,11 +42,12 @@ class MemoryNeed:
 
     def __str__(self) -> str:
         parts = {"weights and gradients": self.network, "optimizer": self.optimizer, "rollout": self.rollout}
-        listed = ", ".join(f"{name} {_readable(size)}" for name, size in parts.items())
-        return f"at least {_readable(self.total)} of memory ({listed})"
+        listed = ", ".join(f"{name} {readable(size)}" for name, size in parts.items())
+        return f"at least {readable(self.total)} of memory ({listed})"
 
 
-def _readable(size: int) -> str:
+def readable(size: int) -> str:
+    """Bytes for people."""
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"
 
 
@@ -51,13 +55,23 @@ def memory_need(config: PQNConfig, spec: EnvironmentSpec, device: torch.device) 
     """What training with ``config`` needs on ``device``; nothing is allocated."""
     with torch.device("meta"):
         parameters = list(build_network(config, spec).parameters())
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-    name = config.optimizer.name
-    kron = Kron.estimate(parameters, device=device, **asdict(config.optimizer.kron)) if name == "kron" else None
-    optimizer = kron.state_bytes + kron.transient_bytes if kron else OPTIMIZERS[name].state_copies * weights
+    weights = _bytes(parameters)
+    optimizer = optimizer_bytes(parameters, config.optimizer, device)
     entry = np.dtype(spec.observation_dtype).itemsize
     rows = (config.num_steps + 1) * config.num_envs
     return MemoryNeed(2 * weights, optimizer, rows * math.prod(spec.observation_shape) * entry)
+
+
+def optimizer_bytes(parameters: Sequence[nn.Parameter], config: OptimizerConfig, device: torch.device) -> int:
+    """What an optimizer keeps, and takes in passing, for parameters that may lie on the meta device."""
+    if config.name == "kron":
+        kron = Kron.estimate(parameters, device=device, **asdict(config.kron))
+        return kron.state_bytes + kron.transient_bytes
+    return OPTIMIZERS[config.name].state_copies * _bytes(parameters)
+
+
+def _bytes(parameters: Sequence[nn.Parameter]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
 def check_memory(config: PQNConfig, spec: EnvironmentSpec, device: torch.device) -> None:
@@ -69,6 +83,6 @@ def check_memory(config: PQNConfig, spec: EnvironmentSpec, device: torch.device)
     need, free = memory_need(config, spec, device), available_memory(device)
     if free is not None and need.total > free:
         raise UsageError(
-            f"this run needs {need}, and {_readable(free)} are free on {device}; "
+            f"this run needs {need}, and {readable(free)} are free on {device}; "
             "choose a smaller --torso.width or --torso.depth"
         )

@@ -1,0 +1,389 @@
+"""A study: one readable TOML file that says which runs to make, and the folder in which they lie.
+
+The file::
+
+    title = "..."                    one line; claim and look_at, if there, are shown with the results
+    seeds = 3                        1 to 3, or a list of seeds
+    report = ["final_return", ...]   figures of the table
+    [base]                           options that all runs share, with their names on the command line
+    [axes]                           options with lists of values; every combination is a cell
+    [small]                          the same keys again: what is different in the small form
+
+The folder::
+
+    <dir>/study.toml                 copy of the file
+          study.json                 the study as it was expanded, written before the first run
+          results.json               a row a run (stablegrad.studies.runner)
+          runs/<cell>-seed<n>/       run folders, each with the last process's stderr.log
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stablegrad.errors import StablegradError, UsageError, unknown_name
+from stablegrad.studies.comparison import differences, flatten
+from stablegrad.studies.kinds import (
+    ALIASES,
+    DEFAULT_REPORT,
+    FIGURES,
+    RESERVED,
+    Config,
+    config_from_json,
+    kind_of,
+    known_options,
+    make_config,
+    with_data,
+)
+from stablegrad.training.run_folder import RunFolder, write_atomically, write_json
+
+FORMAT = 1
+FORMS = ("full", "small")
+TEXTS = ("title", "claim", "look_at", "needs_data")
+KEYS = (*TEXTS, "seeds", "report", "base", "axes", "small")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of the axes' values.
+
+    Attributes:
+        name: unique in the study; names its run folders.
+        values: what each axis says here, for people.
+        config: the runs' configuration; its seed does not matter.
+    """
+
+    name: str
+    values: dict[str, str]
+    config: Config
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study: a cell and a seed."""
+
+    cell: Cell
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Names its folder."""
+        return f"{self.cell.name}-seed{self.seed}"
+
+    @property
+    def config(self) -> Config:
+        """The cell's configuration with the seed."""
+        return dataclasses.replace(self.cell.config, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says, in one of its forms.
+
+    Attributes:
+        name: the file's name without its ending.
+        form: "full" or "small".
+        texts: title, claim and look_at, where there are any.
+        axes: names of the axes.
+        cells: all combinations, the last axis changing fastest.
+        seeds: the seeds of every cell.
+        report: figures to report, see ``stablegrad.studies.kinds.FIGURES``.
+        specification: base, axes, seeds and report as they stand in the file, by which two studies are compared.
+    """
+
+    name: str
+    form: str
+    texts: dict[str, str]
+    axes: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
+    report: tuple[str, ...]
+    specification: dict[str, Any]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, seed by seed: whenever the study stops, as many cells as can be have the same seeds."""
+        return [Run(cell, seed) for seed in self.seeds for cell in self.cells]
+
+    @property
+    def default_directory(self) -> Path:
+        """Where the study lies unless a folder is named."""
+        return Path("runs") / (self.name if self.form == FORMS[0] else f"{self.name}-{self.form}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The expanded study as JSON values."""
+        cells = [{"name": cell.name, "values": cell.values, "config": cell.config.to_json()} for cell in self.cells]
+        value = dataclasses.asdict(dataclasses.replace(self, cells=()))
+        return dict(json.loads(json.dumps({"format": FORMAT, **value, "cells": cells})))
+
+
+def read_study(path: Path | str, form: str = FORMS[0], data: str | None = None) -> Study:
+    """Read a study file and expand it; nothing is run and no data or environment is opened that has a name.
+
+    Args:
+        path: the TOML file.
+        form: "full", or "small": the file's ``[small]`` laid over the rest.
+        data: data folder of a study of classifiers, instead of the file's.
+
+    Raises:
+        UsageError: one line on what is wrong in it.
+    """
+    path = Path(path)
+    if form not in FORMS:
+        raise unknown_name("form of a study", form, FORMS)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read study file '{path}': {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"'{path}' is not TOML: {error}") from error
+    try:
+        return _expand(path.stem, _in_form(content, form), form, data)
+    except UsageError as error:
+        raise UsageError(f"'{path}': {error}") from error
+
+
+def _in_form(content: dict[str, Any], form: str) -> dict[str, Any]:
+    """The file's keys, with what the form changes, checked for their names and kinds."""
+    content = dict(content)
+    small = content.pop("small", {})
+    if not isinstance(small, dict):
+        raise UsageError(f"small should be a table, [small], got {small!r}")
+    for where, table in (("key of a study", content), ("key in [small]", small)):
+        for key in table:
+            if key not in KEYS:
+                raise unknown_name(where, key, KEYS)
+    for name in ("base", "axes"):
+        for table in (content, small):
+            if not isinstance(table.get(name, {}), dict):
+                raise UsageError(f"{name} should be a table, [{name}], got {table[name]!r}")
+        full, changed = (_resolved(flatten(table.get(name, {})), name) for table in (content, small))
+        content[name] = {**full, **changed} if form == "small" else full
+    if form == "small":
+        content.update({key: value for key, value in small.items() if key not in ("base", "axes")})
+    for key in TEXTS:
+        if not isinstance(content.get(key, ""), str):
+            raise UsageError(f"{key} should be text, got {content[key]!r}")
+    return content
+
+
+def _expand(name: str, content: Mapping[str, Any], form: str, data: str | None) -> Study:
+    base, axes = dict(content["base"]), content["axes"]
+    if data is not None:
+        if kind_of(str(base.get("algorithm"))) == "agent":
+            raise UsageError("a data folder is for studies of classifiers; this one trains agents")
+        base["data"] = str(Path(data).absolute())
+    algorithm = base.get("algorithm")
+    if algorithm is None:
+        raise UsageError("name the algorithm in [base]: algorithm = \"pqn\", or \"relearn\" for a classifier")
+    known = known_options(algorithm)
+    if content.get("needs_data") and "data" not in base:
+        raise UsageError(f"this study needs data: --data FOLDER, with {content['needs_data']}")
+    settings = {axis: _settings(axis, values, known) for axis, values in axes.items()}
+    _refuse_contradictions(base, settings)
+    for option in base:
+        if option not in known:
+            raise unknown_name("option in [base]", option, known)
+    seeds = _seeds(content.get("seeds", 3))
+    report = _report(content.get("report", list(DEFAULT_REPORT[kind_of(algorithm)])), kind_of(algorithm))
+    cells = _cells(base, settings)
+    texts = {key: " ".join(content[key].split()) for key in TEXTS if content.get(key) and key != "needs_data"}
+    specification = {"base": base, "axes": dict(axes), "seeds": list(seeds), "report": list(report)}
+    return Study(name, form, texts, tuple(settings), cells, seeds, report, specification)
+
+
+def _settings(axis: str, values: Any, known: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The values of one axis: a name for each, and the options it sets."""
+    if not isinstance(values, list) or not values:
+        raise UsageError(f"axis {axis!r} should be a list of at least one value, got {values!r}")
+    settings: dict[str, dict[str, Any]] = {}
+    coupled = any(isinstance(value, dict) for value in values)
+    if not coupled and axis not in known:
+        raise unknown_name("axis", _short(axis), {*known, *ALIASES})
+    for value in values:
+        if not coupled:
+            label, options = _label(value), {axis: value}
+        elif not isinstance(value, dict) or not isinstance(value.get("name"), str):
+            raise UsageError(f"axis {axis!r}: every value should be a table with a name, got {value!r}")
+        else:
+            label = _label(value["name"])
+            options = _resolved(flatten({key: item for key, item in value.items() if key != "name"}), f"axis {axis}")
+            for option in options:
+                if option not in known:
+                    raise unknown_name(f"option of {label!r} in axis {axis!r}", option, {*known, *ALIASES})
+        if label in settings:
+            raise UsageError(f"axis {axis!r} has the value {label!r} twice")
+        settings[label] = options
+    return settings
+
+
+def _refuse_contradictions(base: Mapping[str, Any], settings: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
+    """An option that two places set has no one value."""
+    places = dict.fromkeys(base, "[base]")
+    for axis, values in settings.items():
+        for option in dict.fromkeys(option for options in values.values() for option in options):
+            if option in places:
+                raise UsageError(f"option {option!r} is set in {places[option]} and in axis {axis!r}; keep one")
+            places[option] = f"axis {axis!r}"
+    for option in places:
+        if option in RESERVED:
+            hint = "; a study has seeds = 3, or a list of them" if option == "seed" else ""
+            raise UsageError(f"option {option!r} cannot be set in a study{hint}")
+
+
+def _cells(base: Mapping[str, Any], settings: Mapping[str, Mapping[str, dict[str, Any]]]) -> tuple[Cell, ...]:
+    cells: dict[str, Cell] = {}
+    found: dict[str, str] = {}
+    for labels in itertools.product(*settings.values()):
+        values = {_short(axis): label for axis, label in zip(settings, labels, strict=True)}
+        name = "_".join(f"{axis}={label}" for axis, label in values.items()) or "all"
+        options = dict(base)
+        for axis, label in zip(settings, labels, strict=True):
+            options.update(settings[axis][label])
+        try:
+            config = with_data(make_config(options))
+        except UsageError as error:
+            raise UsageError(f"{error}, in {name}" if settings else str(error)) from error
+        # What a run is called does not make it another one.
+        content = json.dumps({**config.to_json(), "preset": None}, sort_keys=True)
+        if content in found:
+            raise UsageError(f"{found[content]} and {name} are the same runs; leave one out")
+        found[content] = name
+        cells[name] = Cell(name, values, config)
+    return tuple(cells.values())
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    seeds = list(range(1, value + 1)) if type(value) is int else value
+    if (
+        not isinstance(seeds, list)
+        or not seeds
+        or not all(type(seed) is int and seed >= 0 for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
+        raise UsageError(f"seeds should be a number of at least 1, or a list of distinct ones; got {value!r}")
+    return tuple(seeds)
+
+
+def _report(value: Any, kind: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(figure, str) for figure in value):
+        raise UsageError(f"report should be a list of figures, got {value!r}")
+    for figure in value:
+        if figure not in FIGURES[kind]:
+            raise unknown_name("figure to report", figure, FIGURES[kind])
+    return tuple(dict.fromkeys(value))
+
+
+def _resolved(options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The same with the options' full names."""
+    full: dict[str, Any] = {}
+    for name, value in options.items():
+        resolved = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
+        if resolved in full:
+            raise UsageError(f"option {resolved!r} is set twice in {where}; keep one")
+        full[resolved] = value
+    return full
+
+
+def _short(option: str) -> str:
+    return next((alias for alias, name in ALIASES.items() if name == option), option)
+
+
+def _label(value: Any) -> str:
+    """A value as a part of a folder's name."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    label = re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-")
+    if not label:
+        raise UsageError(f"a value needs letters or digits, as it names folders; got {value!r}")
+    return label
+
+
+class StudyFolder:
+    """Reads and writes the folder of one study."""
+
+    def __init__(self, directory: Path | str, study: Study):
+        self.directory = Path(directory)
+        self.study = study
+
+    @property
+    def path(self) -> Path:
+        """Where study.json lies."""
+        return self.directory / "study.json"
+
+    @property
+    def results_path(self) -> Path:
+        """Where results.json lies."""
+        return self.directory / "results.json"
+
+    def run_folder(self, run: Run) -> RunFolder:
+        """The folder of one run, whether it exists or not."""
+        return RunFolder(self.directory / "runs" / run.name)
+
+    @classmethod
+    def open(cls, directory: Path | str, study: Study, file: Path | str) -> StudyFolder:
+        """Make the folder of a study, or return to it.
+
+        Args:
+            directory: a new or empty folder, or one that holds this very study.
+            study: what ``file`` says.
+            file: the study file, of which a copy is kept.
+
+        Raises:
+            UsageError: the study has changed since it started (with what has), or the folder holds something else or
+                cannot be written.
+        """
+        folder = cls(directory, study)
+        try:
+            if folder.path.exists():
+                found = cls.read(directory)
+                changed = differences(study.specification, found.study.specification)
+                if changed:
+                    raise UsageError(
+                        f"the study in '{directory}' has changed since it started: {'; '.join(changed)}. Name another "
+                        f"--dir for the new one, or go on with the old one: stablegrad study resume {directory}"
+                    )
+                return found
+            ours = (".lock", ".study.", "study.toml")  # what a kill in the middle of this function left behind
+            if folder.directory.exists() and any(
+                not entry.name.startswith(ours) for entry in folder.directory.iterdir()
+            ):
+                raise UsageError(f"folder '{directory}' is not empty and holds no study; name a new or an empty --dir")
+            folder.directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder.directory / "study.toml", Path(file).read_bytes())
+            write_json(folder.path, study.to_json())
+        except OSError as error:
+            raise UsageError(f"cannot write study folder '{directory}': {error.strerror or error}") from error
+        return folder
+
+    @classmethod
+    def read(cls, directory: Path | str) -> StudyFolder:
+        """The study that a folder holds.
+
+        Raises:
+            UsageError: there is none.
+            StablegradError: study.json cannot be read.
+        """
+        path = Path(directory) / "study.json"
+        if not path.exists():
+            raise UsageError(f"'{directory}' is no study folder: it has no study.json")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise StablegradError(f"'{path}' is of another format than this version of stablegrad reads, {FORMAT}")
+            cells = tuple(
+                Cell(cell["name"], cell["values"], config_from_json(cell["config"])) for cell in content.pop("cells")
+            )
+            content.update({name: tuple(content[name]) for name in ("axes", "seeds", "report")})
+            return cls(directory, Study(cells=cells, **content))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, StablegradError):
+                raise
+            raise StablegradError(f"'{path}' cannot be read as a study: {error!r}") from error
