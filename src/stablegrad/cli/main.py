@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "greedy episodes of a trained agent, optionally as a video",
     "diagnose": "will a network keep learning, or why did a run not; what to do about it",
     "compare": "two settings with paired seeds: does the second learn better, and at what cost?",
+    "study": "many runs, described by one file: a grid of settings and seeds, continued after any stop",
     "report": "a run or a comparison as one offline HTML page",
     "envs": "what can be trained on",
     "relearn": "a classifier whose labels are reshuffled: does it learn them again?",

@@ -18,18 +18,26 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
-from stablegrad.errors import StablegradError, UsageError
+from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.studies.comparison import stderr_path
 from stablegrad.studies.kinds import resume_run
 from stablegrad.studies.processes import LOCK_SECONDS, POLL_SECONDS, die_with_parent, thread_limits
 from stablegrad.training.run_folder import RunFolder
+
+EXECUTORS = ("local", "ray")
 
 #: Imported once, by the server from which the processes of runs are forked: what a run would take seconds to import.
 PRELOADED = ("stablegrad.studies.executors", "torch._dynamo", "sklearn.datasets")
 
 
 class Executor(Protocol):
-    """Carries out runs side by side."""
+    """Carries out runs side by side.
+
+    Attributes:
+        workers: how many it has room for; None: that of this machine.
+    """
+
+    workers: int | None
 
     def start(self, folder: Path) -> None:
         """Start or continue the run in a folder."""
@@ -54,6 +62,8 @@ class LocalExecutor:
     Args:
         threads: what numerical libraries of a run may take; 0: one a core.
     """
+
+    workers: int | None = None
 
     def __init__(self, threads: int = 1):
         self._processes: dict[Path, BaseProcess] = {}
@@ -102,8 +112,26 @@ class LocalExecutor:
         self._processes.clear()
 
 
+def make_executor(name: str, threads: int = 1, address: str | None = None) -> Executor:
+    """An executor by name.
+
+    Args:
+        name: one of ``EXECUTORS``.
+        threads: what numerical libraries of a run may take; 0: one a core.
+        address: of a Ray cluster.
+
+    Raises:
+        UsageError: there is no such executor, Ray is not installed, or no cluster at the address.
+    """
+    if name not in EXECUTORS:
+        raise unknown_name("executor", name, EXECUTORS)
+    if name == "ray":
+        raise UsageError("not yet")
+    return LocalExecutor(threads)
+
+
 def carry_out(path: str) -> None:
-    """What the process of a run does: the run, with its last words in stderr.log and an exit status like the command's."""
+    """What the process of a run does; its last words go to stderr.log, its exit status is that of the command."""
     die_with_parent(os.getppid(), signal.SIGKILL)  # the server
     threading.Thread(target=_die_with_study, daemon=True).start()
     os.setsid()  # Ctrl-C reaches the study alone, not also its runs from the terminal

@@ -204,7 +204,9 @@ def needs(config: Config) -> Needs:
 def calibration(config: Config) -> Config:
     """A run that takes the same steps and logs as often as it can, to see how long a step takes."""
     if isinstance(config, RunConfig):
-        return dataclasses.replace(config, log_every=1, checkpoint_every=config.total_steps, eval_episodes=0, wandb=None)
+        return dataclasses.replace(
+            config, log_every=1, checkpoint_every=config.total_steps, eval_episodes=0, wandb=None
+        )
     images = len(_data(config.data, config.data_limit).train_labels)
     # A line an epoch, so epochs are short; only the first is of labels that are tested.
     limit = min(images, CALIBRATION_BATCHES * config.batch_size)

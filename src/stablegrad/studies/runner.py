@@ -118,7 +118,8 @@ class _Work:
     failed: int = 0
 
     def __post_init__(self) -> None:
-        self.waiting = [run for run in self.runs if not _is_finished(self.folder.run_folder(run))]
+        left = {run.name for run in unfinished(self.folder)}
+        self.waiting = [run for run in self.runs if run.name in left]
         self.finished = len(self.runs) - len(self.waiting)
         self.checkpoints: dict[str, Path | None] = {}
 
@@ -167,6 +168,11 @@ class _Work:
         return StudyProgress(len(self.runs), self.finished, self.failed, running)
 
 
+def unfinished(folder: StudyFolder) -> list[Run]:
+    """The runs that are left to do, those that failed included, in the order of the study."""
+    return [run for run in folder.study.runs if not _is_finished(folder.run_folder(run))]
+
+
 def results(folder: StudyFolder) -> dict[str, Any]:
     """A row a run, in the order of the study: the content of results.json.
 
@@ -175,7 +181,12 @@ def results(folder: StudyFolder) -> dict[str, Any]:
         "left": not started, or not at its end), ``error`` (why it failed) and ``figures`` (None where there is none).
     """
     study = folder.study
-    return {"format": FORMAT, "study": study.name, "form": study.form, "runs": [_row(folder, run) for run in study.runs]}
+    return {
+        "format": FORMAT,
+        "study": study.name,
+        "form": study.form,
+        "runs": [_row(folder, run) for run in study.runs],
+    }
 
 
 def summarize_study(folder: StudyFolder, confidence: float = 0.95) -> dict[str, Any]:

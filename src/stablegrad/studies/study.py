@@ -183,7 +183,7 @@ def _expand(name: str, content: Mapping[str, Any], form: str, data: str | None) 
         base["data"] = str(Path(data).absolute())
     algorithm = base.get("algorithm")
     if algorithm is None:
-        raise UsageError("name the algorithm in [base]: algorithm = \"pqn\", or \"relearn\" for a classifier")
+        raise UsageError('name the algorithm in [base]: algorithm = "pqn", or "relearn" for a classifier')
     known = known_options(algorithm)
     if content.get("needs_data") and "data" not in base:
         raise UsageError(f"this study needs data: --data FOLDER, with {content['needs_data']}")
