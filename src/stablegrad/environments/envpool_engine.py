@@ -19,6 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import envpool
@@ -172,8 +173,9 @@ def is_atari(name: str) -> bool:
     return import_path(name) == "envpool.atari"
 
 
+@cache
 def envpool_spec(env_id: str, name: str, atari: AtariOptions | None = None) -> EnvironmentSpec:
-    """Describe an envpool environment without making it.
+    """Describe an envpool environment without making it; once a process, as it takes a tenth of a second.
 
     Raises:
         UsageError: the environment has several players, or Atari options are given for another family.

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeAlias
 
 import torch
@@ -18,8 +19,10 @@ import torch
 from stablegrad.agents.pqn import build_network
 from stablegrad.agents.presets import option_names
 from stablegrad.environments import environment_spec
+from stablegrad.environments.atari_scores import ALE_57, human_normalized_score
 from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.networks import parameter_count
+from stablegrad.studies.processes import last_metrics
 from stablegrad.supervised import Classifier, DataSet, SupervisedConfig, load_data, resume_supervised
 from stablegrad.supervised import preset_config as classifier_preset
 from stablegrad.supervised.config import ALGORITHM as SUPERVISED
@@ -51,10 +54,11 @@ UNPREFIXED = ("agent", "diagnosis")
 #: Not an option of a study: it has seeds. The others are said by hand where a run is asked for.
 RESERVED = ("seed", "wandb", "atari")
 
-#: What can be reported of a run: figures of summary.json and, with a "/", the last value in metrics.jsonl.
+#: What can be reported of a run: figures of summary.json and, with a "/", of metrics.jsonl; see ``figure_of``.
 FIGURES = {
     "agent": (
         "final_return",
+        "human_normalized_return",
         "evaluation.mean_return",
         "evaluation.human_normalized_score",
         "steps_per_second",
@@ -65,6 +69,8 @@ FIGURES = {
         "loss/td",
         "values/q",
         "gradients/norm",
+        "dormant/*",
+        "srank/*",
     ),
     RELEARN: (
         "relearning.mean_final_accuracy",
@@ -214,6 +220,35 @@ def calibration(config: Config) -> Config:
     return dataclasses.replace(
         config, data_limit=limit, epochs=epochs, reshuffle_every=1, reshuffle_at=None, checkpoint_every=epochs
     )
+
+
+def figure_of(config: Config, folder: RunFolder, summary: Mapping[str, Any], name: str) -> float | None:
+    """One figure of a finished run; None where there is none.
+
+    Args:
+        config: the run's.
+        folder: its folder.
+        summary: content of its summary.json.
+        name: one of ``FIGURES``. With a "/": the last value in metrics.jsonl; with "/*": the mean over all places that
+            the diagnosis looked at last. ``human_normalized_return`` is of ``final_return``, for Atari games.
+    """
+    value: Any
+    if name.endswith("*"):
+        looks = (
+            [item for key, item in row.items() if key.startswith(name[:-1])] for row in folder.read_metrics()[::-1]
+        )
+        last_look = next((look for look in looks if look), None)
+        value = None if last_look is None else fmean(last_look)
+    elif "/" in name:
+        value = (last_metrics(folder) or {}).get(name)
+    elif name == "human_normalized_return":
+        value, game = summary.get("final_return"), getattr(config, "env", "").removesuffix("-v5")
+        value = human_normalized_score(game, value).item() if value is not None and game in ALE_57 else None
+    else:
+        value = summary
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+    return None if value is None else float(value)
 
 
 def with_data(config: Config) -> Config:

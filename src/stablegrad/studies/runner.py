@@ -15,6 +15,7 @@ from typing import Any
 from stablegrad.errors import StablegradError, UsageError
 from stablegrad.studies.comparison import read_failure, record_failure, stderr_path
 from stablegrad.studies.executors import Executor
+from stablegrad.studies.kinds import figure_of
 from stablegrad.studies.processes import POLL_SECONDS, exit_reason, last_metrics, locked, stop_signals
 from stablegrad.studies.statistics import mean_interval
 from stablegrad.studies.study import Run, StudyFolder
@@ -247,19 +248,10 @@ def _row(folder: StudyFolder, run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "status": "finished" if finished else "left" if error is None else "failed",
         "error": error,
-        "figures": {name: _figure(run_folder, summary, name) if finished else None for name in folder.study.report},
+        "figures": {
+            name: figure_of(run.config, run_folder, summary, name) if finished else None for name in folder.study.report
+        },
     }
-
-
-def _figure(folder: RunFolder, summary: Mapping[str, Any], name: str) -> float | None:
-    """A figure of summary.json by its dotted name, or the last value in the metrics."""
-    if "/" in name:
-        value: Any = (last_metrics(folder) or {}).get(name)
-    else:
-        value = summary
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-    return None if value is None else float(value)
 
 
 def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
