@@ -117,15 +117,16 @@ def run(arguments: Sequence[str]) -> int:
         directory = asked.dir or study.default_directory
         if asked.dry_run and not (directory / "study.json").exists():
             return _plan(asked, study, study.runs)
+        executor = make_executor(asked.executor, _threads(study), asked.address)  # prepares itself meanwhile
         # All that can be wrong is found before anything is written.
         check_cells(study.cells)
-        executor = make_executor(asked.executor, _threads(study), asked.address)
         return _carry_out(asked, StudyFolder.open(directory, study, asked.file), executor)
     if subject == "resume":
         wish = parse(ResumeArguments, "study resume", rest, "Go on with a study: what is finished is not repeated.")
         folder = StudyFolder.read(wish.dir)
+        executor = make_executor(wish.executor, _threads(folder.study), wish.address)
         check_cells(folder.study.cells)
-        return _carry_out(wish, folder, make_executor(wish.executor, _threads(folder.study), wish.address))
+        return _carry_out(wish, folder, executor)
     if subject == "show":
         return _show(parse(ShowArguments, "study show", rest, "Show the figures of a study by cell."))
     if not subject:

@@ -27,7 +27,7 @@ from stablegrad.training.run_folder import RunFolder
 EXECUTORS = ("local", "ray")
 
 #: Imported once, by the server from which the processes of runs are forked: what a run would take seconds to import.
-PRELOADED = ("stablegrad.studies.executors", "torch._dynamo", "sklearn.datasets")
+PRELOADED = ("__main__", "stablegrad.studies.executors", "torch._dynamo", "sklearn.datasets")
 
 
 class Executor(Protocol):
@@ -126,7 +126,9 @@ def make_executor(name: str, threads: int = 1, address: str | None = None) -> Ex
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
     if name == "ray":
-        raise UsageError("not yet")
+        from stablegrad.studies.ray_executor import RayExecutor
+
+        return RayExecutor(threads, address)
     return LocalExecutor(threads)
 
 

@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from stablegrad.cli.main import main
+from stablegrad.studies import plan
+
+STUDY = """
+title = "Two rates"
+claim = "one is better"
+seeds = 2
+[base]
+algorithm = "relearn"
+data_limit = 64
+epochs = 2
+reshuffle_every = 1
+width = 8
+[axes]
+rate = [{name = "low", "optimizer.learning_rate" = 1e-4}, {name = "high", "optimizer.learning_rate" = 1e-3}]
+[small]
+seeds = 1
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rates.toml").write_text(STUDY)
+    return tmp_path
+
+
+def test_a_study_is_run_shown_and_resumed(here, capsys):
+    assert main(["study", "run", "rates.toml", "--workers", "2", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (summary["finished"], summary["left"], summary["seeds"]) == (4, 0, [1, 2])
+    assert {path.name for path in (here / "runs/rates").iterdir()} == {
+        ".lock", "study.toml", "study.json", "results.json", "runs",
+    }  # fmt: skip
+    assert (here / "runs/rates/runs/rate=low-seed1/config.json").exists()
+
+    for command in (["show", "rates.toml"], ["show", "runs/rates"], ["resume", "runs/rates"]):
+        assert main(["study", *command]) == 0
+        shown = capsys.readouterr().out
+        assert "Two rates" in shown and "one is better" in shown
+        assert "4 of 4 runs finished, 0 failed, 0 left" in shown
+        assert "fewer than 3 seeds" in shown
+    assert main(["study", "show", "runs/rates", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == summary
+
+    (here / "rates.toml").write_text(STUDY.replace("epochs = 2", "epochs = 3"))
+    assert main(["study", "run", "rates.toml"]) == 2
+    error = capsys.readouterr().err
+    assert "base.epochs: 3 asked for, 2 there" in error and "stablegrad study resume" in error
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(here, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "LOOK_SECONDS", 0.1)
+    assert main(["study", "run", "rates.toml", "--dry-run", "--workers", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["runs"], result["runs_left"], len(result["cells"])) == (4, 4, 2)
+    assert result["cells"][0]["parameters"] > 0 and result["seconds"] > 0 and result["memory_bytes"] > 0
+    assert main(["study", "run", "rates.toml", "--form", "small", "--dry-run"]) == 0
+    assert "2 runs: 2 cells, 1 seeds; 2 to make" in capsys.readouterr().out
+    assert [path.name for path in here.iterdir()] == ["rates.toml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "study what?"),
+        (["rn"], "unknown subject of 'study' 'rn'; did you mean 'run'?"),
+        (["run", "none.toml"], "cannot read study file 'none.toml'"),
+        (["run", "rates.toml", "--form", "smal"], "did you mean 'small'?"),
+        (["run", "rates.toml", "--executor", "locl"], "unknown executor 'locl'; did you mean 'local'?"),
+        (["run", "rates.toml", "--address", "x"], "--address is for --executor ray"),
+        (["run", "rates.toml", "--workers", "0"], "workers must be at least 1"),
+        (["run", "rates.toml", "--max-hours", "0"], "max-hours must be above 0"),
+        (["run", "rates.toml", "--data", "none"], "none': it is neither 'digits' nor a folder"),
+        (["run", "rates.toml", "--wokers", "2"], "did you mean '--workers'?"),
+        (["resume", "none"], "'none' is no study folder"),
+        (["show", "none"], "cannot read study file 'none'"),
+        (["show", "rates.toml"], "has not been started"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(here, capsys, arguments, message):
+    assert main(["study", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert [path.name for path in here.iterdir()] == ["rates.toml"]
+
+
+def test_help(capsys):
+    assert main(["study", "--help"]) == 0
+    assert "study resume FOLDER" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["study", "run", "--help"])
+    assert "--max-hours" in capsys.readouterr().out
