@@ -17,7 +17,7 @@ from rich.table import Table
 
 from stablegrad.cli.arguments import parse
 from stablegrad.errors import UsageError, unknown_name
-from stablegrad.studies.executors import EXECUTORS, Executor, make_executor
+from stablegrad.studies.executors import EXECUTORS, make_executor
 from stablegrad.studies.plan import CellPlan, check_cells, makespan, plan_cells, seeds_within
 from stablegrad.studies.processes import default_workers
 from stablegrad.studies.runner import StudyProgress, run_study, summarize_study, unfinished
@@ -114,19 +114,13 @@ def run(arguments: Sequence[str]) -> int:
     if subject == "run":
         asked = parse(RunArguments, "study run", rest, "Make the runs of a study; what is finished is not repeated.")
         study = read_study(asked.file, asked.form, asked.data)
-        directory = asked.dir or study.default_directory
-        if asked.dry_run and not (directory / "study.json").exists():
-            return _plan(asked, study, study.runs)
-        executor = make_executor(asked.executor, _threads(study), asked.address)  # prepares itself meanwhile
-        # All that can be wrong is found before anything is written.
-        check_cells(study.cells)
-        return _carry_out(asked, StudyFolder.open(directory, study, asked.file), executor)
+        folder = StudyFolder(asked.dir or study.default_directory, study)
+        if folder.path.exists():
+            folder = StudyFolder.open(folder.directory, study, asked.file)  # this study, or it is refused
+        return _carry_out(asked, folder, asked.file)
     if subject == "resume":
         wish = parse(ResumeArguments, "study resume", rest, "Go on with a study: what is finished is not repeated.")
-        folder = StudyFolder.read(wish.dir)
-        executor = make_executor(wish.executor, _threads(folder.study), wish.address)
-        check_cells(folder.study.cells)
-        return _carry_out(wish, folder, executor)
+        return _carry_out(wish, StudyFolder.read(wish.dir))
     if subject == "show":
         return _show(parse(ShowArguments, "study show", rest, "Show the figures of a study by cell."))
     if not subject:
@@ -134,12 +128,16 @@ def run(arguments: Sequence[str]) -> int:
     raise unknown_name("subject of 'study'", subject, SUBJECTS)
 
 
-def _carry_out(asked: Workplace, folder: StudyFolder, executor: Executor) -> int:
+def _carry_out(asked: Workplace, folder: StudyFolder, file: Path | None = None) -> int:
+    """Make the runs; ``file`` is that of a study whose folder may be new."""
     started = time.monotonic()
-    study, workers = folder.study, asked.workers or executor.workers or default_workers(_configs(folder.study))
-    left = unfinished(folder)
+    study, left = folder.study, unfinished(folder)
     if asked.dry_run:
         return _plan(asked, study, left)
+    # All that can be wrong is found before anything is written; the executor prepares itself meanwhile.
+    executor = make_executor(asked.executor, _threads(study), asked.address)
+    check_cells(study.cells)
+    workers = asked.workers or executor.workers or default_workers(_configs(study))
     runs: list[Run] | None = None
     max_seconds = None if asked.max_hours is None else 3600 * asked.max_hours
     if max_seconds is not None:
@@ -149,6 +147,8 @@ def _carry_out(asked: Workplace, folder: StudyFolder, executor: Executor) -> int
         if dropped:
             seeds = ", ".join(map(str, dropped))
             print(f"no time for seeds {seeds} within {asked.max_hours:g} hours: they are left out", file=sys.stderr)
+    if file is not None:
+        folder = StudyFolder.open(folder.directory, study, file)
     try:
         with _Progress(quiet=asked.quiet) as progress:
             summary = run_study(

@@ -31,7 +31,11 @@ LONGEST_SECONDS = 60.0  # of a run that takes its time
 MOST_CELLS = 24  # that are all tried
 POLL_SECONDS = 0.05
 #: Options that change what is learned, not what it costs.
-FREE = {"seed", "preset", "env", "learning_rate", "adam_learning_rate", "weight_decay", "anneal", "max_grad_norm"}
+FREE = {
+    *("seed", "preset", "env"),
+    *("learning_rate", "adam_learning_rate", "weight_decay", "anneal", "max_grad_norm"),
+    *("reshuffle_every", "reshuffle_at"),
+}
 SIZES = {"depth", "width"}
 
 

@@ -47,6 +47,7 @@ from stablegrad.training.run_folder import RunFolder, write_atomically, write_js
 
 FORMAT = 1
 FORMS = ("full", "small")
+LONGEST_NAME = 200  # file systems hold 255, of which the seed needs some
 TEXTS = ("title", "claim", "look_at", "needs_data")
 KEYS = (*TEXTS, "seeds", "report", "base", "axes", "small")
 
@@ -245,6 +246,8 @@ def _cells(base: Mapping[str, Any], settings: Mapping[str, Mapping[str, dict[str
     for labels in itertools.product(*settings.values()):
         values = {_short(axis): label for axis, label in zip(settings, labels, strict=True)}
         name = "_".join(f"{axis}={label}" for axis, label in values.items()) or "all"
+        if len(name) > LONGEST_NAME:
+            raise UsageError(f"the folder's name {name!r} would be too long; give values shorter names")
         options = dict(base)
         for axis, label in zip(settings, labels, strict=True):
             options.update(settings[axis][label])
