@@ -114,8 +114,7 @@ def test_all_parameters_at_once_equal_each_alone(rule):
 def test_the_scale_of_the_gradients_does_not_matter(exponent, rule):
     generator = torch.Generator().manual_seed(0)
     plain, scaled = ([Parameter(torch.ones(11, 16)), Parameter(torch.ones(6))] for _ in range(2))
-    # bfloat16 products, where the hardware has them, would hide the law in their rounding.
-    optimizers = make(plain, rule, precision="fp32"), make(scaled, rule, precision="fp32")
+    optimizers = make(plain, rule), make(scaled, rule)
     for _ in range(15):
         for a, b in zip(plain, scaled, strict=True):
             a.grad = torch.randn(a.shape, generator=generator)
@@ -361,14 +360,13 @@ def test_bf16_products_follow_fp32():
     assert {state["momentum"].dtype for state in narrow.state.values()} == {torch.float32}
 
 
-def test_the_precision_follows_the_hardware(monkeypatch):
-    for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(kron_module, "has_fast_bf16", lambda device, fast=fast: fast)
-        params = network()
-        optimizer = make(params)
-        train(params, optimizer, range(1))
-        banks = [bank for _, cohorts in optimizer._laid_out.values() for cohort in cohorts for bank in cohort.banks]
-        assert {bank.P.dtype for bank in banks} == {expected}
+@pytest.mark.parametrize(("precision", "expected"), [(None, torch.float32), ("bf16", torch.bfloat16)])
+def test_products_are_fp32_on_any_hardware_unless_asked(precision, expected):
+    params = network()
+    optimizer = make(params, precision=precision)
+    train(params, optimizer, range(1))
+    banks = [bank for _, cohorts in optimizer._laid_out.values() for cohort in cohorts for bank in cohort.banks]
+    assert {bank.P.dtype for bank in banks} == {expected}
 
 
 @given(

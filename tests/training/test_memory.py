@@ -29,7 +29,7 @@ def test_what_is_said_beforehand_is_what_a_step_takes(name):
         value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
     ]
     held = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
-    need = memory_need(agent, spec, CPU)
+    need = memory_need(agent, spec)
     weights = sum(parameter.numel() * 4 for parameter in network.parameters())
     assert need.network == 2 * weights
     if name == "kron":  # its state, and on top what it caches and passes through (tests/optimizers)

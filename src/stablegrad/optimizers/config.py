@@ -22,6 +22,8 @@ class KronConfig:
     """Longest side of a block with pro and quad; None: 64."""
     refresh_floor: float | None = None
     """Share of the steps that refresh in the long run; None: 0.1, and 0.03 with classic."""
+    precision: str | None = None
+    """fp32 or bf16, of Kron's own products with pro and quad; None: fp32."""
 
     def __post_init__(self) -> None:
         Kron([torch.zeros(1)], **asdict(self))

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from stablegrad.errors import CheckpointError, UsageError, unknown_name
-from stablegrad.hardware import has_fast_bf16
 from stablegrad.optimizers import classic
 from stablegrad.optimizers.cohorts import LARGEST_UPDATE, Cohort
 from stablegrad.optimizers.estimate import Estimate, estimate, estimate_classic
@@ -59,7 +58,7 @@ class Kron(torch.optim.Optimizer):
             takes longer to fit (docs/optimizers.md has the measurement).
         refresh_floor: share of the steps that refresh in the long run, in (0, 1]; None: 0.1, and 0.03 with ``classic``.
         precision: of the products with ``pro`` and ``quad``: fp32, or bf16, with momentum and factors in float32 all
-            the same. None: bf16 where the hardware multiplies it faster, else fp32.
+            the same. None: fp32; bf16 is faster where the hardware has it, and learns less (docs/benchmarks.md).
         compat: with ``classic``, merge convolutions as kron_torch 0.3.3 does, into the most skewed matrix. To reproduce
         it; slow.
 
@@ -220,7 +219,6 @@ class Kron(torch.optim.Optimizer):
         block_size: int | None = None,
         refresh_floor: float | None = None,
         precision: str | None = None,
-        device: torch.device | None = None,
     ) -> Estimate:
         """What Kron would cost for ``params``, which may be on the meta device; nothing is allocated.
 
@@ -230,18 +228,15 @@ class Kron(torch.optim.Optimizer):
             block_size: as of Kron.
             refresh_floor: as of Kron.
             precision: as of Kron.
-            device: where it would run; None: where the parameters are.
 
         Returns:
             bytes between steps, bytes in passing, multiply-adds a step.
         """
-        params = list(params)
+        shapes = [param.shape for param in params]
         floor = _refresh_floor(rule) if refresh_floor is None else refresh_floor
         if rule == "classic":
-            return estimate_classic([param.shape for param in params], floor)
-        device = device or (params[0].device if params else torch.device("cpu"))
-        dtype = _product_dtype(torch.float32, precision, device)
-        return estimate([param.shape for param in params], block_size or DEFAULT_BLOCK_SIZE, floor, dtype)
+            return estimate_classic(shapes, floor)
+        return estimate(shapes, block_size or DEFAULT_BLOCK_SIZE, floor, _product_dtype(torch.float32, precision))
 
     def _cohorts(self, index: int, params: list[Tensor]) -> list[Cohort]:
         """Group ``index``'s parameters that have a gradient, by age; laid out anew when they are not those of the last
@@ -263,7 +258,7 @@ class Kron(torch.optim.Optimizer):
 
     def _dtype(self, param: Tensor) -> torch.dtype:
         """What the products with ``param``'s factors are computed in."""
-        return _product_dtype(_state_dtype(param), self.precision, param.device)
+        return _product_dtype(_state_dtype(param), self.precision)
 
     def _step_classic(self, param: Tensor, group: dict[str, Any]) -> None:
         """Update one parameter by the classic rule, in the order of kron_torch: mean, balance, refresh, precondition,
@@ -381,10 +376,8 @@ def _advance(cohort: Cohort, group: dict[str, Any]) -> bool:
     return refresh_due(cohort.age - 1, group["refresh_warmup"], group["refresh_floor"])
 
 
-def _product_dtype(state: torch.dtype, precision: str | None, device: torch.device) -> torch.dtype:
-    if state != torch.float32 or precision == "fp32":
-        return state
-    return torch.bfloat16 if precision == "bf16" or has_fast_bf16(device) else state
+def _product_dtype(state: torch.dtype, precision: str | None) -> torch.dtype:
+    return torch.bfloat16 if state == torch.float32 and precision == "bf16" else state
 
 
 def _state_dtype(param: Tensor) -> torch.dtype:

@@ -195,7 +195,7 @@ def needs(config: Config) -> Needs:
         agent = config.agent
         parameters = parameter_count(lambda: build_network(agent, spec))
         return Needs(parameters, config.memory_need().total, config.total_steps)
-    device = resolve_device(config.device)
+    resolve_device(config.device)  # raises where there is none
     _ = config.reshuffles
     data = _data(config.data, config.data_limit)
     one_image = data.limited(1)  # sizes do not depend on how many there are
@@ -203,7 +203,7 @@ def needs(config: Config) -> Needs:
         network = list(Classifier(config, one_image).parameters())
     weights = sum(parameter.numel() for parameter in network)
     images = data.train_images.numel() + data.test_images.numel()  # bytes
-    memory = 2 * FLOAT_BYTES * weights + optimizer_bytes(network, config.optimizer, device) + images
+    memory = 2 * FLOAT_BYTES * weights + optimizer_bytes(network, config.optimizer) + images
     return Needs(weights, memory, config.epochs * -(-len(data.train_labels) // config.batch_size))
 
 

@@ -120,7 +120,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "kron_block_128": {"block_size": 128},
     "kron_block_256": {"block_size": 256},
     "kron_quad": {"rule": "quad"},
-    "kron_fp32": {"precision": "fp32"},
+    "kron_bf16": {"precision": "bf16"},
 }
 
 CONTENDERS: dict[str, Callable[[list[nn.Parameter]], Contender]] = {

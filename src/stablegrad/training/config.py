@@ -119,7 +119,7 @@ class RunConfig:
         """What the run (under torchrun, each of its processes) needs in memory, as far as it is known beforehand."""
         ranks = Ranks()
         spec = environment_spec(self.env, atari=self.atari)
-        return memory_need(ranks.share(self.agent), spec, ranks.device(resolve_device(self.device)))
+        return memory_need(ranks.share(self.agent), spec)
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""

@@ -51,21 +51,21 @@ def readable(size: int) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"
 
 
-def memory_need(config: PQNConfig, spec: EnvironmentSpec, device: torch.device) -> MemoryNeed:
-    """What training with ``config`` needs on ``device``; nothing is allocated."""
+def memory_need(config: PQNConfig, spec: EnvironmentSpec) -> MemoryNeed:
+    """What training with ``config`` needs; nothing is allocated."""
     with torch.device("meta"):
         parameters = list(build_network(config, spec).parameters())
     weights = _bytes(parameters)
-    optimizer = optimizer_bytes(parameters, config.optimizer, device)
+    optimizer = optimizer_bytes(parameters, config.optimizer)
     entry = np.dtype(spec.observation_dtype).itemsize
     rows = (config.num_steps + 1) * config.num_envs
     return MemoryNeed(2 * weights, optimizer, rows * math.prod(spec.observation_shape) * entry)
 
 
-def optimizer_bytes(parameters: Sequence[nn.Parameter], config: OptimizerConfig, device: torch.device) -> int:
+def optimizer_bytes(parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> int:
     """What an optimizer keeps, and takes in passing, for parameters that may lie on the meta device."""
     if config.name == "kron":
-        kron = Kron.estimate(parameters, device=device, **asdict(config.kron))
+        kron = Kron.estimate(parameters, **asdict(config.kron))
         return kron.state_bytes + kron.transient_bytes
     return OPTIMIZERS[config.name].state_copies * _bytes(parameters)
 
@@ -80,7 +80,7 @@ def check_memory(config: PQNConfig, spec: EnvironmentSpec, device: torch.device)
     Raises:
         UsageError: it needs more memory than is free.
     """
-    need, free = memory_need(config, spec, device), available_memory(device)
+    need, free = memory_need(config, spec), available_memory(device)
     if free is not None and need.total > free:
         raise UsageError(
             f"this run needs {need}, and {readable(free)} are free on {device}; "
