@@ -74,9 +74,11 @@ def test_help_names_every_command_and_every_command_explains_itself(capsys):
     text = capsys.readouterr().out
     for command in COMMANDS:
         assert command in text
-        with pytest.raises(SystemExit) as stop:
-            main([command, "--help"])
-        assert stop.value.code in (0, None)
+        try:
+            code = main([command, "--help"])
+        except SystemExit as stop:
+            code = stop.code
+        assert code in (0, None)
         assert len(capsys.readouterr().out) > 100
     assert main(["--version"]) == 0
     assert re.fullmatch(r"stablegrad \d+\.\d+\.\d+\n", capsys.readouterr().out)

@@ -28,6 +28,7 @@ def code_of(name):
     return INTERVENTIONS[name].code_with(10.0 if name in rates else None)
 
 
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("name", INTERVENTIONS)
 def test_the_code_for_torch_runs(name, capsys):
     torch.manual_seed(0)
