@@ -210,7 +210,8 @@ def nonfinite_at_once(history: History, thresholds: Thresholds) -> Iterator[Find
     steps = _bad_looks(history)
     looks = history.series("gradient_norm").steps
     inputs = history.series("input_mean")
-    if len(steps) and steps[0] <= min([*looks[:1], *steps[:1]]) and np.isfinite(inputs.values[:1]).all():
+    at_once = len(steps) and not (looks < steps[0]).any()
+    if at_once and np.isfinite(inputs.values[:1]).all():
         yield Finding(
             "nonfinite_at_once", "collapsed", NETWORK, int(steps[0]), math.nan, 0.0,
             f"the gradients of finite inputs were not finite at step {steps[0]:,}, the first that was looked at",
