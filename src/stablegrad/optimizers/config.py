@@ -20,6 +20,8 @@ class KronConfig:
     """pro, quad, or classic: kron_torch's, which costs many times as much."""
     block_size: int | None = None
     """Longest side of a block with pro and quad; None: 64."""
+    refresh_warmup: int | None = None
+    """Steps at the start that all refresh; None: 100, and 500 with classic."""
     refresh_floor: float | None = None
     """Share of the steps that refresh in the long run; None: 0.1, and 0.03 with classic."""
     precision: str | None = None
