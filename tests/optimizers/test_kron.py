@@ -290,7 +290,9 @@ def test_the_options_of_a_configuration_are_those_of_the_optimizer(options, mess
     with pytest.raises(UsageError, match=message):
         KronConfig(**options)
     layer = torch.nn.Linear(3, 2)
-    config = OptimizerConfig(name="kron", kron=KronConfig(rule="quad", block_size=32, refresh_warmup=7, refresh_floor=0.05))
+    config = OptimizerConfig(
+        name="kron", kron=KronConfig(rule="quad", block_size=32, refresh_warmup=7, refresh_floor=0.05)
+    )
     group = config.build(layer).param_groups[0]
     assert (group["block_size"], group["refresh_warmup"], group["refresh_floor"]) == (32, 7, 0.05)
     assert isinstance(dataclasses.replace(config, name="adam").build(layer), torch.optim.Adam)

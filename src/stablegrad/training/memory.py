@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -65,7 +65,8 @@ def memory_need(config: PQNConfig, spec: EnvironmentSpec) -> MemoryNeed:
 def optimizer_bytes(parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> int:
     """What an optimizer keeps, and takes in passing, for parameters that may lie on the meta device."""
     if config.name == "kron":
-        kron = Kron.estimate(parameters, **asdict(config.kron))
+        options = config.kron
+        kron = Kron.estimate(parameters, rule=options.rule, block_size=options.block_size, precision=options.precision)
         return kron.state_bytes + kron.transient_bytes
     return OPTIMIZERS[config.name].state_copies * _bytes(parameters)
 
