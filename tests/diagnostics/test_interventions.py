@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "intervention_c
 
 
 def test_every_rule_has_an_answer_and_every_answer_a_rule():
-    rules = {*RULES, "slow_relearning"}
+    rules = {*RULES, "slow_relearning", "slow_optimizer"}
     answered = {rule for intervention in INTERVENTIONS.values() for rule in intervention.answers}
     assert answered == rules
     assert all(0 < weight <= 1 for one in INTERVENTIONS.values() for weight in one.answers.values())

@@ -16,7 +16,7 @@ from stablegrad.diagnostics.preflight import (
     _judge_relearning,
     diagnose,
 )
-from stablegrad.diagnostics.relearning import Contestant, learn, make_task
+from stablegrad.diagnostics.relearning import STEPS, Contestant, learn, make_task
 from stablegrad.diagnostics.rules import Finding, Thresholds
 from stablegrad.errors import StablegradError, UsageError
 from stablegrad.networks import MultiSkipTorso
@@ -91,9 +91,9 @@ class TestReport:
         assert [len(fits) for fits in deep.relearning.values()] == [4, 4]
         assert [len(speed) for speed in deep.speed.values()] == [4, 4]
         assert deep.task["optimizer"] == "Adam"
-        assert deep.task["steps"] == 120
+        assert deep.task["steps"] == STEPS
         assert deep.task["parameters"]["network"] == sum(p.numel() for p in stack(12, 64, nn.Tanh).parameters())
-        assert len(deep.history.series("gradient_norm").steps) == 25  # 4 x 120 / 20, and the second step
+        assert len(deep.history.series("gradient_norm").steps) == 25  # 4 phases of 6 looks, and the second step
         assert "small twin: 100%" in str(deep)
 
     def test_json_and_page(self, deep, tmp_path):
@@ -182,9 +182,9 @@ class TestTheProgramAround:
 class TestTime:
     def test_a_slow_network_is_given_fewer_steps(self, monkeypatch):
         monkeypatch.setattr("stablegrad.diagnostics.preflight.rehearse", lambda task, make: 0.1)
-        report = diagnose(stack(1, 16, nn.ReLU), SAMPLE, phases=2, seconds=20)
-        assert (report.task["phases"], report.task["steps"]) == (2, 49)
-        assert any("2 phases of 49 steps instead of 2 of 120" in note for note in report.notes)
+        report = diagnose(stack(1, 16, nn.ReLU), SAMPLE, phases=2, seconds=40)
+        assert (report.task["phases"], report.task["steps"]) == (2, 99)
+        assert any("2 phases of 99 steps instead of 2 of 240" in note for note in report.notes)
 
     def test_too_slow_to_say_anything_is_refused(self, monkeypatch):
         monkeypatch.setattr("stablegrad.diagnostics.preflight.rehearse", lambda task, make: 5.0)
@@ -199,12 +199,12 @@ class TestTime:
 
             return learn_until
 
-        monkeypatch.setattr("stablegrad.diagnostics.preflight.learn", learn_some(3))
-        with pytest.raises(StablegradError, match="time was up after 3 of 8 phases, too few to judge"):
+        monkeypatch.setattr("stablegrad.diagnostics.preflight.learn", learn_some(2))
+        with pytest.raises(StablegradError, match="time was up after 2 of 4 phases, too few to judge"):
             diagnose(stack(1, 16, nn.ReLU), SAMPLE)
-        monkeypatch.setattr("stablegrad.diagnostics.preflight.learn", learn_some(4))
+        monkeypatch.setattr("stablegrad.diagnostics.preflight.learn", learn_some(3))
         report = diagnose(stack(1, 16, nn.ReLU), SAMPLE)
-        assert "time was up after 4 of 8 phases" in report.notes
+        assert "time was up after 3 of 4 phases" in report.notes
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_network_that_cannot_be_trained_or_copied_is_refused():
 class TestJudgement:
     """The levels of slow_relearning, from figures alone."""
 
-    def judge(self, network, twin, findings=(), **thresholds):
+    def judge(self, network, twin, findings=(), usual=None, **thresholds):
         model = nn.Linear(8, 4)
         task = make_task(model, SAMPLE, seed=0, phases=len(network))
 
@@ -251,17 +251,16 @@ class TestJudgement:
             one.accuracies, one.fits = list(accuracies), list(accuracies)
             return one
 
-        return _judge_relearning(
-            list(findings), contestant(network), twin and contestant(twin), task, PreflightThresholds(**thresholds)
-        )
+        twins = [contestant(one) for one in (twin, usual) if one is not None]
+        return _judge_relearning(list(findings), contestant(network), twins, task, PreflightThresholds(**thresholds))
 
     @pytest.mark.parametrize(
         ("network", "level", "since"),
         [
             ((0.9, 0.9, 0.9, 0.9), None, None),
-            ((0.9, 0.9, 0.7, 0.7), "at risk", 241),
-            ((0.9, 0.6, 0.5, 0.5), "collapsing", 121),
-            ((0.9, 0.25, 0.25, 0.25), "collapsed", 121),
+            ((0.9, 0.9, 0.7, 0.7), "at risk", 2 * STEPS + 1),
+            ((0.9, 0.6, 0.5, 0.5), "collapsing", STEPS + 1),
+            ((0.9, 0.25, 0.25, 0.25), "collapsed", STEPS + 1),
             ((0.25, 0.25, 0.25, 0.25), "collapsed", 1),
             # Slow from the start, and as fast as ever.
             ((0.6, 0.6, 0.6, 0.6), None, None),
@@ -280,6 +279,28 @@ class TestJudgement:
         findings, notes = self.judge((0.9, 0.3, 0.3, 0.3), (0.3, 0.3, 0.3, 0.3))
         assert findings == []
         assert "no measure" in notes[0]
+
+    @pytest.mark.parametrize(
+        ("network", "twin", "rules"),
+        [
+            ((0.4,) * 4, (0.45,) * 4, ["slow_optimizer"]),
+            # The network learns in spite of it, or is the only one that is slow.
+            ((0.9,) * 4, (0.45,) * 4, []),
+            ((0.9, 0.3, 0.3, 0.3), (0.85,) * 4, ["slow_relearning"]),
+        ],
+    )
+    def test_a_slow_optimizer_is_told_from_a_network_that_is_ill(self, network, twin, rules):
+        findings, _ = self.judge(network, twin, usual=(0.9,) * 4)
+        assert [finding.rule for finding in findings] == rules
+
+    def test_a_rate_that_is_too_low_is_raised(self):
+        torch.manual_seed(0)
+        report = diagnose(
+            stack(2, 64, nn.Tanh), SAMPLE, optimizer=lambda parameters: torch.optim.Adam(parameters, lr=2e-5)
+        )
+        assert "slow_optimizer" in {finding.rule for finding in report.findings}, str(report)
+        assert report.prescriptions[0].name == "raise_learning_rate"
+        assert min(report.relearning["reference"]) > 0.9
 
     def test_thresholds_can_be_set(self):
         assert self.judge((0.9, 0.9, 0.7, 0.7), (0.9,) * 4, relearning=0.6)[0] == []

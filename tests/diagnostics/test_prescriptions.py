@@ -8,7 +8,7 @@ from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import EXPLAINED_BY, LEVEL_WEIGHTS, MOST, prescribe
 from stablegrad.diagnostics.rules import LEVELS, RULES, Finding
 
-KNOWN = sorted({*RULES, "slow_relearning"})
+KNOWN = sorted({*RULES, "slow_relearning", "slow_optimizer"})
 
 
 def finding(rule, level="collapsing", site="layer", reason=None):

@@ -81,23 +81,23 @@ class TestTask:
     def test_labels_are_the_same_ones_in_another_order_and_batches_cover_all_rows(self):
         task = make_task(nn.Linear(8, 4), torch.randn(3, 8), seed=1)
         assert (task.phases, task.steps, task.classes) == (PHASES, STEPS, 4)
-        assert task.inputs.shape == (64, 8)
-        assert all((labels.bincount() == 16).all() for labels in task.labels)
+        assert task.inputs.shape == (256, 8)
+        assert all((labels.bincount() == 64).all() for labels in task.labels)
         assert not torch.equal(task.labels[0], task.labels[1])
-        for pair in task.batches.view(PHASES, STEPS // 2, 64):
-            assert (pair.sort(dim=-1).values == torch.arange(64)).all()
+        for epoch in task.batches.view(PHASES * STEPS // 4, 256):
+            assert (epoch.sort().values == torch.arange(256)).all()
 
     def test_a_seed_gives_one_task(self):
         first, second, other = (
             make_task(nn.Linear(8, 4), torch.ones(1, 8), seed=seed, phases=3, steps=7) for seed in (1, 1, 2)
         )
-        assert first.batches.shape == (3, 7, 32)
+        assert first.batches.shape == (3, 7, 64)
         assert torch.equal(first.inputs, second.inputs)
         assert torch.equal(first.labels, second.labels)
         assert torch.equal(first.batches, second.batches)
         assert not torch.equal(first.inputs, other.inputs)
 
-    @pytest.mark.parametrize(("features", "rows"), [(1, 16), (2, 16), (3, 32), (8, 64), (500, 64)])
+    @pytest.mark.parametrize(("features", "rows"), [(1, 32), (2, 32), (3, 64), (8, 256), (500, 256)])
     def test_few_features_get_few_rows(self, features, rows):
         assert len(make_task(nn.Linear(features, 2), torch.zeros(1, features), seed=0).inputs) == rows
 
@@ -119,7 +119,7 @@ class TestTask:
     def test_every_kind_of_output_becomes_logits_and_can_be_learned(self, make, classes):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(8, 128), nn.ReLU(), nn.Linear(128, 8), Returns(make))
-        task = make_task(model, torch.zeros(1, 8), seed=0, phases=1, steps=200)
+        task = make_task(model, torch.zeros(1, 8), seed=0, phases=1, steps=600)
         assert task.classes == classes
         contestant = Contestant(model, torch.optim.Adam(model.parameters(), lr=1e-2))
         assert learn(task, {"one": contestant})
@@ -131,7 +131,7 @@ class TestTask:
         task = make_task(model, torch.zeros(1, 8), seed=0, phases=4)
         contestant = Contestant(model, torch.optim.Adam(model.parameters(), lr=2e-3))
         learn(task, {"one": contestant})
-        assert min(contestant.fits) > 0.9
+        assert min(contestant.fits) > 0.8
         assert float((model(task.inputs).abs() > 0.99).float().mean()) < 0.2
 
     def test_all_heads_get_a_gradient(self):
@@ -150,7 +150,7 @@ class TestTask:
             (nn.Linear(8, 2), torch.zeros(0, 8), "shape (0, 8) has no rows"),
             (nn.Linear(8, 2), torch.full((1, 8), math.nan), "must hold finite real numbers"),
             (nn.Linear(8, 2), torch.zeros(1, 8, device="meta"), "the sample is on meta, the model on cpu"),
-            (nn.Linear(8, 2), torch.zeros(1, 7), "Linear refuses inputs of shape (32, 7), float32: RuntimeError: mat1"),
+            (nn.Linear(8, 2), torch.zeros(1, 7), "Linear refuses inputs of shape (64, 7), float32: RuntimeError: mat1"),
             (
                 nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(8, 2)),
                 torch.zeros(3, 4, 4),
@@ -159,7 +159,7 @@ class TestTask:
             (Returns(lambda y: None), torch.zeros(1, 8), "Returns returns None without a floating-point tensor"),
             (Returns(lambda y: {"a": 1}), torch.zeros(1, 8), "Returns returns a dict without"),
             (Returns(lambda y: y.argmax(1, keepdim=True)), torch.zeros(1, 8), "Returns returns a Tensor without"),
-            (Returns(lambda y: y.T), torch.zeros(1, 8), "returns 4 rows for 64"),
+            (Returns(lambda y: y.T), torch.zeros(1, 8), "returns 4 rows for 256"),
             (Returns(lambda y: y / 0), torch.zeros(1, 8), "not finite, before any training"),
             (Returns(lambda y: y.detach()), torch.zeros(1, 8), "carries no gradient"),
         ],
@@ -214,12 +214,12 @@ class TestLearn:
 def test_plan_takes_steps_before_phases_and_refuses_what_says_nothing():
     assert plan(0.001, 90, 8) == (8, STEPS)
     assert plan(0.1, 90, 8) == (8, 112)
-    assert plan(0.25, 90, 8) == (8, 45)
-    assert plan(0.5, 90, 8) == (4, 45)
-    assert plan(0.4, 90, 8) == (5, 45)
-    with pytest.raises(UsageError, match=r"a step takes 1,000 ms.*at least 160 seconds"):
+    assert plan(0.125, 90, 8) == (8, 90)
+    assert plan(0.25, 90, 8) == (4, 90)
+    assert plan(0.25, 100, 8) == (5, 80)
+    with pytest.raises(UsageError, match=r"a step takes 1,000 ms.*at least 240 seconds"):
         plan(1.0, 90, 8)
-    for step in (0.001, 0.05, 0.1, 0.2, 0.3, 0.56):
+    for step in (0.001, 0.05, 0.1, 0.2, 0.3, 0.37):
         phases, steps = plan(step, 90, 8)
         assert phases * steps * step <= 90
         assert steps >= FEWEST_STEPS

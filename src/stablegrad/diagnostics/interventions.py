@@ -214,6 +214,7 @@ _ALL = (
             "fading_gradient": 0.6,
             "rank_collapse": 0.6,
             "vanishing_gradient": 0.5,
+            "slow_optimizer": 0.7,
             "small_update": 0.3,
         },
         code={
@@ -318,7 +319,7 @@ _ALL = (
         name="raise_learning_rate",
         title="a higher learning rate",
         helps="updates that change the weights by next to nothing learn nothing",
-        answers={"small_update": 1.0},
+        answers={"small_update": 1.0, "slow_optimizer": 1.0},
         code={
             "torch": 'for group in optimizer.param_groups:\n    group["lr"] *= FACTOR',
             "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-4 * FACTOR)  # 3e-4 is the default',

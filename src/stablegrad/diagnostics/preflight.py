@@ -2,7 +2,8 @@
 
 A copy of the network is aged on a synthetic task whose labels are reshuffled again and again (``relearning``), beside a
 small healthy twin on the same rows, labels and batches, with the monitor attached. A network that re-learns fewer and
-fewer of the labels, while the twin re-learns them all, will not keep learning when data and targets move.
+fewer of the labels, while the twin re-learns them all, will not keep learning when data and targets move. Where the
+optimizer is the user's, a second twin with the usual one tells a slow optimizer from a network that is ill.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,7 +80,8 @@ class PreflightReport(Report):
     """The outcome of a pre-flight.
 
     Attributes:
-        relearning: "network" and "twin" -> accuracy at the end of each phase, 0 to 1; the twin's is empty without one.
+        relearning: "network", "twin" and, where the optimizer was given, "reference" (a twin with the usual one) ->
+            accuracy at the end of each phase, 0 to 1; the twin's is empty without one.
         speed: the same for the mean accuracy over each phase's steps.
         task: what was learned: rows, classes, phases, steps, optimizer, learning_rate, parameters of both networks.
         trial: outcomes of :func:`stablegrad.diagnostics.trial.verify`, as dictionaries, where there was one.
@@ -160,11 +163,15 @@ def diagnose(
         def network() -> Contestant:
             return Contestant(copied := copy_of(model), optimizer_of(copied, factory))
 
-        def twin() -> Contestant:
+        def twin(made_by: OptimizerFactory) -> Contestant:
             small = _twin(task)
-            return Contestant(small, optimizer_of(small, factory), logits=plain_logits)
+            return Contestant(small, optimizer_of(small, made_by), logits=plain_logits)
 
-        makers = {"network": network} | ({"twin": twin} if compare_twin else {})
+        makers = {"network": network}
+        if compare_twin:
+            makers["twin"] = partial(twin, factory)
+            if optimizer is not None:
+                makers["reference"] = partial(twin, default_optimizer(sample_input))
         step_seconds = sum(rehearse(task, make) for make in makers.values())
         planned = plan(step_seconds, max(seconds - (time.perf_counter() - started), 0), phases)
         if planned != (phases, STEPS):
@@ -196,7 +203,8 @@ def diagnose(
         )
     if not finished:
         notes.append(f"time was up after {len(watched.fits)} of {task.phases} phases")
-    findings, more = _judge_relearning(report.findings, watched, contestants.get("twin"), task, thresholds)
+    twins = [contestants[name] for name in ("twin", "reference") if name in contestants]
+    findings, more = _judge_relearning(report.findings, watched, twins, task, thresholds)
     notes += more
     if any(finding.rule == "no_gradient" for finding in findings):
         notes.append(
@@ -209,8 +217,8 @@ def diagnose(
         report.history,
         notes,
         {"seconds": time.perf_counter() - started},
-        relearning={name: list(contestants[name].fits) if name in contestants else [] for name in ("network", "twin")},
-        speed={name: list(contestants[name].accuracies) if name in contestants else [] for name in ("network", "twin")},
+        relearning={"twin": []} | {name: list(one.fits) for name, one in contestants.items()},
+        speed={"twin": []} | {name: list(one.accuracies) for name, one in contestants.items()},
         task={
             "rows": len(task.inputs),
             "classes": task.classes,
@@ -245,17 +253,27 @@ def _count(model: nn.Module) -> int:
 
 
 def _judge_relearning(
-    findings: list[Finding], network: Contestant, twin: Contestant | None, task: Task, thresholds: PreflightThresholds
+    findings: list[Finding], network: Contestant, twins: list[Contestant], task: Task, thresholds: PreflightThresholds
 ) -> tuple[list[Finding], list[str]]:
-    """The monitor's findings together with what learning anew shows, and notes."""
+    """The monitor's findings together with what learning anew shows, and notes.
+
+    Args:
+        findings: the monitor's.
+        network: what is judged.
+        twins: none; the twin with the same optimizer; and the one with the usual optimizer, where that is another one.
+        task: what they learned.
+        thresholds: of the rules.
+    """
     speed = [above_chance(accuracy, task.classes) for accuracy in network.accuracies]
     # Without a twin a network is held against its own first phase.
     small = [speed[0]] * len(speed)
-    if twin is not None:
-        small = [above_chance(accuracy, task.classes) for accuracy in twin.accuracies]
+    if twins:
+        small, usual = ([above_chance(one, task.classes) for one in twin.accuracies] for twin in (twins[0], twins[-1]))
+        if late(usual) >= TWIN_LEARNS and max(late(speed), late(small)) < thresholds.relearning * late(usual):
+            return _with_slow_optimizer(findings, late(speed) / late(usual), network, twins, thresholds), []
         if late(small) < TWIN_LEARNS:
             return findings, [
-                f"the small twin itself re-learned only {late(twin.fits):.0%} of the labels: with these inputs and "
+                f"the small twin itself re-learned only {late(twins[0].fits):.0%} of the labels: with these inputs and "
                 "this optimizer the task is no measure of learning anew"
             ]
     elif speed[0] == 0:
@@ -269,19 +287,37 @@ def _judge_relearning(
     }
     level = next((level for level, limit in limits.items() if beside < limit), None)
     if level is None:
-        return _without_harm(findings, f"learns anew as fast as {'a small twin' if twin else 'at first'}")
+        return _without_harm(findings, f"learns anew as fast as {'a small twin' if twins else 'at first'}")
     if kept >= thresholds.kept and level != "collapsed":
         steady = f"learns at {beside:.0%} of a small twin's speed, and keeps that speed"
         return _without_harm(findings, steady) if level == "at risk" else (findings, [f"it {steady}"])
     below = [own < thresholds.relearning * other for own, other in zip(speed, small, strict=True)]
     phase = next((number for number in range(len(below)) if all(below[number:])), len(below) // 2)
-    compared = f"; a small twin re-learns {late(twin.fits):.0%}" if twin is not None else ""
+    compared = f"; a small twin re-learns {late(twins[0].fits):.0%}" if twins else ""
     reason = (
         f"after its labels are reshuffled it re-learns {late(network.fits):.0%} of them{compared}; it learned "
         f"{network.fits[0]:.0%} of the first labels, and has kept {min(kept, 1):.0%} of its speed"
     )
     slow = Finding("slow_relearning", level, "network", phase * task.steps + 1, beside, limits[level], reason)
     return sorted([*findings, slow], key=lambda finding: -LEVELS.index(finding.level)), []
+
+
+def _with_slow_optimizer(
+    findings: list[Finding],
+    beside: float,
+    network: Contestant,
+    twins: list[Contestant],
+    thresholds: PreflightThresholds,
+) -> list[Finding]:
+    """The findings that count, with the one that says that not the network is slow, but its optimizer."""
+    usual = twins[-1].optimizer
+    reason = (
+        f"with this optimizer and rate neither the network ({late(network.fits):.0%} of the labels re-learned) nor a "
+        f"small twin ({late(twins[0].fits):.0%}) learns anew in time; the twin does ({late(twins[-1].fits):.0%}) with "
+        f"{type(usual).__name__} at {float(usual.param_groups[0]['lr']):g}"
+    )
+    slow = Finding("slow_optimizer", "at risk", "network", 1, beside, thresholds.relearning, reason)
+    return sorted([*findings, slow], key=lambda finding: -LEVELS.index(finding.level))
 
 
 def _without_harm(findings: list[Finding], shown: str) -> tuple[list[Finding], list[str]]:

@@ -29,14 +29,15 @@ from stablegrad.errors import UsageError
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
-#: Rows to learn by heart: so few that small networks learn them in ``STEPS`` steps, also where inputs have few
-#: features.
-ROWS = 64
-PHASES = 8
-STEPS = 120
+#: Rows to learn by heart, by the least number of features that tells so many apart. Many rows tell more than few: on 64
+#: of them networks of 22 layers that fail in training were the fastest of all (docs/diagnosis.md).
+ROWS = ((8, 256), (3, 64), (1, 32))
+BATCH = 64
+PHASES = 4
+STEPS = 240
 #: With fewer steps a phase, or fewer phases, no network learns enough to be judged by it.
-FEWEST_STEPS = 40
-FEWEST_PHASES = 4
+FEWEST_STEPS = 80
+FEWEST_PHASES = 3
 #: Outputs that are taken for one class each; wider outputs are projected to ``PROJECTED`` classes.
 WIDEST = 32
 PROJECTED = 10
@@ -67,7 +68,7 @@ class Task:
         inputs: [rows, ...], of the sample's shape, type and device.
         labels: [phases, rows] int64, every class equally often.
         classes: number of classes.
-        batches: [phases, steps, rows / 2] the rows of every step, int64.
+        batches: [phases, steps, n] the rows of every step, int64; every row comes equally often.
         logits: the network's output as one number a class, [rows, ...] to [rows, classes].
     """
 
@@ -214,15 +215,16 @@ def make_task(model: nn.Module, sample: Tensor, *, seed: int, phases: int = PHAS
     check_model(model, sample)
     generator = torch.Generator().manual_seed(seed)
     features = math.prod(sample.shape[1:])
-    # A few features cannot tell many rows apart.
-    rows = ROWS if features >= 8 else ROWS // 2 if features >= 3 else ROWS // 4
+    rows = next(rows for least, rows in ROWS if features >= least)
+    batch = min(BATCH, rows // 2)
     inputs = draw_inputs(sample, rows, generator)
     output, bounded = _output(model, inputs, sample)
     logits, classes = _readout(output.detach(), bounded, generator)
     even = torch.arange(rows) % classes
     labels = torch.stack([even[torch.randperm(rows, generator=generator)] for _ in range(phases)])
-    orders = [torch.randperm(rows, generator=generator).view(2, -1) for _ in range(phases * math.ceil(steps / 2))]
-    batches = torch.cat(orders).view(phases, -1, rows // 2)[:, :steps]
+    epochs = math.ceil(phases * steps * batch / rows)
+    orders = [torch.randperm(rows, generator=generator).view(-1, batch) for _ in range(epochs)]
+    batches = torch.cat(orders)[: phases * steps].view(phases, steps, batch)
     return Task(inputs, labels.to(inputs.device), classes, batches.to(inputs.device), logits)
 
 

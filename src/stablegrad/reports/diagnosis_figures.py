@@ -278,10 +278,11 @@ def charts(history: History, step_name: str = "optimizer steps") -> list[Drawn]:
 
 
 def phase_bars(accuracies: Mapping[str, Sequence[float]], chart: Chart) -> Drawn | None:
-    """Bars of an accuracy a phase of a synthetic task, the network beside its small twin.
+    """Bars of an accuracy a phase of a synthetic task, the network beside its small twins.
 
     Args:
-        accuracies: "network" and "twin" -> an accuracy a phase, 0 to 1; without a twin its list is empty or absent.
+        accuracies: "network", "twin" and "reference" -> an accuracy a phase, 0 to 1; empty or absent where there is no
+            such twin.
         chart: one of ``PHASES``.
 
     Returns:
@@ -290,8 +291,10 @@ def phase_bars(accuracies: Mapping[str, Sequence[float]], chart: Chart) -> Drawn
     if not accuracies.get("network"):
         return None
     figure = go.Figure()
-    for (key, name, shape), colour in zip(
-        (("network", "this network", ""), ("twin", "its small twin", "/")), SETTING_COLOURS, strict=True
+    for key, name, shape, colour in (
+        ("network", "this network", "", SETTING_COLOURS[0]),
+        ("twin", "its small twin", "/", SETTING_COLOURS[1]),
+        ("reference", "the twin, usual optimizer", ".", ZERO_COLOUR),
     ):
         values = list(accuracies.get(key, ()))
         if values:
