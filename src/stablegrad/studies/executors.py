@@ -102,6 +102,14 @@ class LocalExecutor:
         """Process numbers of what runs."""
         return {folder: process.pid for folder, process in self._processes.items() if process.pid is not None}
 
+    def kill(self, folder: Path) -> None:
+        """Kill the run in a folder, of which ``ended`` then tells nothing; nothing to do where it has ended."""
+        process = self._processes.pop(folder, None)
+        if process is not None:
+            process.kill()
+            process.join()
+            process.close()
+
     def stop(self) -> None:
         """Kill what still runs."""
         for process in self._processes.values():

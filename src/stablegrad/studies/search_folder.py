@@ -1,0 +1,204 @@
+"""What a search is asked to do, and the folder in which it lies.
+
+::
+
+    <dir>/search.json              what was asked for; diagnosis, time spent, winner and result as far as they are known
+          trials.log               Optuna's journal: every trial, its values and its end
+          trials/<number>/seed-<s> run folders
+          confirmation/            a comparison of the baseline with the best trial
+          confirmation-prescription/   of the best prescription with the best trial, where these are two
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stablegrad.errors import StablegradError, UsageError
+from stablegrad.studies.comparison import differences
+from stablegrad.studies.search_space import fresh_seeds
+from stablegrad.training.config import RunConfig
+from stablegrad.training.run_folder import RunFolder, write_json
+
+FORMAT = 1
+FEWEST_TRIALS = 2
+SAVE_SECONDS = 10.0
+#: Runs are planned to take this much longer than those that were measured: settings differ in what a step costs.
+MARGIN = 1.15
+CONFIRMATION, CONFIRMATION_PRESCRIPTION = "confirmation", "confirmation-prescription"
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search is asked to do.
+
+    Attributes:
+        base: the baseline; the size of its network is the budget of all settings. Its seed does not matter.
+        seeds: of every trial, whose value is the mean over them.
+        confirm_seeds: how many fresh seeds the confirmation has.
+        trials: settings to try, the baseline among them; None: as many as there is time for.
+        max_hours: hours that all may take, the confirmation included; None: no limit.
+    """
+
+    base: RunConfig
+    seeds: tuple[int, ...] = (1,)
+    confirm_seeds: int = 5
+    trials: int | None = None
+    max_hours: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials is None and self.max_hours is None:
+            raise UsageError("say how long to search: --trials N, --max-hours H, or both")
+        if self.trials is not None and self.trials < FEWEST_TRIALS:
+            raise UsageError(f"trials must be at least {FEWEST_TRIALS}, the baseline and another; got {self.trials}")
+        if self.max_hours is not None and not 0.0 < self.max_hours < math.inf:
+            raise UsageError(f"max-hours must be above 0 and finite, got {self.max_hours}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise UsageError(f"seeds should be distinct integers of at least 0, got {list(self.seeds)}")
+        if self.confirm_seeds < 2:
+            raise UsageError(f"confirm-seeds must be at least 2: one pair tells nothing; got {self.confirm_seeds}")
+        diagnosis = self.base.diagnosis
+        if not diagnosis.look_every or diagnosis.on_collapse != "continue":
+            raise UsageError("a search needs the diagnosis and stops trials itself: leave look-every and on-collapse")
+
+    @property
+    def limit(self) -> float:
+        """Seconds that all may take."""
+        return math.inf if self.max_hours is None else 3600 * self.max_hours
+
+    @property
+    def fresh(self) -> tuple[int, ...]:
+        """The seeds of the confirmation."""
+        return fresh_seeds(self.seeds, self.confirm_seeds)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        base = {name: value for name, value in self.base.to_json().items() if name != "seed"}
+        return dict(json.loads(json.dumps({**dataclasses.asdict(self), "base": base})))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> SearchPlan:
+        """Read ``to_json()``."""
+        return cls(**{**value, "base": RunConfig.from_json(value["base"]), "seeds": tuple(value["seeds"])})
+
+
+class SearchFolder:
+    """Reads and writes the folder of one search.
+
+    Attributes:
+        directory: where it lies.
+        plan: what was asked for.
+        state: what is known so far: ``diagnosis``, ``seconds_of_run`` (of the baseline), ``spent`` (seconds),
+            ``winner`` (number of a trial) and ``result``.
+    """
+
+    def __init__(self, directory: Path | str, plan: SearchPlan, state: dict[str, Any] | None = None):
+        self.directory = Path(directory)
+        self.plan = plan
+        spent = {"seconds": 0.0, "confirmation_seconds": 0.0}
+        empty: dict[str, Any] = {
+            "diagnosis": None,
+            "seconds_of_run": None,
+            "spent": spent,
+            "winner": None,
+            "result": None,
+        }
+        self.state: dict[str, Any] = state or empty
+
+    @property
+    def path(self) -> Path:
+        """Where search.json lies."""
+        return self.directory / "search.json"
+
+    @property
+    def journal(self) -> Path:
+        """Where Optuna's journal lies."""
+        return self.directory / "trials.log"
+
+    def run_folder(self, number: int, seed: int) -> RunFolder:
+        """The folder of one of a trial's runs, whether it exists or not."""
+        return RunFolder(self.directory / "trials" / f"{number:03d}" / f"seed-{seed}")
+
+    def save(self) -> None:
+        """Write search.json."""
+        write_json(self.path, {"format": FORMAT, "plan": self.plan.to_json(), **self.state})
+
+    @classmethod
+    def open(cls, directory: Path | str, plan: SearchPlan) -> SearchFolder:
+        """Make the folder of a search, or return to it.
+
+        Raises:
+            UsageError: the folder holds another search (with what differs) or something else, or cannot be written.
+        """
+        folder = cls(directory, plan)
+        try:
+            if folder.path.exists():
+                found = cls.read(directory)
+                changed = differences(plan.to_json(), found.plan.to_json())
+                if changed:
+                    raise UsageError(
+                        f"'{directory}' already holds another search; it differs in {'; '.join(changed)}. Name another "
+                        f"--run-dir, or go on with that one: stablegrad search --resume {directory}"
+                    )
+                return found
+            ours = (".lock", ".search.json.")  # what a kill in the middle of this function left behind
+            if folder.directory.exists() and any(
+                not entry.name.startswith(ours) for entry in folder.directory.iterdir()
+            ):
+                raise UsageError(f"folder '{directory}' is not empty and holds no search; name a new or an empty one")
+            folder.directory.mkdir(parents=True, exist_ok=True)
+            folder.save()
+        except OSError as error:
+            raise UsageError(f"cannot write search folder '{directory}': {error.strerror or error}") from error
+        return folder
+
+    @classmethod
+    def read(cls, directory: Path | str) -> SearchFolder:
+        """The search that a folder holds.
+
+        Raises:
+            UsageError: there is none.
+            StablegradError: search.json cannot be read.
+        """
+        path = Path(directory) / "search.json"
+        if not path.exists():
+            raise UsageError(f"'{directory}' is no search folder: it has no search.json")
+        try:
+            content = json.loads(path.read_text())
+            if content.pop("format") != FORMAT:
+                raise StablegradError(f"'{path}' has another format than this version of stablegrad reads, {FORMAT}")
+            plan = SearchPlan.from_json(content.pop("plan"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StablegradError(f"'{path}' cannot be read as a search: {error!r}") from error
+        return cls(directory, plan, content)
+
+
+class Clock:
+    """Seconds that a search has taken, in all processes that worked on it; kept in search.json."""
+
+    def __init__(self, folder: SearchFolder):
+        self.folder = folder
+        self._before = float(folder.state["spent"]["seconds"])
+        self._started = self._saved = time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """Seconds until now."""
+        return self._before + time.monotonic() - self._started
+
+    def save(self) -> None:
+        """Write all that is known to search.json."""
+        self.folder.state["spent"]["seconds"] = round(self.spent, 1)
+        self.folder.save()
+        self._saved = time.monotonic()
+
+    def save_now_and_then(self) -> None:
+        """Save where the last time was a while ago: what a kill makes forgotten is as short."""
+        if time.monotonic() - self._saved >= SAVE_SECONDS:
+            self.save()
