@@ -16,7 +16,7 @@ from statistics import fmean
 from types import ModuleType
 from typing import Any
 
-from stablegrad.diagnostics.prescriptions import Prescription, prescribe
+from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.diagnostics.rules import Finding
 from stablegrad.errors import StablegradError, UsageError
@@ -26,7 +26,7 @@ from stablegrad.studies.plan import makespan, plan_cells
 from stablegrad.studies.processes import POLL_SECONDS, exit_reason, last_metrics, locked, stop_signals
 from stablegrad.studies.runner import TRIES
 from stablegrad.studies.search_confirmation import confirm, seconds_for
-from stablegrad.studies.search_diagnosis import PREFLIGHT_SECONDS, illness, preflight_findings
+from stablegrad.studies.search_diagnosis import PREFLIGHT_SECONDS, illness, preflight_findings, prescriptions_of
 from stablegrad.studies.search_folder import (
     FEWEST_TRIALS,
     MARGIN,
@@ -186,7 +186,7 @@ class _Search:
 
     def diagnose(self) -> None:
         """What the baseline's network shows before it is trained; once a search."""
-        if self.folder.state["diagnosis"] is None:
+        if not self.folder.begun:
             if self.plan.max_hours is not None:
                 asked = estimate(self.plan, self.workers)
                 self.folder.state["seconds_of_run"] = asked.trial / len(self.plan.seeds)
@@ -195,14 +195,16 @@ class _Search:
             self._say_diagnosis("pre-flight", found)
 
     def prescriptions(self) -> list[Prescription]:
-        """What all that was found in the baseline points to."""
-        diagnosis = self.folder.state["diagnosis"]
-        return prescribe([Finding(**one) for one in [*(diagnosis["run"] or []), *diagnosis["preflight"]]])
+        """What is prescribed for the baseline, as far as it is known."""
+        return prescriptions_of(self.folder.state["diagnosis"])
 
     def _say_diagnosis(self, where: str, findings: Sequence[Finding]) -> None:
-        names = ", ".join(one.name for one in self.prescriptions()) or "nothing"
+        prescriptions = self.prescriptions()
+        outside = self.space.unsearched(prescriptions)
+        names = ", ".join(one.name for one in prescriptions if one.name not in outside) or "nothing"
         found = findings[0].reason if findings else "nothing is wrong"
-        self.tell(f"diagnosis, {where}: {found}; prescribed so far: {names}")
+        left = f" (and {', '.join(outside)}, which the baseline has or a search does not change)" if outside else ""
+        self.tell(f"diagnosis, {where}: {found}; prescribed so far: {names}{left}")
         self.clock.save()
 
     # -- trials

@@ -11,6 +11,7 @@ import torch
 from stablegrad.agents.pqn import build_network
 from stablegrad.diagnostics.history import looks_of
 from stablegrad.diagnostics.preflight import diagnose
+from stablegrad.diagnostics.prescriptions import Prescription, prescribe
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.diagnostics.rules import Finding
 from stablegrad.environments import environment_seeds, environment_spec, make_vector_env
@@ -21,6 +22,11 @@ from stablegrad.training.config import RunConfig
 ILL = ("collapsing", "collapsed")
 PREFLIGHT_SECONDS = 30.0
 SAMPLE_ENVS, SAMPLE_STEPS = 16, 32
+
+
+def prescriptions_of(diagnosis: Mapping[str, Any]) -> list[Prescription]:
+    """What all that was found in the baseline points to; ``diagnosis`` is that of search.json."""
+    return prescribe([Finding(**one) for one in [*(diagnosis["run"] or []), *diagnosis["preflight"]]])
 
 
 def preflight_findings(config: RunConfig) -> list[Finding]:

@@ -112,6 +112,11 @@ class SearchFolder:
         self.state: dict[str, Any] = state or empty
 
     @property
+    def begun(self) -> bool:
+        """Whether anything was found out yet; a search that was refused for its hours has not begun."""
+        return self.state["diagnosis"] is not None
+
+    @property
     def path(self) -> Path:
         """Where search.json lies."""
         return self.directory / "search.json"
@@ -131,7 +136,7 @@ class SearchFolder:
 
     @classmethod
     def open(cls, directory: Path | str, plan: SearchPlan) -> SearchFolder:
-        """Make the folder of a search, or return to it.
+        """Make the folder of a search, or return to it; one that has not begun makes way for another.
 
         Raises:
             UsageError: the folder holds another search (with what differs) or something else, or cannot be written.
@@ -141,13 +146,14 @@ class SearchFolder:
             if folder.path.exists():
                 found = cls.read(directory)
                 changed = differences(plan.to_json(), found.plan.to_json())
-                if changed:
+                if changed and found.begun:
                     raise UsageError(
                         f"'{directory}' already holds another search; it differs in {'; '.join(changed)}. Name another "
                         f"--run-dir, or go on with that one: stablegrad search --resume {directory}"
                     )
-                return found
-            ours = (".lock", ".search.json.")  # what a kill in the middle of this function left behind
+                if not changed:
+                    return found
+            ours = (".lock", "search.json", ".search.json.", "trials.log")  # of a search that has not begun
             if folder.directory.exists() and any(
                 not entry.name.startswith(ours) for entry in folder.directory.iterdir()
             ):

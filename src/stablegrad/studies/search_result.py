@@ -12,6 +12,7 @@ from typing import Any
 
 from stablegrad.studies.comparison import Comparison
 from stablegrad.studies.processes import last_metrics
+from stablegrad.studies.search_diagnosis import prescriptions_of
 from stablegrad.studies.search_folder import CONFIRMATION, CONFIRMATION_PRESCRIPTION, SearchPlan
 from stablegrad.studies.search_space import describe, train_command
 from stablegrad.studies.wording import duration, number, verdict
@@ -36,6 +37,7 @@ def result_of(directory: Path, plan: SearchPlan, state: Mapping[str, Any], trial
         - ``verdict``: "better" (the interval of the paired difference on fresh seeds lies above 0), "undecided",
           "worse", or "nothing better" (no trial had a higher return than the baseline: nothing to confirm);
         - ``words``: sentences; ``command``: trains the best setting, the baseline where nothing was better;
+        - ``diagnosis``: what the pre-flight and the baseline's run showed, and what is prescribed;
         - ``best``: number, source and changes of the best trial, and its return in the search;
         - ``confirmation`` and ``confirmation_prescription``: the summaries (``stablegrad.studies.summarize``), or None;
         - ``trials``: of each number, source, changes, state ("finished", "pruned", "failed", "cut"), value, reason,
@@ -54,6 +56,10 @@ def result_of(directory: Path, plan: SearchPlan, state: Mapping[str, Any], trial
         "words": _words(answer, winner, rows, plan, confirmations),
         "command": train_command(RunConfig.from_json(RunFolder(folder).read_config())),
         "best": {name: winner[name] for name in ("number", "source", "changes", "value")},
+        "diagnosis": {
+            **{name: [one["reason"] for one in state["diagnosis"][name]] for name in ("preflight", "run")},
+            "prescriptions": [one.name for one in prescriptions_of(state["diagnosis"])],
+        },
         "seeds": list(plan.seeds),
         "fresh_seeds": list(plan.fresh),
         "confirmation": confirmed,

@@ -81,7 +81,7 @@ class Space:
         other_norm = "none" if agent.encoder.norm == "layer" or self._norm_is_on() else "layer"
         values: dict[str, tuple[Any, ...]] = {
             KIND: (agent.torso.kind, "multi_skip", "residual", "mlp"),
-            OPTIMIZER: (agent.optimizer.name, "kron", "radam", "adam", "muon"),
+            OPTIMIZER: (agent.optimizer.name, "kron", "radam", "adam"),
             NORM: (agent.torso.norm, "layer", "none"),
             ACTIVATION: (agent.torso.activation, "relu", "gelu", "leaky_relu"),
             VARIANCE: (agent.torso.variance_preserving, False, True),
