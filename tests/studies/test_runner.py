@@ -16,6 +16,7 @@ from stablegrad.studies.executors import LocalExecutor
 from stablegrad.studies.runner import TRIES, run_study, summarize_study
 from stablegrad.studies.study import StudyFolder, read_study
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
+from stablegrad.training.run_folder import RunFolder
 
 CLASSIFIERS = """
 seeds = 2
@@ -274,3 +275,22 @@ def alive(pid):
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_one_run_is_killed_alone(tmp_path):
+    folder = make_folder(tmp_path, AGENTS.replace("3000", "3_000_000"), "s")
+    executor = LocalExecutor()
+    paths = []
+    for run in folder.study.runs:
+        path = folder.run_folder(run).path
+        RunFolder.create(path, run.config.to_json())
+        executor.start(path)
+        paths.append(path)
+    pids = executor.pids()
+    try:
+        executor.kill(paths[0])
+        assert not Path(f"/proc/{pids[paths[0]]}").exists()
+        assert executor.ended(0.1) == {} and list(executor.pids()) == paths[1:]
+        executor.kill(paths[0])  # it is gone already
+    finally:
+        executor.stop()
