@@ -135,8 +135,8 @@ def _words(
     }[answer]
     mean = confirmed["results"]["best"]["mean"]
     curse = (
-        f"In the search it had {number(winner['value'])}, the highest of {finished}, which flatters it (winner's "
-        f"curse); on fresh seeds it has {'no return' if mean is None else number(mean)}, and only that counts."
+        f"In the search it had {number(winner['value'])}, the highest of {finished}, which tends to flatter it "
+        f"(winner's curse); on fresh seeds it has {'no return' if mean is None else number(mean)}, and only that counts."
     )
     words = [first, *verdict(confirmed), curse]
     other = confirmations[CONFIRMATION_PRESCRIPTION]
