@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -142,6 +143,18 @@ def test_a_baseline_that_cannot_be_trained_ends_the_search(fake, monkeypatch, tm
     for _ in range(2):  # also when it is asked for again
         with pytest.raises(StablegradError, match="the baseline cannot be trained: exit status 1"):
             run_search(SearchFolder.open(tmp_path / "s", plan(3)), 1)
+
+
+def test_a_signal_stops_a_search_in_order(fake, monkeypatch, tmp_path):
+    received = []
+    monkeypatch.setattr(search, "stop_signals", lambda: contextlib.nullcontext(received))
+    folder = SearchFolder.open(tmp_path / "s", plan(4))
+    with pytest.raises(KeyboardInterrupt):
+        run_search(folder, 1, on_event=lambda line: received.append(signal.SIGINT) if "trial 1" in line else None)
+    assert len(list((tmp_path / "s/trials").iterdir())) == 2
+    received.clear()
+    result = run_search(SearchFolder.read(tmp_path / "s"), 1)
+    assert [row["state"] for row in result["trials"][:2]] == ["finished", "finished"] and len(result["trials"]) == 4
 
 
 def _command(seconds, *more):

@@ -163,6 +163,6 @@ def _dry_run(asked: Arguments, plan: SearchPlan) -> int:
         f"2. {takes.trials} trials on seed {', '.join(map(str, plan.seeds))}, at most {duration(takes.trial)} each, "
         "fewer where they are stopped early\n"
         f"3. confirmation on fresh seeds {', '.join(map(str, plan.fresh))}: {duration(takes.confirmation)}\n"
-        f"about {duration(takes.total)} with {workers} workers on this machine; nothing was started"
+        f"about {duration(takes.total)} with --workers {workers} on this machine; nothing was started"
     )
     return 0

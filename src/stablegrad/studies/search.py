@@ -81,8 +81,8 @@ def estimate(plan: SearchPlan, workers: int) -> Estimate:
     if least > plan.limit:
         raise UsageError(
             f"{plan.max_hours:g} hours are too short: the baseline, one more trial and {2 * plan.confirm_seeds} runs "
-            f"to confirm it take about {least / 3600:.2g} hours with {workers} workers; raise --max-hours, or lower "
-            "--total-steps or --confirm-seeds"
+            f"to confirm it take about {least / 3600:.2g} hours with --workers {workers}; raise --max-hours, or "
+            "lower --total-steps or --confirm-seeds"
         )
     trials = plan.trials or math.inf
     if plan.max_hours is not None:

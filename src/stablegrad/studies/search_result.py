@@ -134,9 +134,10 @@ def _words(
         f"{describe(winner['changes'])}.",
     }[answer]
     mean = confirmed["results"]["best"]["mean"]
+    fresh = "no return" if mean is None else number(mean)
     curse = (
         f"In the search it had {number(winner['value'])}, the highest of {finished}, which tends to flatter it "
-        f"(winner's curse); on fresh seeds it has {'no return' if mean is None else number(mean)}, and only that counts."
+        f"(winner's curse); on fresh seeds it has {fresh}, and only that counts."
     )
     words = [first, *verdict(confirmed), curse]
     other = confirmations[CONFIRMATION_PRESCRIPTION]
