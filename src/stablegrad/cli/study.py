@@ -30,7 +30,7 @@ SUBJECTS = ("run", "resume", "show")
 PLAIN_INTERVAL = 15.0
 USAGE = """usage: stablegrad study run FILE [--form small] [--executor local|ray] [--workers N] [--dry-run]
        stablegrad study resume FOLDER [--workers N] [--max-hours H]
-       stablegrad study show FOLDER|FILE
+       stablegrad study show FOLDER|FILE [--by AXIS ...]
 
 A study is one TOML file: what all its runs share, axes of options, seeds, figures to report (docs/studies.md).
 
@@ -101,6 +101,8 @@ class ShowArguments:
     """Folder of the study, or its file (then the folder is where 'run' puts it)."""
     form: str = FORMS[0]
     """Which form of a file: full or small."""
+    by: tuple[str, ...] = ()
+    """Axes to show; the figures are averaged over the others. Default: all axes."""
     json: bool = False
     """Print the figures as JSON on the last line."""
 
@@ -170,7 +172,7 @@ def _show(asked: ShowArguments) -> int:
                 f"'{asked.study}' has not been started in {study.default_directory}: stablegrad study run {asked.study}"
             )
         folder = StudyFolder.read(study.default_directory)
-    _print(summarize_study(folder), as_json=asked.json)
+    _print(summarize_study(folder, by=asked.by or None), as_json=asked.json)
     return 0
 
 
@@ -198,7 +200,12 @@ def _print(summary: dict[str, Any], *, as_json: bool) -> None:
         f"\n{summary['finished']} of {total} runs finished, {summary['failed']} failed, {summary['left']} left; "
         f"mean [{summary['confidence']:.0%} interval over seeds]; {summary['directory']}"
     )
-    if any(0 < cell["finished"] < FEW_SEEDS for cell in summary["cells"]):
+    if summary["averaged"]:
+        print(f"averaged over {', '.join(summary['averaged'])}, of seeds that are finished in every cell of a row")
+    if summary["not_averaged"]:
+        print(f"not averaged, as every environment has its own unit: {', '.join(summary['not_averaged'])}")
+    counted = [figure["count"] for cell in summary["cells"] for figure in cell["figures"].values()]
+    if any(0 < count < FEW_SEEDS for count in counted):
         print(f"some cells have fewer than {FEW_SEEDS} seeds: their figures say little about another seed")
     for failure in summary["failures"][:FEW_SEEDS]:
         print(f"failed: {failure['cell']} seed {failure['seed']}: {failure['error']}")

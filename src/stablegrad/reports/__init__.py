@@ -3,5 +3,6 @@
 from stablegrad.reports.comparison_page import write_comparison_report
 from stablegrad.reports.figures import write_figures
 from stablegrad.reports.run_page import write_run_report
+from stablegrad.reports.study_page import write_study_report
 
-__all__ = ["write_comparison_report", "write_figures", "write_run_report"]
+__all__ = ["write_comparison_report", "write_figures", "write_run_report", "write_study_report"]

@@ -118,7 +118,7 @@ def return_figure(series: Sequence[ReturnSeries], against_time: bool = False) ->
                 x=np.concatenate([entry.steps, entry.steps[::-1]]) * scale,
                 y=np.concatenate([high, low[::-1]]),
                 fill="toself",
-                fillcolor=_transparent(entry.colour, 0.16),
+                fillcolor=transparent(entry.colour, 0.16),
                 line={"width": 0},
                 hoverinfo="skip",
                 showlegend=False,
@@ -269,13 +269,19 @@ def option_rows(configs: Sequence[Mapping[str, Any]]) -> list[OptionRow]:
     return sorted(rows, key=lambda row: not row.differs)
 
 
-def page_figure(figure: go.Figure, height: int, description: str, legend: bool = True) -> PageFigure:
-    """A figure in the style of all pages."""
+def page_figure(
+    figure: go.Figure,
+    height: int,
+    description: str,
+    legend: bool = True,
+    margin: Mapping[str, int] | None = None,
+) -> PageFigure:
+    """A figure in the style of all pages; ``margin``: pixels "t" above and "b" below, instead of what is usual."""
     figure.update_layout(
         template="none",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 60, "r": 12, "t": 12, "b": 96 if legend else 48},
+        margin={"l": 60, "r": 12, "t": 12, "b": 96 if legend else 48, **(margin or {})},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
         hovermode="closest",
         font={"family": "system-ui, sans-serif", "size": 12},
@@ -302,6 +308,7 @@ def power(exponent: int) -> str:
     return "10" + str(exponent).translate(superscripts)
 
 
-def _transparent(colour: str, alpha: float) -> str:
+def transparent(colour: str, alpha: float) -> str:
+    """A colour "#rrggbb" that lets the paper through; ``alpha`` from 0 to 1."""
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     return f"rgba({red},{green},{blue},{alpha})"

@@ -12,13 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stablegrad.errors import StablegradError, UsageError
-from stablegrad.studies.comparison import read_failure, record_failure, stderr_path
+from stablegrad.errors import UsageError
+from stablegrad.studies.comparison import record_failure, stderr_path
 from stablegrad.studies.executors import Executor
-from stablegrad.studies.kinds import figure_of
 from stablegrad.studies.processes import POLL_SECONDS, exit_reason, last_metrics, locked, stop_signals
-from stablegrad.studies.statistics import mean_interval
 from stablegrad.studies.study import Run, StudyFolder
+from stablegrad.studies.table import (
+    NOTHING,
+    TASK_UNITS,
+    Estimate,
+    Row,
+    average,
+    check_axes,
+    counts,
+    read_row,
+)
 from stablegrad.training.checkpoint import list_checkpoints
 from stablegrad.training.config import RunConfig
 from stablegrad.training.run_folder import RunFolder, write_json
@@ -186,33 +194,61 @@ def results(folder: StudyFolder) -> dict[str, Any]:
         "format": FORMAT,
         "study": study.name,
         "form": study.form,
-        "runs": [_row(folder, run) for run in study.runs],
+        "runs": [
+            {
+                "cell": row.cell,
+                "values": row.values,
+                "seed": row.seed,
+                "status": row.status,
+                "error": row.error,
+                "figures": dict(row.figures),
+            }
+            for row in _rows(folder)
+        ],
     }
 
 
-def summarize_study(folder: StudyFolder, confidence: float = 0.95) -> dict[str, Any]:
+def summarize_study(folder: StudyFolder, confidence: float = 0.95, by: Sequence[str] | None = None) -> dict[str, Any]:
     """The figures of a study by cell, as JSON values.
 
     Args:
         folder: the study's folder; its runs may be in any state.
         confidence: of the intervals, Student's t over seeds.
+        by: axes to show; over the others figures are averaged, seed by seed, of seeds that are finished in every cell.
+            None: all axes.
 
     Returns:
-        ``study``, ``form``, ``directory``, ``texts``, ``axes``, ``seeds``, ``report``, ``confidence``; ``finished``,
-        ``failed`` and ``left`` (numbers of runs); ``cells``: of each ``name``, ``values``, the same three numbers, and
-        ``figures``: name -> ``mean``, ``interval``, ``count``; ``failures``: cell, seed and error.
+        ``study``, ``form``, ``directory``, ``texts``, ``axes`` (those shown), ``averaged`` (the others), ``seeds``,
+        ``report``, ``not_averaged`` (figures in units of the environment, which have no mean over environments),
+        ``confidence``; ``finished``, ``failed`` and ``left`` (numbers of runs); ``cells``: of each ``name``,
+        ``values``, the same three numbers, and ``figures``: name -> ``mean``, ``interval``, ``count``; ``failures``:
+        cell, seed and error.
+
+    Raises:
+        UsageError: ``by`` names an axis that the study does not have, or one twice.
     """
-    study, rows = folder.study, results(folder)["runs"]
+    study, rows = folder.study, _rows(folder)
+    axes = list(study.cells[0].values)
+    if by is not None:
+        check_axes(axes, by)
+    shown = axes if by is None else list(by)
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.values[axis] for axis in shown), []).append(row)
+    mixed = any(len({row.task for row in own}) > 1 for own in groups.values())
+    not_averaged = [name for name in study.report if mixed and name in TASK_UNITS]
     cells = []
-    for cell in study.cells:
-        own = [row for row in rows if row["cell"] == cell.name]
-        figures = {name: [row["figures"][name] for row in own if row["status"] == "finished"] for name in study.report}
+    for labels, own in groups.items():
+        values = dict(zip(shown, labels, strict=True))
         cells.append(
             {
-                "name": cell.name,
-                "values": cell.values,
-                **_counts(own),
-                "figures": {name: _mean(values, confidence) for name, values in figures.items()},
+                "name": "_".join(f"{axis}={label}" for axis, label in values.items()) or "all",
+                "values": values,
+                **counts(own),
+                "figures": {
+                    name: _as_json(NOTHING if name in not_averaged else average(own, name, confidence=confidence))
+                    for name in study.report
+                },
             }
         )
     return {
@@ -220,51 +256,27 @@ def summarize_study(folder: StudyFolder, confidence: float = 0.95) -> dict[str, 
         "form": study.form,
         "directory": str(folder.directory),
         "texts": study.texts,
-        "axes": list(study.cells[0].values),
+        "axes": shown,
+        "averaged": [axis for axis in axes if axis not in shown],
         "seeds": list(study.seeds),
         "report": list(study.report),
+        "not_averaged": not_averaged,
         "confidence": confidence,
-        **_counts(rows),
+        **counts(rows),
         "cells": cells,
         "failures": [
-            {name: row[name] for name in ("cell", "seed", "error")} for row in rows if row["status"] == "failed"
+            {"cell": row.cell, "seed": row.seed, "error": row.error} for row in rows if row.status == "failed"
         ],
     }
 
 
-def _row(folder: StudyFolder, run: Run) -> dict[str, Any]:
-    run_folder = folder.run_folder(run)
-    error = None
-    try:
-        summary = run_folder.read_summary() or {}
-    except StablegradError as unreadable:
-        summary, error = {}, str(unreadable)
-    finished = summary.get("status") == "finished"
-    if not finished and error is None:
-        error = read_failure(run_folder)
-    return {
-        "cell": run.cell.name,
-        "values": run.cell.values,
-        "seed": run.seed,
-        "status": "finished" if finished else "left" if error is None else "failed",
-        "error": error,
-        "figures": {
-            name: figure_of(run.config, run_folder, summary, name) if finished else None for name in folder.study.report
-        },
-    }
+def _rows(folder: StudyFolder) -> list[Row]:
+    return [read_row(folder, run, folder.study.report) for run in folder.study.runs]
 
 
-def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    return {status: sum(row["status"] == status for row in rows) for status in ("finished", "failed", "left")}
-
-
-def _mean(values: Sequence[float | None], confidence: float) -> dict[str, Any]:
-    present = [value for value in values if value is not None]
-    if not present:
-        return {"mean": None, "interval": None, "count": 0}
-    estimate = mean_interval(present, confidence)
-    interval = None if estimate.interval is None else [float(end) for end in estimate.interval]
-    return {"mean": float(estimate.mean), "interval": interval, "count": estimate.count}
+def _as_json(found: Estimate) -> dict[str, Any]:
+    interval = None if found.interval is None else list(found.interval)
+    return {"mean": found.value, "interval": interval, "count": found.seeds}
 
 
 def _is_finished(folder: RunFolder) -> bool:

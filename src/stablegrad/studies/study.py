@@ -5,6 +5,8 @@ The file::
     title = "..."                    one line; claim and look_at, if there, are shown with the results
     seeds = 3                        1 to 3, or a list of seeds
     report = ["final_return", ...]   figures of the table
+    expect = ["baseline falls with depth", "stable does not fall with depth", "stable above baseline"]
+                                     what the report says whether it came out
     [base]                           options that all runs share, with their names on the command line
     [axes]                           options with lists of values; every combination is a cell
     [small]                          the same keys again: what is different in the small form
@@ -24,7 +26,7 @@ import itertools
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,8 @@ FORMAT = 1
 FORMS = ("full", "small")
 LONGEST_NAME = 200  # file systems hold 255, of which the seed needs some
 TEXTS = ("title", "claim", "look_at", "needs_data")
-KEYS = (*TEXTS, "seeds", "report", "base", "axes", "small")
+KEYS = (*TEXTS, "seeds", "report", "expect", "base", "axes", "small")
+EXPECTATION = re.compile(r"(?P<setting>\S+) (?:(?P<verb>falls|does not fall) with (?P<axis>\S+)|above (?P<other>\S+))")
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,25 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Expectation:
+    """What a study expects of its score.
+
+    Attributes:
+        text: as it stands in the file.
+        setting: a value of an axis; "all": every run.
+        axis: the size with which the score falls or not; None: it is compared with ``other``.
+        falls: whether it is to fall.
+        other: the value above which ``setting`` should be, at every size.
+    """
+
+    text: str
+    setting: str
+    axis: str | None = None
+    falls: bool = False
+    other: str | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """What a study file says, in one of its forms.
 
@@ -98,6 +120,7 @@ class Study:
         seeds: the seeds of every cell.
         report: figures to report, see ``stablegrad.studies.kinds.FIGURES``.
         specification: base, axes, seeds and report as they stand in the file, by which two studies are compared.
+        expect: what is expected, see :func:`parse_expectation`.
     """
 
     name: str
@@ -108,6 +131,7 @@ class Study:
     seeds: tuple[int, ...]
     report: tuple[str, ...]
     specification: dict[str, Any]
+    expect: tuple[str, ...] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -198,7 +222,8 @@ def _expand(name: str, content: Mapping[str, Any], form: str, data: str | None) 
     cells = _cells(base, settings)
     texts = {key: " ".join(content[key].split()) for key in TEXTS if content.get(key) and key != "needs_data"}
     specification = {"base": base, "axes": dict(axes), "seeds": list(seeds), "report": list(report)}
-    return Study(name, form, texts, tuple(settings), cells, seeds, report, specification)
+    expect = _expect(content.get("expect", []), cells)
+    return Study(name, form, texts, tuple(settings), cells, seeds, report, specification, expect)
 
 
 def _settings(axis: str, values: Any, known: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -283,6 +308,44 @@ def _report(value: Any, kind: str) -> tuple[str, ...]:
         if figure not in FIGURES[kind]:
             raise unknown_name("figure to report", figure, FIGURES[kind])
     return tuple(dict.fromkeys(value))
+
+
+def _expect(value: Any, cells: Sequence[Cell]) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise UsageError(f"expect should be a list of sentences, got {value!r}")
+    for text in value:
+        parse_expectation(text, cells)
+    return tuple(value)
+
+
+def parse_expectation(text: str, cells: Sequence[Cell]) -> Expectation:
+    """Read ``"A falls with depth"``, ``"A does not fall with depth"`` or ``"A above B"``.
+
+    A and B are values of axes, or A is ``all`` for every run of the study.
+
+    Args:
+        text: the sentence.
+        cells: of the study, whose values it may name.
+
+    Raises:
+        UsageError: it is another sentence, or names what the study does not have.
+    """
+    found = EXPECTATION.fullmatch(" ".join(text.split()))
+    if found is None:
+        raise UsageError(
+            f"expect should say 'A falls with depth', 'A does not fall with depth' or 'A above B', got {text!r}"
+        )
+    values = {value for cell in cells for value in cell.values.values()}
+    setting, other, axis = found["setting"], found["other"], found["axis"]
+    named = [_label(name) for name in (setting, other) if name is not None and name != "all"]
+    for name in named:
+        if name not in values:
+            raise unknown_name("value of an axis in expect", name, values)
+    if axis is not None:
+        sizes = [size for size in ("depth", "width") if size in cells[0].values]
+        if axis not in sizes:
+            raise unknown_name("axis of sizes in expect", axis, sizes)
+    return Expectation(text, _label(setting), axis, found["verb"] == "falls", None if other is None else _label(other))
 
 
 def _resolved(options: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -384,7 +447,7 @@ class StudyFolder:
             cells = tuple(
                 Cell(cell["name"], cell["values"], config_from_json(cell["config"])) for cell in content.pop("cells")
             )
-            content.update({name: tuple(content[name]) for name in ("axes", "seeds", "report")})
+            content.update({name: tuple(content.get(name, ())) for name in ("axes", "seeds", "report", "expect")})
             return cls(directory, Study(cells=cells, **content))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, StablegradError):

@@ -1,0 +1,130 @@
+"""A headless Chromium, driven over its DevTools pipe: opens a page without a network, times it, takes pictures."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+DRAWN = "document.documentElement.dataset.figures || null"  # set by the page when the last figure is drawn
+TIMING = "JSON.stringify(performance.getEntriesByType('navigation')[0].toJSON())"
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--remote-debugging-pipe", "--hide-scrollbars",
+)  # fmt: skip
+
+
+class Browser:
+    """One page of one browser; use :func:`open_browser`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], write: int, read: int):
+        self.process = process
+        self._write, self._read = write, read
+        self._buffer = b""
+        self._number = 0
+        self._session: str | None = None
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, timeout: float = 60.0, **parameters: Any) -> dict[str, Any]:
+        """One DevTools command and its result."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        end = time.monotonic() + timeout
+        while True:
+            answer = self._next(end)
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return dict(answer["result"])
+
+    def _next(self, end: float) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            if not select.select([self._read], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise TimeoutError("the browser does not answer")
+            self._buffer += os.read(self._read, 1 << 20)
+        line, self._buffer = self._buffer.split(b"\0", 1)
+        message: dict[str, Any] = json.loads(line)
+        if message.get("method") == "Network.requestWillBeSent":
+            self.requests.append(message["params"]["request"]["url"])
+        if message.get("method") == "Runtime.exceptionThrown":
+            self.errors.append(str(message["params"]["exceptionDetails"].get("exception", {}).get("description")))
+        return message
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression in the page."""
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def look(self, width: int, height: int = 900, dark: bool = False) -> None:
+        """The size of the window and the colour scheme."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def open(self, page: Path, patience: float = 60.0) -> dict[str, float]:
+        """Open a page with the network cut off, and wait until all its figures are drawn.
+
+        Returns:
+            ``load_seconds``, from the start of the navigation to the end of the load event, by the browser's own clock;
+            ``drawn_seconds``, to the last figure, by this process's (looked at every 10 ms); ``figures``.
+        """
+        self.call(
+            "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
+        )
+        started = time.monotonic()
+        self.call("Page.navigate", url=page.absolute().as_uri())
+        while (drawn := self.evaluate(DRAWN)) is None:
+            if time.monotonic() - started > patience:
+                raise TimeoutError(f"'{page}' was not drawn within {patience:.0f} s; {self.errors}")
+            time.sleep(0.01)
+        seconds = time.monotonic() - started
+        timing = json.loads(self.evaluate(TIMING))
+        return {"load_seconds": timing["loadEventEnd"] / 1000, "drawn_seconds": seconds, "figures": float(drawn)}
+
+    def picture(self, path: Path) -> None:
+        """The whole page as PNG."""
+        result = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(result["data"]))
+
+
+@contextlib.contextmanager
+def open_browser() -> Iterator[Browser]:
+    """A browser with an empty profile, closed at the end."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        raise SystemExit("no Chromium found: apt-get install chromium")
+    to_browser, from_browser = os.pipe(), os.pipe()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        # The pipe is on descriptors 3 and 4; a shell puts ours there.
+        command = f'exec "$0" "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}'
+        process = subprocess.Popen(
+            ["bash", "-c", command, program, *FLAGS, f"--user-data-dir={profile}"],
+            pass_fds=(to_browser[0], from_browser[1]),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield Browser(process, to_browser[1], from_browser[0])
+        finally:
+            process.terminate()
+            process.wait(20)
+            for descriptor in (*to_browser, *from_browser):
+                os.close(descriptor)

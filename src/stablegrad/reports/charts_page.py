@@ -1,0 +1,340 @@
+"""Charts as interactive figures of a page."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from markupsafe import escape
+
+from stablegrad.reports.charts import GREY, AnyChart, Cell, Chart, DotChart, GridChart, Grids, Line, LineChart, limits
+from stablegrad.reports.page import VIRIDIS, PageFigure, page_figure, power, transparent
+from stablegrad.studies.wording import number
+
+SCALE = [[index / (len(VIRIDIS) - 1), colour] for index, colour in enumerate(VIRIDIS)]
+PANEL_HEIGHT = 190  # pixels
+COLUMNS = 3
+DOT_HEIGHT = 26
+GROUP_HEIGHT = 34
+
+
+def page_figures(chart: AnyChart, columns: int = COLUMNS) -> list[PageFigure]:
+    """One figure, or of grids one a kind, which a page puts side by side."""
+    if isinstance(chart, GridChart):
+        return [_grids(chart, kind) for kind in chart.kinds]
+    return [_lines(chart, columns) if isinstance(chart, LineChart) else _dots(chart)]
+
+
+def _lines(chart: LineChart, columns: int) -> PageFigure:
+    count = len(chart.panels)
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    height = PANEL_HEIGHT * rows if count > 1 else 340
+    figure = _subplots(rows, columns, height, [panel.title for panel in chart.panels])
+    shown = set[str]()
+    common = limits([line for panel in chart.panels for line in panel.lines])
+    for place, panel in enumerate(chart.panels):
+        axes = _axes(place)
+        for line in panel.lines:
+            for trace in _traces(line):
+                trace.update(**axes, legendgroup=line.name)
+                if trace.showlegend is None:
+                    trace.showlegend = line.name not in shown
+                    shown.add(line.name)
+                figure.add_trace(trace)
+        for mark in panel.marks:
+            figure.add_shape(
+                type="line", x0=mark, x1=mark, y0=0, y1=1, xref=axes["xaxis"], yref=f"{axes['yaxis']} domain",
+                line={"color": GREY, "width": 1, "dash": "dash"}, layer="below",
+            )  # fmt: skip
+        own = common if chart.shared_y else limits(panel.lines)
+        bottom, left = place + columns >= count, place % columns == 0
+        layout = {"type": "log", "dtick": "D2" if columns == 1 else 1} if chart.log_x else {}
+        figure.layout[_key("x", place)].update(showticklabels=bottom or chart.log_x, **layout)
+        figure.layout[_key("y", place)].update(range=own, showticklabels=left or not chart.shared_y)
+        if not chart.shared_y:
+            figure.layout[_key("y", place)].update(tickfont_size=10)
+    figure.update_xaxes(nticks=6)
+    figure.update_yaxes(nticks=5)
+    return _finished(figure, chart, height, chart.x_title, chart.y_title, legend_names=len(shown))
+
+
+def _traces(line: Line) -> list[Any]:
+    """A line with its band, or points with error bars."""
+    traces: list[Any] = []
+    x, y = _rounded(line.x), _rounded(line.y)
+    if line.low is not None and line.high is not None and line.mode == "line":
+        low, high = _rounded(line.low), _rounded(line.high)
+        traces.append(
+            go.Scatter(
+                x=[*x, *x[::-1]],
+                y=[*high, *low[::-1]],
+                fill="toself",
+                fillcolor=transparent(line.colour, 0.16),
+                line={"width": 0},
+                mode="lines",
+                hoverinfo="skip",
+                showlegend=False,
+            )
+        )
+    name = str(escape(line.name))
+    hover = "%{x:,.4~s}: %{y:.4~g}" + ("<br>%{text}" if line.labels else "") + f"<extra>{name}</extra>"
+    main = go.Scatter(
+        x=x,
+        y=y,
+        name=name,
+        mode={"line": "lines", "points": "markers", "both": "lines+markers"}[line.mode],
+        line={"color": line.colour, "width": 2, "dash": line.dash},
+        marker={"color": line.colour, "size": 8},
+        text=[str(escape(label)) for label in line.labels] or None,
+        hovertemplate=hover,
+    )
+    if line.low is not None and line.high is not None and line.mode != "line":
+        main.error_y = {
+            "array": _rounded([high - value for high, value in zip(line.high, line.y, strict=True)]),
+            "arrayminus": _rounded([value - low for low, value in zip(line.low, line.y, strict=True)]),
+            "thickness": 1,
+            "width": 3,
+        }
+    return [*traces, main]
+
+
+def _dots(chart: DotChart) -> PageFigure:
+    """Rows of dots, or bars from 0; the groups one below the other on one x axis."""
+    lengths = [len(dots) for _, dots in chart.groups]
+    height = DOT_HEIGHT * sum(lengths) + GROUP_HEIGHT * len(lengths)
+    figure = go.Figure()
+    top = 1.0
+    for place, (title, dots) in enumerate(chart.groups):
+        share = (DOT_HEIGHT * len(dots)) / height
+        top -= GROUP_HEIGHT / height
+        _panel_title(figure, title, 0.0, top, x_ref="paper")
+        y_key = _key("y", place)
+        figure.layout[y_key] = {
+            "domain": [max(top - share, 0.0), top],
+            "range": [len(dots) - 0.5, -0.5],
+            "tickvals": list(range(len(dots))),
+            "ticktext": [str(escape(dot.label)) for dot in dots],
+            "showgrid": False,
+            "zeroline": False,
+            "fixedrange": True,
+            "anchor": "x",
+        }
+        top -= share
+        axis = _axes(place)["yaxis"]
+        known = [(row, dot) for row, dot in enumerate(dots) if dot.value is not None]
+        values = [dot.value or 0.0 for _, dot in known]
+        ends = [dot.interval or (value, value) for (_, dot), value in zip(known, values, strict=True)]
+        error: dict[str, Any] = {
+            "array": [high - value for (_, high), value in zip(ends, values, strict=True)],
+            "arrayminus": [value - low for (low, _), value in zip(ends, values, strict=True)],
+            "thickness": 1.5,
+            "width": 4,
+        }
+        common: dict[str, Any] = {
+            "x": values,
+            "y": [row for row, _ in known],
+            "yaxis": axis,
+            "showlegend": False,
+            "text": [str(escape(_in_words(dot.value, dot.interval, dot.note))) for _, dot in known],
+            "hovertemplate": "%{text}<extra></extra>",
+            "error_x": error,
+        }
+        colours = [dot.colour for _, dot in known]
+        if chart.zero:
+            bar = go.Bar(**common, orientation="h", width=0.7, textposition="none")
+            figure.add_trace(bar.update(marker={"color": colours, "opacity": 0.75}))
+            figure.data[-1].error_x.color = GREY
+        else:
+            # a trace has one colour for its error bars, so each dot is its own
+            for index, colour in enumerate(colours):
+                single = {key: [common[key][index]] for key in ("x", "y", "text")}
+                bars = {key: [error[key][index]] for key in ("array", "arrayminus")}
+                figure.add_scatter(
+                    **{**common, **single, "error_x": {**error, **bars, "color": colour}},
+                    mode="markers",
+                    marker={"color": colour, "size": 10},
+                )
+        for row, dot in enumerate(dots):
+            if dot.value is None:
+                figure.add_annotation(
+                    x=0, xref="paper", xanchor="left", y=row, yref=axis, text=f"<i>{escape(dot.note)}</i>",
+                    showarrow=False, xshift=6,
+                )  # fmt: skip
+    last = _axes(len(chart.groups) - 1)["yaxis"]
+    figure.update_layout(xaxis={"anchor": last, "zeroline": chart.zero, "zerolinewidth": 2}, bargap=0.3)
+    return _finished(figure, chart, height, chart.x_title, None, legend_names=0)
+
+
+def _grids(chart: GridChart, kind: Grids) -> PageFigure:
+    """All grids of a kind with one colour bar."""
+    count = len(kind.panels)
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    height = rows * (40 + 44 * len(kind.rows)) + 20
+    figure = _subplots(rows, columns, height, [panel.title for panel in kind.panels], gap=0.12)
+    values = [_scaled(cell.value, kind.logarithmic) for panel in kind.panels for line in panel.cells for cell in line]
+    present = [value for value in values if value is not None]
+    low, high = (min(present), max(present)) if present else (0.0, 1.0)
+    if high - low < 1e-9:
+        low, high = low - 0.5, high + 0.5
+    for place, panel in enumerate(kind.panels):
+        axes = _axes(place)
+        z = [[_scaled(cell.value, kind.logarithmic) for cell in line] for line in panel.cells]
+        figure.add_heatmap(
+            x=list(range(len(kind.columns))),
+            y=list(range(len(kind.rows))),
+            z=z,
+            coloraxis="coloraxis",
+            text=[[_cell_text(cell) for cell in line] for line in panel.cells],
+            texttemplate="%{text}",
+            customdata=[[str(escape(_in_words(c.value, c.interval, c.note))) for c in line] for line in panel.cells],
+            hovertemplate="%{customdata}<extra></extra>",
+            hoverongaps=False,
+            xgap=2,
+            ygap=2,
+            **axes,
+        )
+        for row, line in enumerate(panel.cells):
+            for column, cell in enumerate(line):
+                if cell.value is None:  # a heatmap writes nothing where it has no colour
+                    figure.add_annotation(
+                        x=column, y=row, xref=axes["xaxis"], yref=axes["yaxis"], showarrow=False,
+                        text="<br>".join(str(escape(word)) for word in cell.note.split(", ")), font_size=10,
+                    )  # fmt: skip
+        bottom, left = place + columns >= count, place % columns == 0
+        figure.layout[_key("x", place)].update(
+            tickvals=list(range(len(kind.columns))), ticktext=[*map(str, kind.columns)],
+            showticklabels=bottom, showgrid=False, zeroline=False, fixedrange=True,
+            range=[-0.5, len(kind.columns) - 0.5],
+        )  # fmt: skip
+        figure.layout[_key("y", place)].update(
+            tickvals=list(range(len(kind.rows))), ticktext=[str(escape(row)) for row in kind.rows],
+            showticklabels=left, showgrid=False, zeroline=False, fixedrange=True, range=[len(kind.rows) - 0.5, -0.5],
+        )  # fmt: skip
+    ticks, words = _colour_ticks(low, high, kind.logarithmic)
+    figure.update_layout(
+        coloraxis={
+            "colorscale": SCALE,
+            "cmin": low,
+            "cmax": high,
+            "colorbar": {
+                "orientation": "h",
+                "yref": "container",
+                "y": 0,
+                "yanchor": "bottom",
+                "thickness": 10,
+                "len": 0.9,
+                "tickvals": ticks,
+                "ticktext": words,
+                "outlinewidth": 0,
+                "title": {"text": _wrapped(kind.title, 52), "side": "top", "font": {"size": 12}},
+            },
+        }
+    )
+    for place in range(max(count - columns, 0), count):
+        figure.layout[_key("x", place)].title = chart.column_title
+    for place in range(0, count, columns):
+        figure.layout[_key("y", place)].title = chart.row_title
+    description = f"{kind.title} by {chart.row_title} and {chart.column_title}"
+    return page_figure(figure, height + 130, description, margin={"t": 12, "b": 118})
+
+
+def _subplots(rows: int, columns: int, height: float, titles: Sequence[str], gap: float = 0.05) -> go.Figure:
+    """Axes in rows and columns, with the panels' titles above them."""
+    figure = go.Figure()
+    title_share = 26 / height if any(titles) else 0.0
+    row_gap = 30 / height if rows > 1 else 0.0
+    for place in range(len(titles)):
+        row, column = divmod(place, columns)
+        width = (1 - gap * (columns - 1)) / columns
+        left = column * (width + gap)
+        share = 1 / rows
+        top = 1 - row * share - title_share
+        bottom = 1 - (row + 1) * share + (row_gap if row < rows - 1 else 0.0)
+        axes = _axes(place)
+        figure.layout[_key("x", place)] = {"domain": [left, left + width], "anchor": axes["yaxis"]}
+        figure.layout[_key("y", place)] = {"domain": [max(bottom, 0.0), top], "anchor": axes["xaxis"]}
+        _panel_title(figure, titles[place], left, top, x_ref="paper")
+    return figure
+
+
+def _panel_title(figure: go.Figure, title: str, x: float, y: float, x_ref: str) -> None:
+    if title:
+        figure.add_annotation(
+            x=x, y=y, xref=x_ref, yref="paper", xanchor="left", yanchor="bottom", text=f"<b>{escape(title)}</b>",
+            showarrow=False, font_size=12,
+        )  # fmt: skip
+
+
+def _finished(
+    figure: go.Figure, chart: Chart, height: float, x_title: str, y_title: str | None, legend_names: int
+) -> PageFigure:
+    """The axes' titles once a figure, so that panels stay large, and the style of the page."""
+    figure.add_annotation(
+        x=0.5, y=0, xref="paper", yref="paper", yshift=-24, yanchor="top", text=_wrapped(x_title, 56),
+        showarrow=False,
+    )  # fmt: skip
+    if y_title is not None:
+        figure.add_annotation(
+            x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", yshift=8, xshift=-40,
+            text=_wrapped(y_title, 56), showarrow=False, align="left",
+        )  # fmt: skip
+    lines = _wrapped(y_title or "", 56).count("<br>") + 1
+    top = 12 if y_title is None else 22 + 16 * lines
+    below = 70 if legend_names < 2 else 80 + 24 * -(-legend_names // 2)
+    figure.update_layout(showlegend=legend_names > 1)
+    return page_figure(figure, int(height) + below + top, chart.title, margin={"t": top, "b": below})
+
+
+def _axes(place: int) -> dict[str, str]:
+    """What traces call the axes of a panel."""
+    suffix = "" if place == 0 else str(place + 1)
+    return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
+
+
+def _key(letter: str, place: int) -> str:
+    """What the layout calls them."""
+    return f"{letter}axis" + ("" if place == 0 else str(place + 1))
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    """Four significant digits: a page holds many numbers."""
+    return [float(f"{value:.4g}") for value in values]
+
+
+def _scaled(value: float | None, logarithmic: bool) -> float | None:
+    if value is None or not logarithmic:
+        return value
+    return math.log10(value) if value > 0 else None
+
+
+def _cell_text(cell: Cell) -> str:
+    if cell.value is None:
+        return ""
+    return number(cell.value) + (f"<br>{escape(cell.note)}" if cell.note else "")
+
+
+def _in_words(value: float | None, interval: tuple[float, float] | None, note: str) -> str:
+    """A number with its interval for reading."""
+    if value is None:
+        return note
+    ends = "" if interval is None else f" [{number(interval[0])}, {number(interval[1])}]"
+    return f"{number(value)}{ends}" + (f", {note}" if note else "")
+
+
+def _colour_ticks(low: float, high: float, logarithmic: bool) -> tuple[list[float], list[str]]:
+    """Places and labels of a colour bar: decades where there are some, else its ends and its middle."""
+    decades = list(range(math.ceil(low), math.floor(high) + 1))
+    if logarithmic and len(decades) > 1:
+        return [float(decade) for decade in decades], [power(decade) for decade in decades]
+    places = [float(place) for place in np.linspace(low, high, 3)]
+    return places, [number(10**place if logarithmic else place) for place in places]
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "<br>".join(str(escape(line)) for line in textwrap.wrap(text, width))

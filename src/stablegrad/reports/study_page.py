@@ -1,0 +1,116 @@
+"""report.html of a study: what it claims and what came out, the figures, the costs, every run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from stablegrad.reports.charts_page import page_figures
+from stablegrad.reports.charts_picture import write_pictures
+from stablegrad.reports.page import write_page
+from stablegrad.reports.study_costs import cost_rows, pareto_charts
+from stablegrad.reports.study_figures import PERCENT, figure_title, note_on, study_charts
+from stablegrad.studies.study import StudyFolder, parse_expectation
+from stablegrad.studies.study_verdict import counts_in_words, study_verdict
+from stablegrad.studies.table import SPEED, Estimate, Row, Table, read_table
+from stablegrad.studies.wording import MISSING, duration, memory, number
+
+
+def write_study_report(directory: Path | str) -> Path:
+    """Write ``report.html`` and ``figures/*.png`` and ``*.svg`` of a study.
+
+    Args:
+        directory: a study folder; its runs may be in any state.
+
+    Returns:
+        the path of report.html.
+
+    Raises:
+        UsageError: the folder holds no study.
+        StablegradError: a file in it cannot be read.
+    """
+    folder = StudyFolder.read(directory)
+    study, table = folder.study, read_table(folder)
+    charts = [*study_charts(folder, table), *pareto_charts(table)]
+    write_pictures(folder.directory / "figures", charts)
+    expectations = [parse_expectation(text, study.cells) for text in study.expect]
+    answer, *sentences = study_verdict(table, expectations)
+    return write_page(
+        folder.directory / "report.html",
+        "study.html",
+        title=study.texts.get("title", f"Study {study.name}"),
+        texts=study.texts,
+        form=study.form,
+        axes=[(axis, list(values)) for axis, values in table.axes.items()],
+        seeds=list(study.seeds),
+        counts=counts_in_words(table),
+        failures=[row for row in table.rows if row.status == "failed"],
+        answer=answer,
+        sentences=sentences,
+        percent=PERCENT,
+        figures=[
+            {"name": chart.name, "title": chart.title, "reading": chart.reading, "note": chart.note, "drawn": drawn}
+            for chart in charts
+            for drawn in [page_figures(chart)]
+        ],
+        cost=[_cost_row(row) for row in cost_rows(table)],
+        cost_note=note_on(table.rows, [row["seconds"].seeds for row in cost_rows(table)]),
+        speed=figure_title(SPEED[table.kind]),
+        shown=list(dict.fromkeys([*([table.score] if table.score else []), *study.report])),
+        runs=_runs(folder, table),
+        directory=str(folder.directory),
+    )
+
+
+def _cost_row(row: dict[str, Any]) -> list[str]:
+    """A row of the table of costs as text."""
+    share = row["optimizer"]
+    return [
+        row["size"],
+        row["setting"],
+        _number(row["parameters"]),
+        duration(row["seconds"].value),
+        _number(row["speed"]),
+        memory(row["memory"]),
+        MISSING if share is None else f"{share:.0%}",
+        "1" if row["ratio"] is None else _estimate(row["ratio"]),
+    ]
+
+
+def _runs(folder: StudyFolder, table: Table) -> list[dict[str, Any]]:
+    """Every run: what came of it and where it lies, relative to the page."""
+    found = []
+    names = list(dict.fromkeys([*([table.score] if table.score else []), *folder.study.report]))
+    for row, run in zip(table.rows, folder.study.runs, strict=True):
+        run_folder = folder.run_folder(run)
+        relative = quote(os.path.relpath(run_folder.path, folder.directory))
+        report = (run_folder.path / "report.html").exists()
+        link = f"{relative}/report.html" if report else f"{relative}/" if run_folder.path.exists() else None
+        found.append(
+            {
+                "name": row.name,
+                "link": link,
+                "status": _status(row),
+                "figures": [_number(row.figures.get(name)) for name in names],
+            }
+        )
+    return found
+
+
+def _status(row: Row) -> str:
+    return f"{row.status}: {row.error}" if row.error else row.status
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else number(value)
+
+
+def _estimate(found: Estimate) -> str:
+    if found.value is None:
+        return MISSING
+    ends: Sequence[float] = found.interval or ()
+    interval = f" [{', '.join(number(end) for end in ends)}]" if ends else ""
+    return f"{number(found.value)}{interval}"
