@@ -18,8 +18,8 @@ from typing import Any
 DRAWN = "document.documentElement.dataset.figures || null"  # set by the page when the last figure is drawn
 TIMING = "JSON.stringify(performance.getEntriesByType('navigation')[0].toJSON())"
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--remote-debugging-pipe", "--hide-scrollbars",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe", "--hide-scrollbars",
 )  # fmt: skip
 
 
@@ -86,9 +86,7 @@ class Browser:
             ``load_seconds``, from the start of the navigation to the end of the load event, by the browser's own clock;
             ``drawn_seconds``, to the last figure, by this process's (looked at every 10 ms); ``figures``.
         """
-        self.call(
-            "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
-        )
+        self.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
         started = time.monotonic()
         self.call("Page.navigate", url=page.absolute().as_uri())
         while (drawn := self.evaluate(DRAWN)) is None:

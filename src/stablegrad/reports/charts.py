@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from matplotlib import colormaps
+
+from stablegrad.reports.page import power
 from stablegrad.reports.series import SETTING_COLOURS
+from stablegrad.studies.wording import number
 
 #: The two colours of comparisons, then others that stay apart for colour-blind readers.
 PALETTE = (*SETTING_COLOURS, "#009e73", "#cc79a7", "#a58a00", "#7f5fd6", "#56b4e9", "#999999")
@@ -152,14 +157,64 @@ AnyChart: TypeAlias = LineChart | DotChart | GridChart
 
 
 def limits(lines: Sequence[Line]) -> tuple[float, float]:
-    """The range of all values with a margin; of intervals at most half that range more at each end.
+    """The range of the y axis of lines, see :func:`span_of`."""
+    ends = [end for line in lines if line.low is not None and line.high is not None for end in (*line.low, *line.high)]
+    return span_of([value for line in lines for value in line.y], ends)
+
+
+def dot_limits(chart: DotChart) -> tuple[float, float]:
+    """The range of the x axis of dots, see :func:`span_of`."""
+    dots = [dot for _, group in chart.groups for dot in group if dot.value is not None]
+    values = [dot.value for dot in dots if dot.value is not None]
+    ends = [end for dot in dots if dot.interval is not None for end in dot.interval]
+    return span_of([*values, *([0.0] if chart.zero else [])], ends)
+
+
+def span_of(values: Sequence[float], ends: Sequence[float]) -> tuple[float, float]:
+    """The range of all values with a margin; of intervals at most half that range more at each side.
 
     The interval of two seeds can be many times wider than anything seen.
     """
-    values = [value for line in lines for value in line.y]
     low, high = min(values), max(values)
     span = (high - low) or abs(high) or 1.0
-    ends = [end for line in lines if line.low is not None and line.high is not None for end in (*line.low, *line.high)]
     low, high = max(min([low, *ends]), low - span / 2), min(max([high, *ends]), high + span / 2)
     margin = (high - low) / 20 or 0.5
     return low - margin, high + margin
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten in a range of positive numbers; of more than three decades, the powers."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)
+    ticks = [factor * 10.0**decade for decade in decades for factor in factors]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def colour_range(grids: Grids) -> tuple[float, float]:
+    """The ends of a colour scale, in logarithms to the base of ten where the scale has them."""
+    cells = [cell.value for panel in grids.panels for line in panel.cells for cell in line]
+    values = [scaled for value in cells if (scaled := scaled_value(value, grids.logarithmic)) is not None]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    return (low, high) if high - low > 1e-9 else (low - 0.5, high + 0.5)
+
+
+def colour_ticks(low: float, high: float, logarithmic: bool) -> tuple[list[float], list[str]]:
+    """Places and labels of a colour bar: decades where there are two or more, else its ends and its middle."""
+    decades = list(range(math.ceil(low), math.floor(high) + 1))
+    if logarithmic and len(decades) > 1:
+        return [float(decade) for decade in decades], [power(decade) for decade in decades]
+    places = [low, (low + high) / 2, high]
+    return places, [number(10**place if logarithmic else place) for place in places]
+
+
+def scaled_value(value: float | None, logarithmic: bool) -> float | None:
+    """Where a value lies on a colour scale; None where it is not on it."""
+    if value is None or not logarithmic:
+        return value
+    return math.log10(value) if value > 0 else None
+
+
+def ink_on(position: float) -> str:
+    """Black or white, whichever is read better on the colour at a position, 0 to 1, of the scale of grids."""
+    red, green, blue, _ = colormaps["viridis"](position)
+    return "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "#ffffff"

@@ -7,29 +7,49 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 from markupsafe import escape
+from matplotlib.ticker import EngFormatter
 
-from stablegrad.reports.charts import GREY, AnyChart, Cell, Chart, DotChart, GridChart, Grids, Line, LineChart, limits
-from stablegrad.reports.page import VIRIDIS, PageFigure, page_figure, power, transparent
+from stablegrad.reports.charts import (
+    GREY,
+    AnyChart,
+    Cell,
+    Chart,
+    DotChart,
+    GridChart,
+    Grids,
+    Line,
+    LineChart,
+    colour_range,
+    colour_ticks,
+    dot_limits,
+    ink_on,
+    limits,
+    log_ticks,
+    scaled_value,
+)
+from stablegrad.reports.page import VIRIDIS, PageFigure, page_figure, transparent
 from stablegrad.studies.wording import number
 
 SCALE = [[index / (len(VIRIDIS) - 1), colour] for index, colour in enumerate(VIRIDIS)]
 PANEL_HEIGHT = 190  # pixels
 COLUMNS = 3
+WIDE, NARROW = 110, 46  # characters of a line of text above or below a figure
 DOT_HEIGHT = 26
 GROUP_HEIGHT = 34
 
 
-def page_figures(chart: AnyChart, columns: int = COLUMNS) -> list[PageFigure]:
-    """One figure, or of grids one a kind, which a page puts side by side."""
+def page_figures(chart: AnyChart) -> list[PageFigure]:
+    """One figure, or of grids one a kind, which a page puts side by side; each with its layout on phones."""
     if isinstance(chart, GridChart):
         return [_grids(chart, kind) for kind in chart.kinds]
-    return [_lines(chart, columns) if isinstance(chart, LineChart) else _dots(chart)]
+    if isinstance(chart, LineChart):
+        return [_lines(chart, COLUMNS, WIDE).with_narrow(_lines(chart, 1, NARROW))]
+    return [_dots(chart, WIDE).with_narrow(_dots(chart, NARROW))]
 
 
-def _lines(chart: LineChart, columns: int) -> PageFigure:
+def _lines(chart: LineChart, columns: int, characters: int) -> PageFigure:
     count = len(chart.panels)
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -37,6 +57,7 @@ def _lines(chart: LineChart, columns: int) -> PageFigure:
     figure = _subplots(rows, columns, height, [panel.title for panel in chart.panels])
     shown = set[str]()
     common = limits([line for panel in chart.panels for line in panel.lines])
+    log_axis = _log_axis([x for panel in chart.panels for line in panel.lines for x in line.x]) if chart.log_x else {}
     for place, panel in enumerate(chart.panels):
         axes = _axes(place)
         for line in panel.lines:
@@ -53,14 +74,13 @@ def _lines(chart: LineChart, columns: int) -> PageFigure:
             )  # fmt: skip
         own = common if chart.shared_y else limits(panel.lines)
         bottom, left = place + columns >= count, place % columns == 0
-        layout = {"type": "log", "dtick": "D2" if columns == 1 else 1} if chart.log_x else {}
-        figure.layout[_key("x", place)].update(showticklabels=bottom or chart.log_x, **layout)
+        figure.layout[_key("x", place)].update(showticklabels=bottom, **log_axis)
         figure.layout[_key("y", place)].update(range=own, showticklabels=left or not chart.shared_y)
         if not chart.shared_y:
             figure.layout[_key("y", place)].update(tickfont_size=10)
     figure.update_xaxes(nticks=6)
     figure.update_yaxes(nticks=5)
-    return _finished(figure, chart, height, chart.x_title, chart.y_title, legend_names=len(shown))
+    return _finished(figure, chart, height, chart.x_title, chart.y_title, len(shown), characters)
 
 
 def _traces(line: Line) -> list[Any]:
@@ -103,7 +123,7 @@ def _traces(line: Line) -> list[Any]:
     return [*traces, main]
 
 
-def _dots(chart: DotChart) -> PageFigure:
+def _dots(chart: DotChart, characters: int) -> PageFigure:
     """Rows of dots, or bars from 0; the groups one below the other on one x axis."""
     lengths = [len(dots) for _, dots in chart.groups]
     height = DOT_HEIGHT * sum(lengths) + GROUP_HEIGHT * len(lengths)
@@ -166,8 +186,10 @@ def _dots(chart: DotChart) -> PageFigure:
                     showarrow=False, xshift=6,
                 )  # fmt: skip
     last = _axes(len(chart.groups) - 1)["yaxis"]
-    figure.update_layout(xaxis={"anchor": last, "zeroline": chart.zero, "zerolinewidth": 2}, bargap=0.3)
-    return _finished(figure, chart, height, chart.x_title, None, legend_names=0)
+    figure.update_layout(
+        xaxis={"anchor": last, "zeroline": chart.zero, "zerolinewidth": 2, "range": list(dot_limits(chart))}, bargap=0.3
+    )
+    return _finished(figure, chart, height, chart.x_title, None, 0, characters)
 
 
 def _grids(chart: GridChart, kind: Grids) -> PageFigure:
@@ -177,21 +199,15 @@ def _grids(chart: GridChart, kind: Grids) -> PageFigure:
     rows = -(-count // columns)
     height = rows * (40 + 44 * len(kind.rows)) + 20
     figure = _subplots(rows, columns, height, [panel.title for panel in kind.panels], gap=0.12)
-    values = [_scaled(cell.value, kind.logarithmic) for panel in kind.panels for line in panel.cells for cell in line]
-    present = [value for value in values if value is not None]
-    low, high = (min(present), max(present)) if present else (0.0, 1.0)
-    if high - low < 1e-9:
-        low, high = low - 0.5, high + 0.5
+    low, high = colour_range(kind)
     for place, panel in enumerate(kind.panels):
         axes = _axes(place)
-        z = [[_scaled(cell.value, kind.logarithmic) for cell in line] for line in panel.cells]
+        z = [[scaled_value(cell.value, kind.logarithmic) for cell in line] for line in panel.cells]
         figure.add_heatmap(
             x=list(range(len(kind.columns))),
             y=list(range(len(kind.rows))),
             z=z,
             coloraxis="coloraxis",
-            text=[[_cell_text(cell) for cell in line] for line in panel.cells],
-            texttemplate="%{text}",
             customdata=[[str(escape(_in_words(c.value, c.interval, c.note))) for c in line] for line in panel.cells],
             hovertemplate="%{customdata}<extra></extra>",
             hoverongaps=False,
@@ -199,24 +215,32 @@ def _grids(chart: GridChart, kind: Grids) -> PageFigure:
             ygap=2,
             **axes,
         )
-        for row, line in enumerate(panel.cells):
-            for column, cell in enumerate(line):
-                if cell.value is None:  # a heatmap writes nothing where it has no colour
-                    figure.add_annotation(
-                        x=column, y=row, xref=axes["xaxis"], yref=axes["yaxis"], showarrow=False,
-                        text="<br>".join(str(escape(word)) for word in cell.note.split(", ")), font_size=10,
-                    )  # fmt: skip
+        places = [(row, column) for row in range(len(kind.rows)) for column in range(len(kind.columns))]
+        inks = []
+        for row, column in places:
+            value = z[row][column]
+            inks.append(GREY if value is None else ink_on((value - low) / (high - low)))
+        figure.add_scatter(
+            x=[column for _, column in places],
+            y=[row for row, _ in places],
+            text=[_cell_text(panel.cells[row][column]) for row, column in places],
+            mode="text",
+            textfont={"color": inks, "size": 12 if len(kind.columns) < 4 else 10},
+            hoverinfo="skip",
+            showlegend=False,
+            **axes,
+        )
         bottom, left = place + columns >= count, place % columns == 0
         figure.layout[_key("x", place)].update(
             tickvals=list(range(len(kind.columns))), ticktext=[*map(str, kind.columns)],
-            showticklabels=bottom, showgrid=False, zeroline=False, fixedrange=True,
+            showticklabels=bottom, showgrid=False, ticks="", zeroline=False, fixedrange=True,
             range=[-0.5, len(kind.columns) - 0.5],
         )  # fmt: skip
         figure.layout[_key("y", place)].update(
             tickvals=list(range(len(kind.rows))), ticktext=[str(escape(row)) for row in kind.rows],
-            showticklabels=left, showgrid=False, zeroline=False, fixedrange=True, range=[len(kind.rows) - 0.5, -0.5],
+            showticklabels=left, showgrid=False, ticks="", zeroline=False, fixedrange=True, range=[len(kind.rows) - 0.5, -0.5],
         )  # fmt: skip
-    ticks, words = _colour_ticks(low, high, kind.logarithmic)
+    ticks, words = colour_ticks(low, high, kind.logarithmic)
     figure.update_layout(
         coloraxis={
             "colorscale": SCALE,
@@ -232,16 +256,15 @@ def _grids(chart: GridChart, kind: Grids) -> PageFigure:
                 "tickvals": ticks,
                 "ticktext": words,
                 "outlinewidth": 0,
-                "title": {"text": _wrapped(kind.title, 52), "side": "top", "font": {"size": 12}},
             },
         }
     )
     for place in range(max(count - columns, 0), count):
         figure.layout[_key("x", place)].title = chart.column_title
-    for place in range(0, count, columns):
-        figure.layout[_key("y", place)].title = chart.row_title
     description = f"{kind.title} by {chart.row_title} and {chart.column_title}"
-    return page_figure(figure, height + 130, description, margin={"t": 12, "b": 118})
+    _above(figure, kind.title, NARROW)
+    top = _height_above(kind.title, NARROW)
+    return page_figure(figure, height + 90 + top, description, margin={"t": top, "b": 90})
 
 
 def _subplots(rows: int, columns: int, height: float, titles: Sequence[str], gap: float = 0.05) -> go.Figure:
@@ -272,23 +295,52 @@ def _panel_title(figure: go.Figure, title: str, x: float, y: float, x_ref: str) 
 
 
 def _finished(
-    figure: go.Figure, chart: Chart, height: float, x_title: str, y_title: str | None, legend_names: int
+    figure: go.Figure,
+    chart: Chart,
+    height: float,
+    x_title: str,
+    y_title: str | None,
+    legend_names: int,
+    characters: int,
 ) -> PageFigure:
     """The axes' titles once a figure, so that panels stay large, and the style of the page."""
     figure.add_annotation(
-        x=0.5, y=0, xref="paper", yref="paper", yshift=-24, yanchor="top", text=_wrapped(x_title, 56),
+        x=0.5, y=0, xref="paper", yref="paper", yshift=-24, yanchor="top", text=_wrapped(x_title, characters),
         showarrow=False,
     )  # fmt: skip
+    top = 12
     if y_title is not None:
-        figure.add_annotation(
-            x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", yshift=8, xshift=-40,
-            text=_wrapped(y_title, 56), showarrow=False, align="left",
-        )  # fmt: skip
-    lines = _wrapped(y_title or "", 56).count("<br>") + 1
-    top = 12 if y_title is None else 22 + 16 * lines
-    below = 70 if legend_names < 2 else 80 + 24 * -(-legend_names // 2)
+        _above(figure, y_title, characters)
+        top = _height_above(y_title, characters)
+    below = 45 + 16 * _wrapped(x_title, characters).count("<br>") + 14
+    if legend_names > 1:
+        below += 14 + 20 * -(-legend_names // (5 if characters == WIDE else 2))
     figure.update_layout(showlegend=legend_names > 1)
     return page_figure(figure, int(height) + below + top, chart.title, margin={"t": top, "b": below})
+
+
+def _above(figure: go.Figure, text: str, characters: int) -> None:
+    """What the values are, above the panels: beside them it would take their room."""
+    figure.add_annotation(
+        x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", yshift=6, xshift=-40,
+        text=_wrapped(text, characters), showarrow=False, align="left",
+    )  # fmt: skip
+
+
+def _height_above(text: str, characters: int) -> int:
+    return 20 + 16 * (_wrapped(text, characters).count("<br>") + 1)
+
+
+def _log_axis(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis around the values, with ticks of 1, 2 and 5."""
+    low, high = min(values) / 1.15, max(values) * 1.15
+    ticks = log_ticks(low, high)
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": ticks,
+        "ticktext": [EngFormatter(sep="")(tick) for tick in ticks],
+    }
 
 
 def _axes(place: int) -> dict[str, str]:
@@ -307,15 +359,9 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
 
 
-def _scaled(value: float | None, logarithmic: bool) -> float | None:
-    if value is None or not logarithmic:
-        return value
-    return math.log10(value) if value > 0 else None
-
-
 def _cell_text(cell: Cell) -> str:
     if cell.value is None:
-        return ""
+        return "<br>".join(str(escape(word)) for word in cell.note.split(", "))
     return number(cell.value) + (f"<br>{escape(cell.note)}" if cell.note else "")
 
 
@@ -325,15 +371,6 @@ def _in_words(value: float | None, interval: tuple[float, float] | None, note: s
         return note
     ends = "" if interval is None else f" [{number(interval[0])}, {number(interval[1])}]"
     return f"{number(value)}{ends}" + (f", {note}" if note else "")
-
-
-def _colour_ticks(low: float, high: float, logarithmic: bool) -> tuple[list[float], list[str]]:
-    """Places and labels of a colour bar: decades where there are some, else its ends and its middle."""
-    decades = list(range(math.ceil(low), math.floor(high) + 1))
-    if logarithmic and len(decades) > 1:
-        return [float(decade) for decade in decades], [power(decade) for decade in decades]
-    places = [float(place) for place in np.linspace(low, high, 3)]
-    return places, [number(10**place if logarithmic else place) for place in places]
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -9,14 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocator
 
-from stablegrad.reports.charts import GREY, AnyChart, Chart, DotChart, GridChart, Grids, Line, LineChart, limits
+from stablegrad.reports.charts import (
+    GREY,
+    AnyChart,
+    Chart,
+    DotChart,
+    GridChart,
+    Line,
+    LineChart,
+    colour_range,
+    colour_ticks,
+    dot_limits,
+    ink_on,
+    limits,
+    log_ticks,
+    scaled_value,
+)
 from stablegrad.reports.figures import new_figure, png, styled
 from stablegrad.studies.wording import number
 from stablegrad.training.run_folder import write_atomically
@@ -76,8 +90,9 @@ def _lines(chart: LineChart) -> Figure:
         axes.xaxis.set_tick_params(labelbottom=True)
         if chart.log_x:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            every = [x for each in chart.panels for line in each.lines for x in line.x]
+            axes.xaxis.set_major_locator(FixedLocator(log_ticks(min(every) / 1.15, max(every) * 1.15)))
+            axes.xaxis.set_minor_locator(NullLocator())
         else:
             axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -87,10 +102,11 @@ def _lines(chart: LineChart) -> Figure:
         panels[0].set_ylim(*limits([line for panel in chart.panels for line in panel.lines]))
     for axes in panels[count:]:
         axes.set_visible(False)
-    figure.supxlabel(chart.x_title, fontsize=10)
+    for axes in panels[max(count - columns, 0) : count]:
+        axes.set_xlabel(chart.x_title)
     figure.supylabel("\n".join(textwrap.wrap(chart.y_title, 22 * rows + 16)), fontsize=10)
     if len(legend) > 1:
-        figure.legend(legend.values(), legend.keys(), loc="outside upper left", ncols=min(4, len(legend)), fontsize=9)
+        figure.legend(legend.values(), legend.keys(), loc="outside lower left", ncols=min(4, len(legend)), fontsize=9)
     return _captioned(figure, chart)
 
 
@@ -129,6 +145,7 @@ def _dots(chart: DotChart) -> Figure:
         axes.set_ylim(len(dots) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.set_title(title, loc="left", fontsize=10)
+    panels[-1].set_xlim(*dot_limits(chart))
     panels[-1].set_xlabel("\n".join(textwrap.wrap(chart.x_title, 80)))
     return _captioned(figure, chart)
 
@@ -139,11 +156,14 @@ def _grids(chart: GridChart) -> Figure:
     figure = new_figure(max(0.95 * columns + 1.3, 3.6) * len(kinds), most * (0.42 * rows + 0.55) + 1.2)
     panels = figure.subplots(most, len(kinds), squeeze=False)
     for column, kind in enumerate(kinds):
-        norm = _norm(kind)
+        low, high = colour_range(kind)
+        norm = Normalize(low, high)
         for axes, panel in zip(panels[:, column], kind.panels, strict=True):
             axes.grid(False)
             axes.spines[:].set_visible(False)
-            values = np.array([[_nan(cell.value) for cell in line] for line in panel.cells])
+            values = np.array(
+                [[_nan(scaled_value(cell.value, kind.logarithmic)) for cell in line] for line in panel.cells]
+            )
             axes.imshow(values, norm=norm, cmap="viridis", aspect="auto")
             for row, line in enumerate(panel.cells):
                 for place, cell in enumerate(line):
@@ -151,8 +171,7 @@ def _grids(chart: GridChart) -> Figure:
                         text, ink = cell.note.replace(", ", "\n"), "#444444"
                     else:
                         text = number(cell.value) + (f"\n{cell.note}" if cell.note else "")
-                        red, green, blue, _ = colormaps["viridis"](norm(cell.value))
-                        ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+                        ink = ink_on(float(norm(_nan(scaled_value(cell.value, kind.logarithmic)))))
                     axes.text(place, row, text, ha="center", va="center", fontsize=8, color=ink)
             axes.set_xticks(range(columns), [*map(str, kind.columns)])
             axes.set_yticks(range(rows), kind.rows)
@@ -166,18 +185,9 @@ def _grids(chart: GridChart) -> Figure:
             label="\n".join(textwrap.wrap(kind.title, 40)),
             aspect=30,
         )
+        bar.set_ticks(*colour_ticks(low, high, kind.logarithmic))
         bar.outline.set_visible(False)
     return _captioned(figure, chart)
-
-
-def _norm(kind: Grids) -> Normalize:
-    values = [cell.value for panel in kind.panels for line in panel.cells for cell in line if cell.value is not None]
-    if kind.logarithmic:
-        values = [value for value in values if value > 0]
-    low, high = (min(values), max(values)) if values else (0.1, 1.0)
-    if kind.logarithmic:
-        return LogNorm(low, high if high > 1.001 * low else 10 * low)
-    return Normalize(low, high if high > low else low + 1.0)
 
 
 def _nan(value: float | None) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,20 @@ class PageFigure:
         json: plotly's data and layout, safe inside a script element.
         height: in pixels.
         description: what it shows, for readers who cannot see it.
+        narrow: another layout for phones, as JSON; None: the same.
+        narrow_height: its height.
     """
 
     json: Markup
     height: int
     description: str
+    narrow: Markup | None = None
+    narrow_height: int = 0
+
+    def with_narrow(self, other: PageFigure) -> PageFigure:
+        """The same with the layout of ``other``, a figure of the same data, on phones."""
+        layout = json.dumps(json.loads(other.json)["layout"])
+        return replace(self, narrow=Markup(_script_safe(layout)), narrow_height=other.height)
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def grid_chart(table: Table, name: str, rows: Sequence[Row]) -> GridChart | None
         part_title("Score and gradient norm by size" if table.score else "Figures by size", name),
         "How to read it: a cell is a size of network; bright is high, dark is low, on one scale for all grids of a "
         "kind; where the gradient grid darkens together with the score, the network no longer receives a signal. "
-        f"Numbers are {_mean_of(table)} over seeds; those of gradients, geometric means.",
+        f"A number is the {_mean_of(table)}; of gradient norms the geometric mean.",
         note_on(rows, seeds),
         kinds,
         " and ".join(down) or "",
@@ -187,7 +187,7 @@ def size_chart(table: Table) -> LineChart | None:
         "parameters",
         "Score against the number of parameters" if table.score else "Against the number of parameters",
         "How to read it: a point is a size of network, its bar the "
-        f"{PERCENT} interval of {_mean_of(table)} over seeds; a line that rises to the right gains from size.",
+        f"{PERCENT} interval of the {_mean_of(table)}; a line that rises to the right gains from size.",
         note_on(table.rows, seeds),
         panels[:MOST_PANELS],
         "parameters (log scale)",
@@ -365,7 +365,7 @@ def ablation_charts(table: Table, name: str, rows: Sequence[Row]) -> list[DotCha
             DotChart(
                 file_name(f"ablation_{'_'.join(combination)}", name),
                 part_title(f"Ablation: {what}", name),
-                f"How to read it: a dot is {_mean_of(table)} over seeds, its bar the {PERCENT} interval"
+                f"How to read it: a dot is the {_mean_of(table)}, its bar the {PERCENT} interval"
                 f"{'' if ordered else '; the best stands on top'}.{averaged}",
                 note_on(rows, seeds),
                 groups,
@@ -457,7 +457,8 @@ def _tasks(table: Table) -> tuple[str, ...]:
 
 
 def _mean_of(table: Table) -> str:
-    return "means" if len(table.tasks) < 2 or not table.comparable else "interquartile means over tasks and"
+    several = len(table.tasks) > 1 and table.comparable
+    return "interquartile mean over tasks and seeds" if several else "mean over seeds"
 
 
 def part_title(title: str, name: str) -> str:
