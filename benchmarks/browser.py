@@ -19,7 +19,8 @@ DRAWN = "document.documentElement.dataset.figures || null"  # set by the page wh
 TIMING = "JSON.stringify(performance.getEntriesByType('navigation')[0].toJSON())"
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
+    "--hide-scrollbars",
 )  # fmt: skip
 
 

@@ -238,7 +238,8 @@ def _grids(chart: GridChart, kind: Grids) -> PageFigure:
         )  # fmt: skip
         figure.layout[_key("y", place)].update(
             tickvals=list(range(len(kind.rows))), ticktext=[str(escape(row)) for row in kind.rows],
-            showticklabels=left, showgrid=False, ticks="", zeroline=False, fixedrange=True, range=[len(kind.rows) - 0.5, -0.5],
+            showticklabels=left, showgrid=False, ticks="", zeroline=False, fixedrange=True,
+            range=[len(kind.rows) - 0.5, -0.5],
         )  # fmt: skip
     ticks, words = colour_ticks(low, high, kind.logarithmic)
     figure.update_layout(

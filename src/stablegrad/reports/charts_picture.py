@@ -185,7 +185,8 @@ def _grids(chart: GridChart) -> Figure:
             label="\n".join(textwrap.wrap(kind.title, 40)),
             aspect=30,
         )
-        bar.set_ticks(*colour_ticks(low, high, kind.logarithmic))
+        ticks, words = colour_ticks(low, high, kind.logarithmic)
+        bar.set_ticks(ticks, labels=words)
         bar.outline.set_visible(False)
     return _captioned(figure, chart)
 
