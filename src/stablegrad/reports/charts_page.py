@@ -197,7 +197,7 @@ def _grids(chart: GridChart, kind: Grids) -> PageFigure:
     count = len(kind.panels)
     columns = min(count, 2)
     rows = -(-count // columns)
-    height = rows * (40 + 44 * len(kind.rows)) + 20
+    height = rows * (26 + 40 * len(kind.rows)) + 24 * (rows - 1)
     figure = _subplots(rows, columns, height, [panel.title for panel in kind.panels], gap=0.12)
     low, high = colour_range(kind)
     for place, panel in enumerate(kind.panels):
@@ -264,7 +264,7 @@ def _grids(chart: GridChart, kind: Grids) -> PageFigure:
         figure.layout[_key("x", place)].title = chart.column_title
     description = f"{kind.title} by {chart.row_title} and {chart.column_title}"
     _above(figure, kind.title, NARROW)
-    top = _height_above(kind.title, NARROW)
+    top = max(_height_above(other.title, NARROW) for other in chart.kinds)
     return page_figure(figure, height + 90 + top, description, margin={"t": top, "b": 90})
 
 
@@ -272,14 +272,14 @@ def _subplots(rows: int, columns: int, height: float, titles: Sequence[str], gap
     """Axes in rows and columns, with the panels' titles above them."""
     figure = go.Figure()
     title_share = 26 / height if any(titles) else 0.0
-    row_gap = 30 / height if rows > 1 else 0.0
+    row_gap = 24 / height if rows > 1 else 0.0
+    row_height = (1 - row_gap * (rows - 1)) / rows
     for place in range(len(titles)):
         row, column = divmod(place, columns)
         width = (1 - gap * (columns - 1)) / columns
         left = column * (width + gap)
-        share = 1 / rows
-        top = 1 - row * share - title_share
-        bottom = 1 - (row + 1) * share + (row_gap if row < rows - 1 else 0.0)
+        start = 1 - row * (row_height + row_gap)
+        top, bottom = start - title_share, start - row_height
         axes = _axes(place)
         figure.layout[_key("x", place)] = {"domain": [left, left + width], "anchor": axes["yaxis"]}
         figure.layout[_key("y", place)] = {"domain": [max(bottom, 0.0), top], "anchor": axes["xaxis"]}

@@ -77,7 +77,7 @@ def _lines(chart: LineChart) -> Figure:
     count = len(chart.panels)
     columns = min(3, count)
     rows = -(-count // columns)
-    figure = new_figure(7.0 if count == 1 else 3.3 * columns + 0.6, 4.2 if count == 1 else 2.2 * rows + 1.0)
+    figure = new_figure(7.8 if count == 1 else 3.3 * columns + 1.4, 4.6 if count == 1 else 2.2 * rows + 1.4)
     share: Any = "all" if chart.shared_y else False
     panels = figure.subplots(rows, columns, squeeze=False, sharex="all", sharey=share).ravel()
     legend: dict[str, Any] = {}
@@ -106,7 +106,7 @@ def _lines(chart: LineChart) -> Figure:
         axes.set_xlabel(chart.x_title)
     figure.supylabel("\n".join(textwrap.wrap(chart.y_title, 22 * rows + 16)), fontsize=10)
     if len(legend) > 1:
-        figure.legend(legend.values(), legend.keys(), loc="outside lower left", ncols=min(4, len(legend)), fontsize=9)
+        figure.legend(legend.values(), legend.keys(), loc="outside right upper", fontsize=9)
     return _captioned(figure, chart)
 
 
@@ -200,5 +200,5 @@ def _captioned(figure: Figure, chart: Chart) -> Figure:
     width = int(figure.get_figwidth() * 13.5)
     caption = textwrap.wrap(f"{chart.reading} {chart.note}".strip(), width)
     figure.suptitle("\n".join(textwrap.wrap(chart.title, width)), x=0.01, ha="left", fontsize=12)
-    figure.text(0.01, -0.02, "\n".join(caption), ha="left", va="top", fontsize=8, color="#444444")
+    figure.supxlabel("\n".join(caption), x=0.01, ha="left", fontsize=8, color="#444444", linespacing=1.4)
     return figure

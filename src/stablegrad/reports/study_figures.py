@@ -246,7 +246,8 @@ def curve_chart(folder: StudyFolder, table: Table) -> LineChart | None:
             "relearning",
             "Training accuracy while labels are reshuffled",
             "How to read it: at every dashed mark labels are reshuffled and accuracy falls; a network that still "
-            f"learns climbs again, one that does not stays low. Bands: {PERCENT} interval of the mean over seeds.",
+            f"learns climbs again, one that does not stays low. A line is the mean of finished runs, its band, from "
+            f"{FEW_SEEDS} seeds on, the {PERCENT} interval.",
             note_on(table.rows, seeds) + cut,
             panels,
             "epoch",
@@ -255,8 +256,8 @@ def curve_chart(folder: StudyFolder, table: Table) -> LineChart | None:
     return LineChart(
         "learning_curves",
         "Learning curves",
-        f"How to read it: higher is better. A line is the {what} of finished runs, its band the {PERCENT} interval "
-        "over seeds; bands that stay apart speak for a difference.",
+        f"How to read it: higher is better. A line is the {what} of finished runs, its band, from {FEW_SEEDS} seeds "
+        f"on, the {PERCENT} interval over seeds; bands that stay apart speak for a difference.",
         note_on(table.rows, seeds) + cut,
         panels,
         "environment steps",
@@ -339,7 +340,7 @@ def ablation_charts(table: Table, name: str, rows: Sequence[Row]) -> list[DotCha
         return []
     by_size = table.groups(rows, table.sizes)
     largest = next(reversed(by_size))
-    scopes = [(f"largest network ({table.label(table.sizes, largest)})", by_size[largest])] if len(by_size) > 1 else []
+    scopes = [(f"largest: {table.label(table.sizes, largest)}", by_size[largest])] if len(by_size) > 1 else []
     scopes.append(("mean over sizes" if scopes else "", list(rows)))
     charts = []
     axes = [axis for axis in table.settings if len(table.axes[axis]) > 1]
@@ -400,7 +401,8 @@ def _mean_curve(
     values = on_grid(chosen, grid)
     if len(tasks) == 1:
         found = mean_interval(values)
-        return grid, found.mean, found.interval, found.count
+        # Of two seeds Student's interval is wider than the panel everywhere: a band would only hide the lines.
+        return grid, found.mean, found.interval if found.count >= FEW_SEEDS else None, found.count
     array = values.reshape(len(seeds), len(tasks), grid.size)
     if grid.size == 1:
         return grid, array.mean(axis=(0, 1)), None, len(seeds)
