@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-kron-digits bench-diagnosis bench-diagnosis-overhead bench-bootstrap
+.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-kron-digits bench-diagnosis bench-diagnosis-overhead bench-bootstrap bench-study-report
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -55,6 +55,9 @@ bench-diagnosis: $(VENV)/.dev ## score the rules of the diagnosis on 98 small tr
 
 bench-diagnosis-overhead: $(VENV)/.base ## what looks and probings of the diagnosis cost beside updates of PQN (5 minutes)
 	$(BIN)/python benchmarks/diagnosis_overhead.py
+
+bench-study-report: $(VENV)/.base ## size of the report of a study of 200 runs, and its time in a headless Chromium (2 minutes)
+	$(BIN)/python benchmarks/study_report.py
 
 bench-bootstrap: $(VENV)/.base ## 10,000 bootstrap replicates of 57 environments: time; how often intervals hold the truth (2 minutes)
 	$(BIN)/python benchmarks/bootstrap.py

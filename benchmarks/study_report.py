@@ -54,7 +54,7 @@ BAR = {"seconds": 3.0, "bytes": 15 * 2**20}
 
 
 def write_run(folder: RunFolder, run: Run, generator: np.random.Generator) -> None:
-    """What a finished run leaves: it learns up to a level, the deep baseline to a tenth of it, as its gradients fade."""
+    """What a finished run leaves: it learns to a level, the deep baseline to a tenth of it, while gradients fade."""
     config = run.config.to_json()
     stable, large = run.cell.values["setting"] == "stable", run.cell.values["depth"] == "large"
     level = SCORES[run.cell.values["environment"]] * (0.1 if large and not stable else 1.0)

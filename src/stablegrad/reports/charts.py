@@ -182,12 +182,20 @@ def span_of(values: Sequence[float], ends: Sequence[float]) -> tuple[float, floa
     return low - margin, high + margin
 
 
+def columns_of(panels: int) -> int:
+    """How many panels stand side by side."""
+    return 2 if panels in (2, 4) else min(panels, 3)
+
+
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten in a range of positive numbers; of more than three decades, the powers."""
+    """Round numbers in a range of positive ones: powers of ten, or if these are few, multiples of them, too."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)
-    ticks = [factor * 10.0**decade for decade in decades for factor in factors]
-    return [tick for tick in ticks if low <= tick <= high]
+    ticks: list[float] = []
+    for factors in ((1.0,), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)):
+        ticks = [tick for decade in decades for factor in factors if low <= (tick := factor * 10.0**decade) <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
 
 
 def colour_range(grids: Grids) -> tuple[float, float]:

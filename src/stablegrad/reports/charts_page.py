@@ -23,6 +23,7 @@ from stablegrad.reports.charts import (
     LineChart,
     colour_range,
     colour_ticks,
+    columns_of,
     dot_limits,
     ink_on,
     limits,
@@ -34,7 +35,6 @@ from stablegrad.studies.wording import number
 
 SCALE = [[index / (len(VIRIDIS) - 1), colour] for index, colour in enumerate(VIRIDIS)]
 PANEL_HEIGHT = 190  # pixels
-COLUMNS = 3
 WIDE, NARROW = 110, 46  # characters of a line of text above or below a figure
 DOT_HEIGHT = 26
 GROUP_HEIGHT = 34
@@ -43,9 +43,9 @@ GROUP_HEIGHT = 34
 def page_figures(chart: AnyChart) -> list[PageFigure]:
     """One figure, or of grids one a kind, which a page puts side by side; each with its layout on phones."""
     if isinstance(chart, GridChart):
-        return [_grids(chart, kind) for kind in chart.kinds]
+        return [_grids(chart, kind, 2).with_narrow(_grids(chart, kind, 1)) for kind in chart.kinds]
     if isinstance(chart, LineChart):
-        return [_lines(chart, COLUMNS, WIDE).with_narrow(_lines(chart, 1, NARROW))]
+        return [_lines(chart, columns_of(len(chart.panels)), WIDE).with_narrow(_lines(chart, 1, NARROW))]
     return [_dots(chart, WIDE).with_narrow(_dots(chart, NARROW))]
 
 
@@ -192,10 +192,10 @@ def _dots(chart: DotChart, characters: int) -> PageFigure:
     return _finished(figure, chart, height, chart.x_title, None, 0, characters)
 
 
-def _grids(chart: GridChart, kind: Grids) -> PageFigure:
+def _grids(chart: GridChart, kind: Grids, columns: int) -> PageFigure:
     """All grids of a kind with one colour bar."""
     count = len(kind.panels)
-    columns = min(count, 2)
+    columns = min(count, columns if len(kind.columns) > 2 else 2)
     rows = -(-count // columns)
     height = rows * (26 + 40 * len(kind.rows)) + 24 * (rows - 1)
     figure = _subplots(rows, columns, height, [panel.title for panel in kind.panels], gap=0.12)

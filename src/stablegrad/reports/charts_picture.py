@@ -25,6 +25,7 @@ from stablegrad.reports.charts import (
     LineChart,
     colour_range,
     colour_ticks,
+    columns_of,
     dot_limits,
     ink_on,
     limits,
@@ -75,7 +76,7 @@ def _svg(figure: Figure) -> bytes:
 
 def _lines(chart: LineChart) -> Figure:
     count = len(chart.panels)
-    columns = min(3, count)
+    columns = columns_of(count)
     rows = -(-count // columns)
     figure = new_figure(7.8 if count == 1 else 3.3 * columns + 1.4, 4.6 if count == 1 else 2.2 * rows + 1.4)
     share: Any = "all" if chart.shared_y else False

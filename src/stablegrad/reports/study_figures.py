@@ -200,7 +200,7 @@ def size_chart(table: Table) -> LineChart | None:
 def curve_chart(folder: StudyFolder, table: Table) -> LineChart | None:
     """Training accuracy by epoch with the reshuffles marked, or return by step; a panel a size."""
     extra, over = layout(table)
-    normalized = table.kind != RELEARN and table.shown == HUMAN_NORMALIZED
+    normalized = table.kind != RELEARN and table.shown == HUMAN_NORMALIZED and table.comparable
     panel_axes = (*(() if table.kind == RELEARN or normalized else _tasks(table)), *extra, *table.sizes)
     runs = {run.name: run for run in folder.study.runs}
     panels: list[Panel] = []
@@ -343,8 +343,8 @@ def ablation_charts(table: Table, name: str, rows: Sequence[Row]) -> list[DotCha
     scopes = [(f"largest: {table.label(table.sizes, largest)}", by_size[largest])] if len(by_size) > 1 else []
     scopes.append(("mean over sizes" if scopes else "", list(rows)))
     charts = []
-    axes = [axis for axis in table.settings if len(table.axes[axis]) > 1]
-    for combination in [*((axis,) for axis in axes), *([tuple(axes)] if len(axes) > 1 else [])]:
+    axes = table.settings
+    for combination in [*((axis,) for axis in axes), *([axes] if len(axes) > 1 else [])]:
         ordered = len(combination) == 1 and all(_is_number(value) for value in table.axes[combination[0]])
         groups, seeds = [], []
         for scope, own in scopes:
@@ -437,7 +437,7 @@ def _missing(rows: Sequence[Row], found: Estimate) -> str:
         words = [f"{number_of[status]} {status}" for status in ("failed", "left") if number_of[status]]
         return ", ".join(words) or "no number"
     seeds = len({row.seed for row in rows})
-    return f"{found.seeds} of {seeds} seeds" if found.seeds < seeds else ""
+    return f"{found.seeds}/{seeds} seeds" if found.seeds < seeds else ""
 
 
 def _sorted(dots: Sequence[Dot]) -> list[Dot]:

@@ -9,7 +9,16 @@ from collections.abc import Sequence
 
 from stablegrad.studies.study import Expectation
 from stablegrad.studies.summary import FEW_SEEDS
-from stablegrad.studies.table import CONFIDENCE, Estimate, Row, Table, counts, difference, estimate
+from stablegrad.studies.table import (
+    CONFIDENCE,
+    Estimate,
+    Row,
+    Table,
+    counts,
+    difference,
+    estimate,
+    improvement_probability,
+)
 from stablegrad.studies.wording import number
 
 PERCENT = f"{CONFIDENCE:.0%}"
@@ -31,6 +40,7 @@ def study_verdict(table: Table, expectations: Sequence[Expectation] = ()) -> lis
         where = f"{name}: " if name else ""
         sentences += [where + sentence for sentence in [*best_by_size(table, rows), *falls_with_size(table, rows)]]
         sentences += [where + expectation_in_words(table, rows, one) for one in expectations]
+    sentences += over_tasks(table)
     seeds = [len({row.seed for row in own if row.status == "finished"}) for own in _cells(table)]
     if any(0 < count < FEW_SEEDS for count in seeds):
         sentences.append(f"Fewer than {FEW_SEEDS} seeds in places: a first look, not evidence.")
@@ -79,6 +89,28 @@ def best_by_size(table: Table, rows: Sequence[Row]) -> list[str]:
     if unknown:
         sentences.append(f"No setting has a finished run {_places(unknown, len(sizes))}.")
     return sorted(sentences, key=lambda sentence: " is best " not in sentence)
+
+
+def over_tasks(table: Table) -> list[str]:
+    """What every setting gains over the first on all tasks together, sizes averaged over."""
+    groups = table.groups(table.rows, table.settings)
+    if len(table.tasks) < 2 or not table.comparable or table.score is None or len(groups) < 2:
+        return []
+    names = list(groups)
+    first = groups[names[0]]
+    sentences = []
+    for name in names[1:]:
+        gain = difference(first, groups[name], table.score)
+        better = improvement_probability(first, groups[name], table.score)
+        if gain.value is None or better.value is None:
+            continue
+        ends = "" if better.interval is None else f" [{number(better.interval[0])}, {number(better.interval[1])}]"
+        sentences.append(
+            f"Over {len(table.tasks)} tasks {table.label(table.settings, name)} differs from "
+            f"{table.label(table.settings, names[0])} by {in_words(gain)} in the interquartile mean; one of its runs "
+            f"is better with a probability of {number(better.value)}{ends}."
+        )
+    return sentences
 
 
 def falls_with_size(table: Table, rows: Sequence[Row]) -> list[str]:

@@ -299,18 +299,22 @@ class Table:
 
     @property
     def comparable(self) -> bool:
-        """Whether the scores of different tasks may be averaged."""
-        return len(self.tasks) < 2 or self.shown not in TASK_UNITS
+        """Whether the scores of different tasks may be averaged: they have one unit and one budget."""
+        return len(self.tasks) < 2 or (self.shown not in TASK_UNITS and len({row.budget for row in self.rows}) == 1)
 
     @cached_property
     def sizes(self) -> tuple[str, ...]:
-        """Axes of the network's size."""
-        return tuple(axis for axis in SIZES if axis in self.axes)
+        """Axes of the network's size that have more than one value."""
+        return tuple(axis for axis in SIZES if len(self.axes.get(axis, ())) > 1)
 
     @cached_property
     def settings(self) -> tuple[str, ...]:
-        """All other axes but that of tasks."""
-        return tuple(axis for axis in self.axes if axis not in SIZES and axis != self.task_axis)
+        """All other axes with more than one value, but that of tasks."""
+        return tuple(
+            axis
+            for axis, values in self.axes.items()
+            if len(values) > 1 and axis not in SIZES and axis != self.task_axis
+        )
 
     def parts(self) -> list[tuple[str, tuple[Row, ...]]]:
         """Rows whose scores may be averaged, with a name where there are several: a part a task, or one of all."""
