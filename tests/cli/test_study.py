@@ -47,6 +47,14 @@ def test_a_study_is_run_shown_and_resumed(here, capsys):
     assert main(["study", "show", "runs/rates", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == summary
 
+    assert main(["study", "show", "runs/rates", "--by", "rate"]) == 0
+    assert "high" in capsys.readouterr().out
+    assert main(["study", "show", "runs/rates", "--by", "rat"]) == 2
+    assert "unknown axis of this study 'rat'; did you mean 'rate'?" in capsys.readouterr().err
+    assert main(["report", "runs/rates"]) == 0
+    assert "Two rates" in (here / "runs/rates/report.html").read_text()
+    capsys.readouterr()
+
     (here / "rates.toml").write_text(STUDY.replace("epochs = 2", "epochs = 3"))
     assert main(["study", "run", "rates.toml"]) == 2
     error = capsys.readouterr().err

@@ -262,6 +262,37 @@ def test_means_have_intervals_over_seeds(study_in):
     assert stable["figures"]["gradients/norm"] == {"mean": None, "interval": None, "count": 0}
 
 
+def test_figures_are_averaged_over_axes_seed_by_seed(study_in):
+    text = CLASSIFIERS.replace("[axes]\n", "[axes]\ndepth = [1, 2]\n")
+    folder = study_in(text, "s")
+    run_study(folder, Scripted({}), 1)
+    full = summarize_study(folder)
+    one = summarize_study(folder, by=["setting"])
+    assert (one["axes"], one["averaged"], [cell["name"] for cell in one["cells"]]) == (
+        ["setting"], ["depth"], ["setting=baseline", "setting=stable"],
+    )  # fmt: skip
+    assert one["cells"][0]["finished"] == 4 and one["cells"][0]["figures"]["parameters"]["count"] == 2
+    means = [cell["figures"]["parameters"]["mean"] for cell in full["cells"] if cell["values"]["setting"] == "baseline"]
+    assert one["cells"][0]["figures"]["parameters"]["mean"] == pytest.approx(sum(means) / 2)
+    everything = summarize_study(folder, by=["depth", "setting"])
+    assert [cell["figures"] for cell in everything["cells"]] == [cell["figures"] for cell in full["cells"]]
+    assert [cell["name"] for cell in summarize_study(folder, by=[])["cells"]] == ["all"]
+    with pytest.raises(UsageError, match=r"unknown axis of this study 'dpth'; did you mean 'depth'\?"):
+        summarize_study(folder, by=["dpth"])
+    with pytest.raises(UsageError, match="'depth' is named twice"):
+        summarize_study(folder, by=["depth", "depth"])
+
+
+def test_returns_are_not_averaged_over_environments(study_in):
+    text = AGENTS.replace('env = "CartPole-v1"\n', "").replace(
+        "[axes]\n", '[axes]\nenv = ["CartPole-v1", "Acrobot-v1"]\n'
+    )
+    folder = study_in(text, "s")
+    summary = summarize_study(folder, by=["setting"])
+    assert summary["not_averaged"] == ["final_return", "train/return"]
+    assert summarize_study(folder, by=["environment"])["not_averaged"] == []
+
+
 def wait_until(condition, seconds):
     end = time.monotonic() + seconds
     while not condition():

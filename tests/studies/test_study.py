@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from stablegrad.errors import UsageError
 from stablegrad.studies import kinds, processes
-from stablegrad.studies.study import FORMS, StudyFolder, read_study
+from stablegrad.studies.study import FORMS, StudyFolder, parse_expectation, read_study
 
 PAPER = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 
@@ -85,6 +86,22 @@ def test_agents_have_the_options_of_their_command_line(write):
     assert study.report == ("final_return", "gradients/norm")
 
 
+def test_what_is_expected_is_read_but_is_no_part_of_the_runs(write, tmp_path):
+    file = write(
+        DIGITS.replace("seeds = 2", 'seeds = 2\nexpect = ["stable,_wide above  baseline", "all falls with depth"]', 1)
+    )
+    study = read_study(file)
+    above, falls = (parse_expectation(text, study.cells) for text in study.expect)
+    assert (above.setting, above.other, above.axis) == ("stable-wide", "baseline", None)
+    assert (falls.setting, falls.axis, falls.falls) == ("all", "depth", True)
+    StudyFolder.open(tmp_path / "s", read_study(write(DIGITS)), file)
+    assert StudyFolder.open(tmp_path / "s", study, file).study.expect == ()  # opens: it is the same study
+    content = json.loads((tmp_path / "s/study.json").read_text())
+    del content["expect"]
+    (tmp_path / "s/study.json").write_text(json.dumps(content))
+    assert StudyFolder.read(tmp_path / "s").study == read_study(write(DIGITS))  # of an older version
+
+
 def test_a_study_without_axes_is_one_cell(write):
     study = read_study(write('[base]\nalgorithm = "relearn"\n'))
     assert [run.name for run in study.runs] == ["all-seed1", "all-seed2", "all-seed3"]
@@ -129,6 +146,14 @@ def test_a_study_without_axes_is_one_cell(write):
         ('"relearning.mean_final_accuracy"', '"final_acuracy"', "did you mean 'final_accuracy'"),
         ('"relearning.mean_final_accuracy"', "", "report should be a list of figures"),
         ("seeds = 2", 'seeds = 2\nneeds_data = "CIFAR-10"', "this study needs data: --data FOLDER, with CIFAR-10"),
+        ("seeds = 2", 'seeds = 2\nexpect = "x"', "expect should be a list of sentences"),
+        ("seeds = 2", 'seeds = 2\nexpect = ["stable is better"]', "expect should say 'A falls with depth'"),
+        (
+            "seeds = 2",
+            'seeds = 2\nexpect = ["basline falls with depth"]',
+            r"unknown value of an axis in expect 'basline'; did you mean 'baseline'\?",
+        ),
+        ("seeds = 2", 'seeds = 2\nexpect = ["all falls with dpth"]', "unknown axis of sizes in expect 'dpth'"),
         ("seeds = 2", "seeds = 2\naxes = 3", "is not TOML"),
         ("[base]", "[base", "is not TOML"),
     ],
