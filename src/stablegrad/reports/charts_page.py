@@ -74,7 +74,8 @@ def _lines(chart: LineChart, columns: int, characters: int) -> PageFigure:
             )  # fmt: skip
         own = common if chart.shared_y else limits(panel.lines)
         bottom, left = place + columns >= count, place % columns == 0
-        figure.layout[_key("x", place)].update(showticklabels=bottom, **log_axis)
+        # a grid line would hide a mark
+        figure.layout[_key("x", place)].update(showticklabels=bottom, showgrid=not panel.marks, **log_axis)
         figure.layout[_key("y", place)].update(range=own, showticklabels=left or not chart.shared_y)
         if not chart.shared_y:
             figure.layout[_key("y", place)].update(tickfont_size=10)

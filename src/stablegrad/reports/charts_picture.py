@@ -86,7 +86,7 @@ def _lines(chart: LineChart) -> Figure:
         for line in panel.lines:
             legend.setdefault(line.name, _line(axes, line))
         for mark in panel.marks:
-            axes.axvline(mark, color=GREY, linewidth=0.8, linestyle="--", zorder=0)
+            axes.axvline(mark, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
         axes.set_title(panel.title, loc="left", fontsize=10)
         axes.xaxis.set_tick_params(labelbottom=True)
         if chart.log_x:
