@@ -272,7 +272,7 @@ def improvement_chart(table: Table) -> DotChart | None:
     if table.task_axis is None or table.score is None or len(names) < 2:
         return None
     groups, seeds = [], []
-    for index, setting in enumerate(names[1:], start=1):
+    for index, setting in enumerate(names[1 : 1 + MOST_LINES], start=1):
         dots = []
         for task in table.tasks:
             rows = [row for row in table.rows if row.task == task]
@@ -296,7 +296,8 @@ def improvement_chart(table: Table) -> DotChart | None:
         "Improvement by environment",
         "How to read it: a bar to the right is an environment that the setting improves; whiskers are the "
         f"{PERCENT} interval of the difference paired by seed. Where they cross 0, chance alone could explain it.",
-        note_on(table.rows, seeds),
+        note_on(table.rows, seeds)
+        + (f" The first {MOST_LINES} of {len(names) - 1} settings are shown." if len(names) - 1 > MOST_LINES else ""),
         groups,
         f"difference in {figure_title(table.score)}"
         if table.comparable

@@ -22,6 +22,7 @@ from stablegrad.studies.table import (
 from stablegrad.studies.wording import number
 
 PERCENT = f"{CONFIDENCE:.0%}"
+MANY = 6  # settings
 
 
 def study_verdict(table: Table, expectations: Sequence[Expectation] = ()) -> list[str]:
@@ -121,10 +122,14 @@ def falls_with_size(table: Table, rows: Sequence[Row]) -> list[str]:
         if smallest == largest:
             continue
         words: dict[int, list[str]] = {-1: [], 1: [], 0: []}
-        for setting, group in table.groups(rows, table.settings).items():
+        groups = table.groups(rows, table.settings)
+        for setting, group in groups.items():
             found = size_difference(table, group, axis)
             if found.value is not None:
-                words[found.sign].append(f"{table.label(table.settings, setting)} ({in_words(found)})")
+                label = table.label(table.settings, setting)
+                # of many settings only the changes are worth their numbers
+                brief = found.sign == 0 and len(groups) > MANY
+                words[found.sign].append(label if brief else f"{label} ({in_words(found)})")
         parts = [
             f"{verb} for {_listed(names)}"
             for verb, names in (("falls", words[-1]), ("rises", words[1]), ("shows no change", words[0]))

@@ -336,7 +336,8 @@ class Table:
             f"{axis.split('.')[-1]} {value}" if axis in SIZES or _bare(value) else value
             for axis, value in zip(axes, values, strict=True)
         ]
-        return ", ".join(words) or "all runs"
+        joint = " + " if set(axes) <= set(self.settings) else ", "  # settings are listed with commas
+        return joint.join(words) or "all runs"
 
 
 def _bare(value: str) -> bool:
