@@ -120,6 +120,7 @@ def open_pages(page: Path) -> dict[str, Any]:
     return {
         **{
             name: {
+                "lowest": min(found[name] for found in times),
                 "median": statistics.median(found[name] for found in times),
                 "highest": max(found[name] for found in times),
                 "all": [round(found[name], 3) for found in times],
