@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stablegrad.cli.main import main
-from stablegrad.reports.charts import DotChart, GridChart, Line, LineChart, limits, log_ticks
+from stablegrad.reports.charts import DotChart, GridChart, Line, LineChart, limits, log_ticks, tick_label
 from stablegrad.reports.charts_page import page_figures
 from stablegrad.reports.study_costs import cost_rows, pareto_frontier
 from stablegrad.reports.study_figures import layout, study_charts
@@ -231,6 +231,7 @@ def test_frontier_limits_and_ticks():
     assert -6.5 < low < -5 and 11 < high < 12
     assert log_ticks(40e3, 500e3) == [50e3, 100e3, 200e3, 500e3] and log_ticks(1, 1e6) == [10.0**k for k in range(7)]
     assert len(log_ticks(4800, 8100)) >= 3
+    assert [tick_label(value) for value in (0.5, 20, 50e3, 2e6)] == ["0.5", "20", "50k", "2M"]
 
 
 def test_the_study_of_the_benchmark_can_be_read(tmp_path):

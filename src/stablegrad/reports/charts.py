@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from matplotlib import colormaps
+from matplotlib.ticker import EngFormatter
 
 from stablegrad.reports.page import power
 from stablegrad.reports.series import SETTING_COLOURS
@@ -196,6 +197,11 @@ def log_ticks(low: float, high: float) -> list[float]:
         if len(ticks) >= 3:
             break
     return ticks
+
+
+def tick_label(value: float) -> str:
+    """A round number on an axis: 0.5, 20, 50k, 2M."""
+    return f"{value:g}" if abs(value) < 1000 else EngFormatter(sep="")(value)
 
 
 def colour_range(grids: Grids) -> tuple[float, float]:

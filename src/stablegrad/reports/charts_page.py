@@ -9,7 +9,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 from markupsafe import escape
-from matplotlib.ticker import EngFormatter
 
 from stablegrad.reports.charts import (
     GREY,
@@ -29,6 +28,7 @@ from stablegrad.reports.charts import (
     limits,
     log_ticks,
     scaled_value,
+    tick_label,
 )
 from stablegrad.reports.page import VIRIDIS, PageFigure, page_figure, transparent
 from stablegrad.studies.wording import number
@@ -341,7 +341,7 @@ def _log_axis(values: Sequence[float]) -> dict[str, Any]:
         "type": "log",
         "range": [math.log10(low), math.log10(high)],
         "tickvals": ticks,
-        "ticktext": [EngFormatter(sep="")(tick) for tick in ticks],
+        "ticktext": [tick_label(tick) for tick in ticks],
     }
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from stablegrad.reports.charts import (
     GREY,
@@ -31,6 +31,7 @@ from stablegrad.reports.charts import (
     limits,
     log_ticks,
     scaled_value,
+    tick_label,
 )
 from stablegrad.reports.figures import new_figure, png, styled
 from stablegrad.studies.wording import number
@@ -96,7 +97,7 @@ def _lines(chart: LineChart) -> Figure:
             axes.xaxis.set_minor_locator(NullLocator())
         else:
             axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_major_formatter(lambda value, _: tick_label(value))
         if not chart.shared_y:
             axes.set_ylim(*limits(panel.lines))
     if chart.shared_y:

@@ -34,8 +34,9 @@ def pareto_chart(table: Table, name: str, rows: Sequence[Row]) -> LineChart | No
     frontier = pareto_frontier(every)
     if len(every) < 2:
         return None
-    x, y = zip(*frontier, strict=True)
-    lines.append(Line("frontier", GREY, x, y, dash="dot"))
+    if len(frontier) > 1:
+        x, y = zip(*frontier, strict=True)
+        lines.append(Line("frontier", GREY, x, y, dash="dot"))
     return LineChart(
         file_name("pareto", name),
         part_title("Score against time", name),
