@@ -19,7 +19,6 @@ COMMANDS = {
     "compare": "two settings with paired seeds: does the second learn better, and at what cost?",
     "study": "many runs, described by one file: a grid of settings and seeds, continued after any stop",
     "search": "finds the setting that makes a network learn, and confirms it on fresh seeds",
-    "report": "a run or a comparison as one offline HTML page",
     "report": "a run, a comparison or a study as one offline HTML page",
     "envs": "what can be trained on",
     "relearn": "a classifier whose labels are reshuffled: does it learn them again?",
