@@ -56,7 +56,7 @@ def summarize(directory: Path | str, confidence: float = 0.95) -> dict[str, Any]
         - ``stability``: setting -> ``spread`` and ``collapse`` by seed, ``mean_spread``, ``collapsed`` and ``judged``
           (how many runs);
         - ``cost``: setting -> seconds, speed, memory and shares of time; see :func:`cost_of`;
-        - ``trade_off``: what the second setting's extra time must buy, and what it bought; see :func:`_trade_off`.
+        - ``trade_off``: what the second setting's extra time must buy, and what it bought; see :func:`trade_off`.
 
     Raises:
         UsageError: the folder holds no comparison.
@@ -86,9 +86,9 @@ def summarize(directory: Path | str, confidence: float = 0.95) -> dict[str, Any]
             if not run.finished
         ],
         "difference": _difference(first, second, confidence),
-        "stability": _stability(records),
+        "stability": stability_of(records),
         "cost": cost,
-        "trade_off": _trade_off(comparison.settings, records, results, cost),
+        "trade_off": trade_off(comparison.settings, records, results, cost),
     }
 
 
@@ -128,7 +128,8 @@ def _difference(first: Sequence[RunRecord], second: Sequence[RunRecord], confide
     }
 
 
-def _stability(records: dict[str, list[RunRecord]]) -> dict[str, Any]:
+def stability_of(records: dict[str, list[RunRecord]]) -> dict[str, Any]:
+    """Spread and early collapse of each run by setting, judged beside each other; see :func:`summarize`."""
     curves = {
         setting: [extract(run.metrics, RETURN) if run.finished else None for run in runs]
         for setting, runs in records.items()
@@ -186,7 +187,7 @@ def cost_of(runs: Sequence[RunRecord], finished_only: bool = True) -> dict[str, 
     }
 
 
-def _trade_off(
+def trade_off(
     settings: tuple[str, str],
     records: dict[str, list[RunRecord]],
     results: dict[str, dict[str, Any]],
