@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from stablegrad.networks.sizes import DEPTHS, resolve_depth
 from stablegrad.studies.evidence import Evidence, EvidenceRun
 from stablegrad.studies.power import pairs_needed
 from stablegrad.studies.statistics import paired_difference
@@ -175,8 +176,8 @@ class Decision:
         stage: the first that is not passed; the last one if all are.
         verdict: "go", "no_go", or "wait" (runs are missing).
         next_step: "finish", "probe", "more_seeds", "bigger", "full_form", "adopt" (the candidate at the largest size),
-            "keep_small" (no size pays, the candidate does: adopt it small), "stay_small" (stay with the baseline, small)
-            or "stop" (keep the baseline, and look for what is wrong).
+            "keep_small" (size does not pay, the candidate does: adopt it small), "stay_small" (neither pays: the
+            baseline, small) or "stop" (keep the baseline, and look for what is wrong).
         next_seeds: how many seeds that step takes; None where it says nothing of seeds.
         next_seconds: what it takes, all runs one after the other; None where that is not known.
     """
@@ -435,7 +436,18 @@ def _next_step(evidence: Evidence, by_size: Sequence[Effect], current: Stage, le
         return "probe", FEW_SEEDS
     pairs = next(criterion for criterion in current.criteria if criterion.code == "pairs")
     needed = FEW_SEEDS if pairs.required is None else round(pairs.required)
-    return ("bigger" if current.name == "scale" and len(evidence.sizes) == 1 else "more_seeds"), needed
+    if current.name == "trial" or len(evidence.sizes) > 1:
+        return "more_seeds", needed
+    if evidence.kind == "comparison" and deeper(evidence.depth) is not None:
+        return "bigger", needed
+    return ("full_form" if evidence.form == "small" else "adopt"), None
+
+
+def deeper(depth: int | str | None) -> str | None:
+    """The next depth that has a name; None beyond the last, or where none is known."""
+    if depth is None:
+        return None
+    return next((name for name, blocks in DEPTHS.items() if blocks > resolve_depth(depth)), None)
 
 
 def _next_seconds(evidence: Evidence, step: str, seeds: int | None, left: Sequence[EvidenceRun]) -> float | None:

@@ -122,14 +122,15 @@ class Evidence:
         seeds: of every cell.
         runs: all runs of the baseline, the candidate and those passed over.
         changes: options in which the candidate differs from the baseline.
+        configs: (setting, size) -> JSON form of its configuration, of the first task.
         budget: environment steps of an agent, epochs of a classifier; None where runs differ.
         paper_budget: what the paper trained such a run for; None where it trained no such run.
         depth: option of the torso's depth, of the largest size.
         steps_share: steps (or epochs) the candidate needs for what the baseline reaches, as a share of the baseline's;
             None where one of them never gets there.
-        whole_run_share: steps in which the candidate gets to where the baseline's whole run ends, as a share of that run
-            (of classifiers: the same as ``steps_share``); None where it never does or that is not known.
-        equal_time: mean scores of the baseline and the candidate after the same wall time; None where that is not known.
+        whole_run_share: steps in which the candidate gets to where the baseline's whole run ends, as a share of that
+            run (of classifiers: the same as ``steps_share``); None where it never does or that is not known.
+        equal_time: mean scores of baseline and candidate after the same wall time; None where that is not known.
         candidate_short: whether the baseline gets there and the candidate never does; None where that is not known.
         nothing_to_reach: whether the baseline ends no better than it began.
         level: the score that is to be reached; None of classifiers, and where there is none.
@@ -151,6 +152,7 @@ class Evidence:
     seeds: tuple[int, ...]
     runs: tuple[EvidenceRun, ...]
     changes: tuple[Change, ...]
+    configs: Mapping[tuple[str, int], dict[str, Any]]
     budget: int | None
     paper_budget: int | None
     depth: int | str | None
@@ -323,6 +325,7 @@ def _evidence(
             _run(entry, sizes.index(entry.size), tasks.index(entry.task), lost.get(entry.folder.path))
             for entry in entries
         ),
+        configs={(entry.setting, sizes.index(entry.size)): dict(entry.config) for entry in reversed(entries)},
         changes=_changes(configs[baseline], configs[candidate]),
         budget=budgets.pop() if len(budgets) == 1 else None,
         paper_budget=_paper_budget(configs[baseline], agents),
@@ -453,12 +456,12 @@ def _reached_by_agents(records: dict[str, list[RunRecord]], baseline: str, candi
     results: dict[str, dict[str, Any]] = {baseline: {"mean": fmean(returns) if returns else None}}
     trade = trade_off((baseline, candidate), records, results, {name: cost_of(runs) for name, runs in records.items()})
     steps = trade["steps_to_level"]
-    whole = [run.summary.get("env_steps") for run in records[baseline] if run.finished]
+    whole = [run.summary["env_steps"] for run in records[baseline] if run.finished and run.summary.get("env_steps")]
     equal = trade["equal_time"]
     known = trade["level"] is not None and not trade["level_at_start"] and any(r.finished for r in records[candidate])
     return {
         "steps_share": trade["steps_share"],
-        "whole_run_share": steps[candidate] / fmean(whole) if steps[candidate] and all(whole) else None,
+        "whole_run_share": steps[candidate] / fmean(whole) if steps[candidate] and whole else None,
         "equal_time": None if equal is None else (equal[baseline]["return"], equal[candidate]["return"]),
         "candidate_short": steps[candidate] is None if known and steps[baseline] is not None else None,
         "nothing_to_reach": bool(trade["level_at_start"]),

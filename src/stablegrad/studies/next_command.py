@@ -1,0 +1,125 @@
+"""The command that carries out the next step of a decision, ready to paste."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stablegrad.studies.comparison import flatten
+from stablegrad.studies.decision import Decision, deeper
+from stablegrad.studies.evidence import Evidence
+from stablegrad.studies.kinds import UNPREFIXED, make_config
+
+#: A first comparison of agents, for who has only seen classifiers; the environment is learned in minutes.
+FIRST_AGENT = "LunarLander-v3"
+
+
+def next_command(evidence: Evidence, decision: Decision) -> str:
+    """One line of shell for ``decision.next_step``; it does in a new folder what would change the old one."""
+    step, seeds, directory = decision.next_step, decision.next_seeds, evidence.directory
+    if step == "finish":
+        if evidence.kind == "study":
+            return shlex.join(["stablegrad", "study", "resume", str(directory)])
+        if evidence.command:
+            return shlex.join(evidence.command)
+        left = next(run for run in evidence.runs if run.status == "left")
+        return shlex.join(["stablegrad", "resume", str(left.path)])
+    if step in ("probe", "more_seeds", "bigger") and seeds is not None:
+        if evidence.kind == "study":
+            return _study_with_seeds(evidence, seeds)
+        return _comparison(evidence, seeds, deeper(evidence.depth) if step == "bigger" else None)
+    if step == "full_form":
+        file, folder = str(directory / "study.toml"), f"{directory}-full"
+        return shlex.join(["stablegrad", "study", "run", file, "--dir", folder])
+    if step == "stop" or (step == "stay_small" and not evidence.agents):
+        return shlex.join(["stablegrad", "diagnose", str(_worst(evidence))])
+    if not evidence.agents:
+        depth = [] if evidence.depth is None else ["--torso.depth", str(evidence.depth)]
+        return shlex.join(["stablegrad", "compare", "pqn", "--env", FIRST_AGENT, *depth, "--seeds", "3"])
+    setting = evidence.baseline if step == "stay_small" else evidence.candidate
+    size = len(evidence.sizes) - 1 if step == "adopt" else 0
+    return shlex.join(_train(evidence.configs[setting, size], max(evidence.seeds) + 1))
+
+
+def _comparison(evidence: Evidence, seeds: int, depth: str | None) -> str:
+    """The comparison's own command, or one that says the same, with more seeds and maybe another depth."""
+    directory = f"{evidence.directory}-{seeds}-seeds"
+    changed: dict[str, list[str]] = {"--seeds": [str(seeds)], "--dir": [directory]}
+    if depth is not None:
+        changed["--torso.depth"] = [depth]
+        changed["--dir"] = [f"{evidence.directory}-{depth}"]
+    if evidence.command is not None:
+        words = list(evidence.command)
+    else:
+        settings = [evidence.baseline, evidence.candidate]
+        words = ["stablegrad", "compare", "pqn", "--env", evidence.tasks[0], "--settings", *settings]
+        if evidence.budget is not None:
+            words += ["--total-steps", str(evidence.budget)]
+    for name, values in changed.items():
+        words = _without(words, name) + [name, *values]
+    return shlex.join(words)
+
+
+def _without(words: Sequence[str], name: str) -> list[str]:
+    """A command line without one option and its values."""
+    kept, inside = [], False
+    for word in words:
+        if word.startswith("--"):
+            inside = word == name
+            if inside or word.startswith(f"{name}="):
+                continue
+        elif inside:
+            continue
+        kept.append(word)
+    return kept
+
+
+def _study_with_seeds(evidence: Evidence, seeds: int) -> str:
+    """The study's file with another number of seeds, under another name, and its run."""
+    file, copy = evidence.directory / "study.toml", Path(f"{evidence.directory}-{seeds}-seeds.toml")
+    form = ["--form", "small"] if evidence.form == "small" else []
+    pattern, text = r"^seeds *=.*$", evidence.study_file or ""
+    edited, found = re.subn(pattern, f"seeds = {seeds}", text, flags=re.MULTILINE)
+    # Only where one line says it: a list over several lines would be torn.
+    if found and _is_toml(edited):
+        edit = f"sed 's/^seeds *=.*$/seeds = {seeds}/' {shlex.quote(str(file))} > {shlex.quote(str(copy))}"
+    else:
+        edit = f"(echo 'seeds = {seeds}'; cat {shlex.quote(str(file))}) > {shlex.quote(str(copy))}"
+    run = shlex.join(["stablegrad", "study", "run", str(copy), *form, "--dir", f"{evidence.directory}-{seeds}-seeds"])
+    return f"{edit} && {run}"
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
+
+
+def _worst(evidence: Evidence) -> Path:
+    """The candidate's run with the lowest score at the largest size; without scores, its first."""
+    runs = evidence.of(evidence.candidate, len(evidence.sizes) - 1)
+    scored = [(run.score, index) for index, run in enumerate(runs) if run.score is not None]
+    return runs[min(scored)[1] if scored else 0].path
+
+
+def _train(config: dict[str, Any], seed: int) -> list[str]:
+    """One run of a configuration: what differs from the defaults of its environment and preset, as options."""
+    words = ["stablegrad", "train", config["algorithm"], "--env", config["env"], "--preset", config["preset"]]
+    named = {name: config[name] for name in ("algorithm", "env", "preset")}
+    default = flatten(make_config(named).to_json())
+    for name, value in flatten(config).items():
+        if value == default.get(name) or name in (*named, "seed"):
+            continue
+        first, _, rest = name.partition(".")
+        option = (rest if first in UNPREFIXED else name).replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return [*words, "--seed", str(seed)]
