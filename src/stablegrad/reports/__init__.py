@@ -6,3 +6,6 @@ from stablegrad.reports.run_page import write_run_report
 from stablegrad.reports.study_page import write_study_report
 
 __all__ = ["write_comparison_report", "write_figures", "write_run_report", "write_study_report"]
+from stablegrad.reports.summary_page import write_summary_page
+
+__all__ = ["write_comparison_report", "write_figures", "write_run_report", "write_summary_page"]

@@ -119,7 +119,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Risk:
-    """One thing that the numbers do not cover; ``values`` are for its words."""
+    """One thing that the numbers do not cover; ``values`` are for its words, ``size`` an index into the sizes."""
 
     code: str
     values: dict[str, float | str]
@@ -489,7 +489,7 @@ def _risks(evidence: Evidence, advantage: Effect, growth: Effect | None) -> tupl
             if any(judged):
                 code = "collapse" if evidence.agents else "not_relearned"
                 values: dict[str, float | str] = {"count": sum(judged), "runs": len(judged), "setting": setting}
-                values["size"] = evidence.sizes[size].name
+                values["size"] = size
                 risks.append(Risk(code, values, (Cell(setting, size),)))
                 break  # the largest size that is struck says enough
     if evidence.passed_over:
@@ -503,7 +503,7 @@ def _risks(evidence: Evidence, advantage: Effect, growth: Effect | None) -> tupl
     elif evidence.paper_budget is None:
         risks.append(Risk("no_paper_budget", {"task": evidence.tasks[0]}))
     if len(evidence.sizes) == 1:
-        risks.append(Risk("one_size", {"size": evidence.sizes[0].name}, cells))
+        risks.append(Risk("one_size", {"size": 0}, cells))
     machines = list(dict.fromkeys(run.machine for run in evidence.runs if run.machine is not None))
     if len(machines) > 1:
         risks.append(Risk("several_machines", {"count": len(machines), "machines": "; ".join(machines)}))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 from stablegrad.errors import UsageError
 from stablegrad.studies.comparison import Comparison, RunRecord, flatten, read_failure
@@ -45,6 +45,8 @@ SIZE_OPTIONS = {"torso.depth", "torso.width", "agent.torso.depth", "agent.torso.
 TASK_OPTIONS = {"env", "data", "data_limit", "reshuffle_every", "reshuffle_at"}
 #: What is not said of two settings: a name, and what follows from the run's place.
 UNTOLD = {"preset", "seed", "threads", "device"}
+
+SizeParts: TypeAlias = tuple[tuple[str, str], ...]
 
 PAPER_ATARI_STEPS = 50_000_000  # 200M frames (arXiv 2506.15544)
 PAPER_EPOCHS = 100  # of its reshuffled CIFAR-10
@@ -88,9 +90,14 @@ class EvidenceRun:
 
 @dataclass(frozen=True)
 class Size:
-    """One size of network: what it is called, and the parameters of the baseline's (None: no run tells)."""
+    """One size of network.
 
-    name: str
+    Attributes:
+        parts: (option, value) as people write them: (("depth", "large"), ("width", "512")).
+        parameters: of the baseline's network; None where no run tells.
+    """
+
+    parts: SizeParts
     parameters: int | None
 
 
@@ -201,7 +208,7 @@ class _Entry:
     """A run as it was found, with the names of its place."""
 
     setting: str
-    size: str
+    size: SizeParts
     task: str
     record: RunRecord
     folder: RunFolder
@@ -235,8 +242,7 @@ def _of_study(folder: StudyFolder) -> Evidence:
 
     def label(values: Mapping[str, str], kind: str) -> str:
         """The place of a cell along all axes of one kind."""
-        named = kind == "size"
-        return ", ".join(f"{axis} {values[axis]}" if named else values[axis] for axis in kinds if kinds[axis] == kind)
+        return ", ".join(values[axis] for axis in kinds if kinds[axis] == kind)
 
     settings = list(dict.fromkeys(label(cell.values, "setting") for cell in study.cells))
     if len(settings) < 2:
@@ -250,7 +256,8 @@ def _of_study(folder: StudyFolder) -> Evidence:
     score = _score(folder, several=len({label(cell.values, "task") for cell in study.cells}) > 1)
     entries = []
     for cell in study.cells:
-        setting, size, task = (label(cell.values, kind) for kind in ("setting", "size", "task"))
+        setting, task = label(cell.values, "setting"), label(cell.values, "task")
+        size = tuple((axis, value) for axis, value in cell.values.items() if kinds.get(axis) == "size")
         for seed in study.seeds:
             run = Run(cell, seed)
             run_folder = folder.run_folder(run)
@@ -364,9 +371,9 @@ def _record(setting: str, seed: int, folder: RunFolder) -> RunRecord:
     return RunRecord(setting, seed, status, None if finished else error, summary, folder.read_metrics())
 
 
-def _size_of(config: Mapping[str, Any]) -> str:
+def _size_of(config: Mapping[str, Any]) -> SizeParts:
     torso = config.get("agent", config).get("torso", {})
-    return f"depth {torso.get('depth')}, width {torso.get('width')}"
+    return tuple((name, str(torso[name])) for name in ("depth", "width") if name in torso)
 
 
 def _kinds_of_axes(folder: StudyFolder) -> dict[str, str]:

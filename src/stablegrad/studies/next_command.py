@@ -13,6 +13,7 @@ from stablegrad.studies.comparison import flatten
 from stablegrad.studies.decision import Decision, deeper
 from stablegrad.studies.evidence import Evidence
 from stablegrad.studies.kinds import UNPREFIXED, make_config
+from stablegrad.supervised.data import DIGITS
 
 #: A first comparison of agents, for who has only seen classifiers; the environment is learned in minutes.
 FIRST_AGENT = "LunarLander-v3"
@@ -34,7 +35,7 @@ def next_command(evidence: Evidence, decision: Decision) -> str:
         return _comparison(evidence, seeds, deeper(evidence.depth) if step == "bigger" else None)
     if step == "full_form":
         file, folder = str(directory / "study.toml"), f"{directory}-full"
-        return shlex.join(["stablegrad", "study", "run", file, "--dir", folder])
+        return shlex.join(["stablegrad", "study", "run", file, *_data(evidence), "--dir", folder])
     if step == "stop" or (step == "stay_small" and not evidence.agents):
         return shlex.join(["stablegrad", "diagnose", str(_worst(evidence))])
     if not evidence.agents:
@@ -60,7 +61,7 @@ def _comparison(evidence: Evidence, seeds: int, depth: str | None) -> str:
         if evidence.budget is not None:
             words += ["--total-steps", str(evidence.budget)]
     for name, values in changed.items():
-        words = _without(words, name) + [name, *values]
+        words = [*_without(words, name), name, *values]
     return shlex.join(words)
 
 
@@ -89,8 +90,15 @@ def _study_with_seeds(evidence: Evidence, seeds: int) -> str:
         edit = f"sed 's/^seeds *=.*$/seeds = {seeds}/' {shlex.quote(str(file))} > {shlex.quote(str(copy))}"
     else:
         edit = f"(echo 'seeds = {seeds}'; cat {shlex.quote(str(file))}) > {shlex.quote(str(copy))}"
-    run = shlex.join(["stablegrad", "study", "run", str(copy), *form, "--dir", f"{evidence.directory}-{seeds}-seeds"])
+    folder = f"{evidence.directory}-{seeds}-seeds"
+    run = shlex.join(["stablegrad", "study", "run", str(copy), *form, *_data(evidence), "--dir", folder])
     return f"{edit} && {run}"
+
+
+def _data(evidence: Evidence) -> list[str]:
+    """A study whose data lie in a folder may have had it from the command line."""
+    data = evidence.configs[evidence.baseline, 0].get("data", DIGITS)
+    return [] if data == DIGITS or len(evidence.tasks) > 1 else ["--data", str(data)]
 
 
 def _is_toml(text: str) -> bool:

@@ -1,0 +1,76 @@
+"""The one picture of the page for those who decide: scores by size, or by setting, as an SVG that needs no script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 380, 230  # the width of a phone, so that its letters are not scaled down there
+LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 44
+TICKS = 4
+
+
+@dataclass(frozen=True)
+class ChartSeries:
+    """One line: ``points`` are scores at each position, of all runs there; ``style`` is "first" or "second"."""
+
+    name: str
+    style: str
+    points: Sequence[Sequence[float]]
+
+
+def score_chart(
+    positions: Sequence[str], series: Sequence[ChartSeries], description: str, *, percent: bool
+) -> Markup | None:
+    """Runs as dots, lines through the means of each series.
+
+    Args:
+        positions: what stands below the axis, one a place.
+        series: of each as many lists of scores as there are positions.
+        description: for readers who cannot see it.
+        percent: whether scores are shares of 1.
+
+    Returns:
+        the svg element; None where there is no score.
+    """
+    values = [value for line in series for group in line.points for value in group]
+    if not values:
+        return None
+    low, high = _range(values)
+    step = (WIDTH - LEFT - RIGHT) / len(positions)
+
+    def x(place: int) -> float:
+        return LEFT + step * (place + 0.5)
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
+
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">']
+    for tick in range(TICKS + 1):
+        value = low + (high - low) * tick / TICKS
+        label = f"{100 * value:.0f}%" if percent else f"{value:,.4g}"
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{label}</text>')
+    for place, name in enumerate(positions):
+        parts.append(f'<text x="{x(place):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(name)}</text>')
+    for line in series:
+        means = [(x(place), y(sum(group) / len(group))) for place, group in enumerate(line.points) if group]
+        path = " ".join(f"{across:.1f},{down:.1f}" for across, down in means)
+        parts.append(f'<polyline class="{line.style}" points="{path}"/>')
+        for place, group in enumerate(line.points):
+            parts += [f'<circle class="{line.style}" cx="{x(place):.1f}" cy="{y(v):.1f}" r="3.2"/>' for v in group]
+    for index, line in enumerate(series):
+        across = LEFT + index * (WIDTH - LEFT - RIGHT) / len(series)
+        parts.append(f'<circle class="{line.style}" cx="{across + 6:.1f}" cy="{HEIGHT - 10}" r="4"/>')
+        parts.append(f'<text x="{across + 16:.1f}" y="{HEIGHT - 6}">{escape(line.name)}</text>')
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """The axis: all values with a little room, and a length even where they are all the same."""
+    low, high = min(values), max(values)
+    room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - room, high + room
