@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
+from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT = 380, 230  # the width of a phone, so that its letters are not scaled down there
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 44
@@ -38,7 +39,7 @@ def score_chart(
     values = [value for line in series for group in line.points for value in group]
     if not values:
         return None
-    low, high = _range(values)
+    ticks, low, high = _axis(values)
     step = (WIDTH - LEFT - RIGHT) / len(positions)
 
     def x(place: int) -> float:
@@ -48,9 +49,8 @@ def score_chart(
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
 
     parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">']
-    for tick in range(TICKS + 1):
-        value = low + (high - low) * tick / TICKS
-        label = f"{100 * value:.0f}%" if percent else f"{value:,.4g}"
+    for value in ticks:
+        label = f"{100 * value:.4g}%" if percent else f"{value:,.4g}"
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{label}</text>')
     for place, name in enumerate(positions):
@@ -69,8 +69,9 @@ def score_chart(
     return Markup("".join(parts))
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    """The axis: all values with a little room, and a length even where they are all the same."""
+def _axis(values: Sequence[float]) -> tuple[list[float], float, float]:
+    """Round ticks around all values, and the ends of the axis; it has a length even where all values are the same."""
     low, high = min(values), max(values)
-    room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    return low - room, high + room
+    room = 0.04 * (high - low) or 0.1 * abs(high) or 1.0
+    ticks = [float(tick) for tick in MaxNLocator(TICKS).tick_values(low - room, high + room)]
+    return ticks, ticks[0], ticks[-1]

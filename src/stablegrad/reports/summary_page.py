@@ -270,9 +270,7 @@ class _Page:
             rows.append(
                 {
                     "size": self._size(index),
-                    "parameters": "–"
-                    if parameters is None
-                    else self._link(self.words.count(parameters), effect.before),
+                    "parameters": weights,
                     "before": self._score_link(self.decision.means[effect.before.setting, index], effect.before),
                     "after": self._score_link(self.decision.means[effect.after.setting, index], effect.after),
                     "difference": self._interval(effect),
@@ -294,7 +292,7 @@ class _Page:
             for name, style in ((evidence.baseline, "first"), (evidence.candidate, "second"))
         ]
         counts = [evidence.sizes[size].parameters for size in shown]
-        labels = ["–" if count is None else words.count(count) for count in counts]
+        labels = ["–" if count is None else words.count(count, short=True) for count in counts]
         return score_chart(labels, series, str(words("chart.description", **self._names)), percent=percent)
 
     def _changes(self) -> list[dict[str, Any]]:

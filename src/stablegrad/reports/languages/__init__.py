@@ -18,8 +18,8 @@ LANGUAGES = ("en", "ja")
 #: Where large counts get a unit: (from which value on, its key, what it counts), the largest first. Japanese counts in
 #: ten thousands.
 LARGE = {
-    "en": ((1e6, "unit.million", 1e6), (1e4, "unit.thousand", 1e3)),
-    "ja": ((1e8, "unit.million", 1e8), (1e4, "unit.thousand", 1e4)),
+    "en": ((1e6, "unit.large", 1e6), (1e4, "unit.middle", 1e3)),
+    "ja": ((1e8, "unit.large", 1e8), (1e4, "unit.middle", 1e4)),
 }
 #: Currencies without a smaller coin.
 WHOLE = {"JPY", "KRW", "円"}
@@ -43,11 +43,13 @@ class Words:
         """Whether there is such a text."""
         return key in self.texts
 
-    def count(self, value: float) -> str:
-        """A count: exact while it is short, then in thousands or millions (Japanese: ten thousands)."""
+    def count(self, value: float, *, short: bool = False) -> str:
+        """A count: exact while it is small, then in thousands or millions (Japanese: ten thousands)."""
         for bound, key, unit in LARGE[self.language]:
             if abs(value) >= bound:
-                return str(self(key, value=f"{value / unit:,.3g}" if value / unit < 1000 else f"{value / unit:,.0f}"))
+                amount = value / unit
+                digits = f"{amount:,.0f}" if amount >= 100 else f"{amount:.2g}" if short else f"{amount:.3g}"
+                return str(self(f"{key}_short" if short else key, value=digits))
         return f"{value:,.0f}"
 
     def duration(self, seconds: float) -> str:
