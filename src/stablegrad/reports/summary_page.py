@@ -174,7 +174,7 @@ class _Page:
         if effect.interval is None:
             return self._link(self._change(effect.mean), *cells)
         low, high = (self._change(end, unit=False) for end in effect.interval)
-        text = Markup("{} ({})").format(self._change(effect.mean), self.words("range", low=low, high=high))
+        text = self.words("interval", value=self._change(effect.mean), low=low, high=high)
         return self._link(text, *cells)
 
     # Parts of the page
@@ -200,7 +200,7 @@ class _Page:
         code = self.decision.answer
         if code == "worse" and len(self.evidence.sizes) > 1:
             code = "worse_big"
-        return self.words(f"answer.{code}", fewest=FEW_SEEDS, **self._names)
+        return self.words(f"answer.{code}", fewest=FEW_SEEDS, size=self._size(self.decision.best_size), **self._names)
 
     def _recommendation(self) -> Markup:
         decision = self.decision
@@ -212,6 +212,7 @@ class _Page:
             count=sum(run.status == "left" for run in self.evidence.runs),
             seeds=decision.next_seeds,
             stage=self.words(f"stage.{decision.stage}_in_text"),
+            size=self._size(decision.best_size),
             **self._names,
         )
 
@@ -230,7 +231,7 @@ class _Page:
             if effect.interval is None:
                 sentences.append(words("detail.advantage_no_interval", **values))
             else:
-                low, high = (self._change(end) for end in effect.interval)
+                low, high = self._change(effect.interval[0], unit=False), self._change(effect.interval[1])
                 sentences.append(words("detail.advantage", low=low, high=high, **values))
         for setting, growth in self.decision.growth.items():
             if growth.mean is None or growth.before_mean is None:
@@ -417,6 +418,11 @@ class _Page:
                 # A risk of many cells is one of all runs.
                 cells: Sequence[Cell | None] = risk.cells if len(risk.cells) <= 2 else [None]
                 values[linked] = self._link(values[linked], *cells)
+        if risk.code == "peak":
+            means = [self.decision.means[cell.setting, cell.size] for cell in risk.cells]
+            values["best"], values["largest"] = (
+                self._score_link(mean, cell) for mean, cell in zip(means, risk.cells, strict=True)
+            )
         return self.words(f"risk.{risk.code}", **values)
 
     def _stage(self, stage: Stage) -> dict[str, Any]:
@@ -435,7 +441,7 @@ class _Page:
         show = {
             "pairs": lambda value: f"{value:.0f}",
             "steady": lambda value: f"{value:.0%}",
-            "time": number,
+            "time": lambda value: str(self.words("unit.times", value=number(value))),
         }.get(code, self._change)
         if required is None:
             key += "_unknown"

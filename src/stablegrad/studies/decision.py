@@ -167,6 +167,7 @@ class Decision:
         by_size: the same at every size, smallest first.
         growth: setting -> its score at the largest size against the smallest; empty with one size.
         scaling: the candidate at the largest size against the baseline at the smallest; None with one size.
+        best_size: of the candidate: the largest, unless another is surely better than it; an index.
         means: (setting, size) -> mean score; None without one.
         costs: of the baseline and the candidate.
         total_seconds: of all runs there are.
@@ -174,8 +175,9 @@ class Decision:
         risks: the most serious first.
         stages: probe, trial, scale.
         stage: the first that is not passed; the last one if all are.
-        verdict: "go", "no_go", or "wait" (runs are missing).
-        next_step: "finish", "probe", "more_seeds", "bigger", "full_form", "adopt" (the candidate at the largest size),
+        verdict: "go" (every criterion of all stages that were measured is met), "go_on" (none is broken, but more is to
+            be measured at this stage), "no_go", or "wait" (runs are missing).
+        next_step: "finish", "probe", "more_seeds", "bigger", "full_form", "adopt" (the candidate at ``best_size``),
             "keep_small" (size does not pay, the candidate does: adopt it small), "stay_small" (neither pays: the
             baseline, small) or "stop" (keep the baseline, and look for what is wrong).
         next_seeds: how many seeds that step takes; None where it says nothing of seeds.
@@ -187,6 +189,7 @@ class Decision:
     by_size: tuple[Effect, ...]
     growth: dict[str, Effect]
     scaling: Effect | None
+    best_size: int
     means: dict[tuple[str, int], float | None]
     costs: tuple[Cost, Cost]
     total_seconds: float | None
@@ -211,15 +214,24 @@ def decide(evidence: Evidence) -> Decision:
     stages = _stages(evidence, advantage, growth.get(second), scaling, break_even)
     current = next((stage for stage in stages if stage.state != "passed"), stages[-1])
     left = [run for run in evidence.runs if run.status == "left"]
-    verdict = "no_go" if current.state == "failed" else "wait" if left or current.name == "probe" else "go"
+    if current.state == "failed":
+        verdict = "no_go"
+    elif left or current.name == "probe":
+        verdict = "wait"
+    else:
+        measured = any(criterion.observed is not None for criterion in current.criteria)
+        verdict = "go_on" if current.state == "open" and measured else "go"
     next_step, next_seeds = _next_step(evidence, by_size, current, bool(left))
+    best = _best_size(evidence)
+    peak = _effect(evidence, Cell(second, best), Cell(second, last))
     every_cell = [(run.setting, run.size) for run in evidence.runs]
     return Decision(
-        answer=_answer(advantage, list(growth.values())),
+        answer=_answer(advantage, list(growth.values()), peak),
         advantage=advantage,
         by_size=by_size,
         growth=growth,
         scaling=scaling,
+        best_size=best if peak.decisive < 0 else last,
         means={cell: _mean(evidence.scores(*cell)) for cell in dict.fromkeys(every_cell)},
         costs=(_cost(evidence, Cell(first, last)), _cost(evidence, Cell(second, last))),
         total_seconds=_total([run.seconds for run in evidence.runs]),
@@ -268,7 +280,7 @@ def _effect(evidence: Evidence, before: Cell, after: Cell) -> Effect:
     )
 
 
-def _answer(advantage: Effect, growth: Sequence[Effect]) -> str:
+def _answer(advantage: Effect, growth: Sequence[Effect], peak: Effect) -> str:
     """The headline.
 
     Without a pair "none", with fewer than ``FEW_SEEDS`` "few". Of one size: "better", "worse", "equal", "leans_better",
@@ -276,7 +288,7 @@ def _answer(advantage: Effect, growth: Sequence[Effect]) -> str:
 
     Of several sizes, where the candidate, big, is surely better than the baseline, big: "pays" (it gains by size),
     "falls_too" (it loses by size), "rescued" (it does neither for sure, the baseline loses), or "any_size" (neither
-    does). Else "worse", "grows_anyway" (the baseline gains by size as it is), "no_effect" or "unclear".
+    does). "peaks" is "pays" where a size in between is surely better than the largest. Else "worse", "grows_anyway" (the baseline gains by size as it is), "no_effect" or "unclear".
     """
     if advantage.certainty in ("none", "few"):
         return advantage.certainty
@@ -290,7 +302,9 @@ def _answer(advantage: Effect, growth: Sequence[Effect]) -> str:
     baseline, candidate = growth
     if advantage.decisive > 0:
         if candidate.decisive:
-            return "pays" if candidate.decisive > 0 else "falls_too"
+            if candidate.decisive > 0:
+                return "peaks" if peak.decisive < 0 else "pays"
+            return "falls_too"
         return "rescued" if baseline.decisive < 0 else "any_size"
     if advantage.decisive < 0:
         return "worse"
@@ -492,6 +506,9 @@ def _risks(evidence: Evidence, advantage: Effect, growth: Effect | None) -> tupl
                 values["size"] = size
                 risks.append(Risk(code, values, (Cell(setting, size),)))
                 break  # the largest size that is struck says enough
+    best = _best_size(evidence)
+    if best != last:
+        risks.append(Risk("peak", {"setting": second, "size": best}, (Cell(second, best), Cell(second, last))))
     if evidence.passed_over:
         risks.append(Risk("best_of", {"count": len(evidence.passed_over) + 1, "setting": second}, cells))
     if len(evidence.tasks) == 1:
@@ -528,6 +545,16 @@ def _interval(differences: Sequence[float], confidence: float) -> tuple[float, f
 def _mean(values: Sequence[float | None]) -> float | None:
     present = [value for value in values if value is not None]
     return fmean(present) if present else None
+
+
+def _best_size(evidence: Evidence) -> int:
+    """Where the candidate's mean score is highest; of equals the largest."""
+
+    def score(size: int) -> float:
+        mean = _mean(evidence.scores(evidence.candidate, size))
+        return -math.inf if mean is None else mean
+
+    return max(range(len(evidence.sizes)), key=lambda size: (score(size), size))
 
 
 def _total(values: Sequence[float | None]) -> float | None:

@@ -42,7 +42,7 @@ def next_command(evidence: Evidence, decision: Decision) -> str:
         depth = [] if evidence.depth is None else ["--torso.depth", str(evidence.depth)]
         return shlex.join(["stablegrad", "compare", "pqn", "--env", FIRST_AGENT, *depth, "--seeds", "3"])
     setting = evidence.baseline if step == "stay_small" else evidence.candidate
-    size = len(evidence.sizes) - 1 if step == "adopt" else 0
+    size = decision.best_size if step == "adopt" else 0
     return shlex.join(_train(evidence.configs[setting, size], max(evidence.seeds) + 1))
 
 
