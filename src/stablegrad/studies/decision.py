@@ -287,8 +287,9 @@ def _answer(advantage: Effect, growth: Sequence[Effect], peak: Effect) -> str:
     "leans_worse" (likely, not more) or "unclear".
 
     Of several sizes, where the candidate, big, is surely better than the baseline, big: "pays" (it gains by size),
-    "falls_too" (it loses by size), "rescued" (it does neither for sure, the baseline loses), or "any_size" (neither
-    does). "peaks" is "pays" where a size in between is surely better than the largest. Else "worse", "grows_anyway" (the baseline gains by size as it is), "no_effect" or "unclear".
+    "peaks" (it does, but a size in between is surely better than the largest), "falls_too" (it loses by size),
+    "rescued" (it does neither for sure, the baseline loses), or "any_size" (neither does). Else "worse", "grows_anyway"
+    (the baseline gains by size as it is), "no_effect" or "unclear".
     """
     if advantage.certainty in ("none", "few"):
         return advantage.certainty
@@ -497,6 +498,9 @@ def _risks(evidence: Evidence, advantage: Effect, growth: Effect | None) -> tupl
         if own:
             which = tuple(dict.fromkeys(Cell(run.setting, run.size) for run in own))
             risks.append(Risk(code, {"count": len(own), "runs": len(evidence.runs)}, which))
+    best = _best_size(evidence)
+    if best != last:
+        risks.append(Risk("peak", {"setting": second, "size": best}, (Cell(second, best), Cell(second, last))))
     for setting in (second, first):
         for size in range(last, -1, -1):
             judged = [run.lost for run in evidence.of(setting, size) if run.lost is not None]
@@ -506,9 +510,6 @@ def _risks(evidence: Evidence, advantage: Effect, growth: Effect | None) -> tupl
                 values["size"] = size
                 risks.append(Risk(code, values, (Cell(setting, size),)))
                 break  # the largest size that is struck says enough
-    best = _best_size(evidence)
-    if best != last:
-        risks.append(Risk("peak", {"setting": second, "size": best}, (Cell(second, best), Cell(second, last))))
     if evidence.passed_over:
         risks.append(Risk("best_of", {"count": len(evidence.passed_over) + 1, "setting": second}, cells))
     if len(evidence.tasks) == 1:

@@ -68,7 +68,8 @@ class Words:
             value = f"{amount:,.0f}" if amount >= 1 else f"{amount:.2g}"
         else:
             value = f"{amount:,.2f}" if amount >= 0.01 or amount == 0 else f"{amount:.1g}"
-        return str(self("unit.money", value=value, currency=currency))
+        own = f"unit.money.{currency}"
+        return str(self(own if self.has(own) else "unit.money", value=value, currency=currency))
 
     def join(self, items: list[str]) -> Markup:
         """A list in one line."""
