@@ -6,11 +6,11 @@ from stablegrad.studies.power import MOST_PAIRS, pairs_needed, power_of_pairs
 from stablegrad.studies.statistics import paired_difference
 
 
-# Pairs for a power of 0.8 and 0.9 at a level of 0.05, two-sided, as tables of the paired t-test have them
-# (Cohen 1988, table 2.4.1; G*Power 3 and statsmodels' TTestPower give the same).
-@pytest.mark.parametrize(
-    ("effect", "pairs", "power"), [(0.2, 199, 0.8), (0.5, 34, 0.8), (0.8, 15, 0.8), (0.5, 44, 0.9)]
-)
+# The sample sizes that textbooks give for the paired t-test at a level of 0.05, two-sided.
+TABLE = [(0.2, 199, 0.8), (0.5, 34, 0.8), (0.8, 15, 0.8), (0.5, 44, 0.9)]
+
+
+@pytest.mark.parametrize(("effect", "pairs", "power"), TABLE)
 def test_it_agrees_with_the_tables(effect, pairs, power):
     assert power_of_pairs(pairs, effect) >= power > power_of_pairs(pairs - 1, effect)
     differences = np.array([effect - np.sqrt(0.5), effect + np.sqrt(0.5)])  # mean: effect, standard deviation: 1
