@@ -151,3 +151,75 @@ def collapsing(points: int, generator: np.random.Generator) -> np.ndarray:
 
 def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, allow_nan=False))
+
+
+STUDY = """
+title = "Depth and cure"
+seeds = {seeds}
+report = ["gradients/norm", "relearning.mean_final_accuracy"]
+[base]
+algorithm = "relearn"
+epochs = 45
+reshuffle_every = 15
+norm = "layer"
+[axes]
+depth = ["small", "xlarge"]
+width = [64]
+setting = [
+  {{name = "baseline", preset = "baseline"}},
+  {{name = "kron", preset = "kron"}},
+  {{name = "stable", preset = "stable"}},
+]
+"""
+#: Accuracy by setting and depth.
+ACCURACY = {
+    ("baseline", "small"): 0.60,
+    ("baseline", "xlarge"): 0.20,
+    ("kron", "small"): 0.65,
+    ("kron", "xlarge"): 0.50,
+    ("stable", "small"): 0.70,
+    ("stable", "xlarge"): 0.95,
+}
+
+
+def write_study(
+    directory: Path, seeds: int = 3, accuracy: dict | None = None, text: str = STUDY, **changes: Any
+) -> Path:
+    """A study of classifiers whose accuracies are those of a table, with a little scatter by seed.
+
+    ``changes``: run name -> "left" (not started), "failed", or entries of summary.json to replace.
+    """
+    from stablegrad.studies.study import StudyFolder, read_study
+
+    accuracy = accuracy or ACCURACY
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    file = directory.parent / f"{directory.name}.toml"
+    file.write_text(text.format(seeds=seeds))
+    folder = StudyFolder.open(directory, read_study(file), file)
+    parameters = {"small": 50_000, "xlarge": 120_000}
+    for run in folder.study.runs:
+        change = changes.get(run.name, {})
+        if change == "left":
+            continue
+        path = folder.run_folder(run).path
+        path.mkdir(parents=True)
+        machine = {"processor": "A processor", "cores": 2, "cuda_device": None}
+        _write(path / "config.json", {"format": 1, **run.config.to_json(), "provenance": {"machine": machine}})
+        if change == "failed":
+            (path / "stderr.log").write_text("stablegrad compare: this run failed: it broke\n")
+            continue
+        setting, depth = run.cell.values["setting"], run.cell.values["depth"]
+        value = accuracy[setting, depth] + 0.01 * np.sin(run.seed + len(setting))
+        epochs = 5.0 if value > 0.9 else None
+        relearning = {"reshuffles": 2, "relearned": 2 if epochs else 0, "mean_final_accuracy": value}
+        summary = {
+            "status": "finished",
+            "parameters": parameters[depth],
+            "epochs": 45,
+            "updates": 1000,
+            "wall_seconds": 20.0 if setting == "baseline" else 26.0,
+            "relearning": {**relearning, "mean_epochs": epochs},
+            "peak_memory_bytes": 400 * 2**20,
+        }
+        _write(path / "summary.json", {**summary, **change})
+    return directory

@@ -501,7 +501,7 @@ def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Chang
     return tuple(
         Change(name.removeprefix("agent."), first.get(name), second.get(name))
         for name in dict.fromkeys([*first, *second])
-        if name not in UNTOLD | SIZE_OPTIONS and first.get(name) != second.get(name)
+        if name not in UNTOLD and first.get(name) != second.get(name)
     )
 
 

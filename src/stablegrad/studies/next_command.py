@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,11 +82,10 @@ def _study_with_seeds(evidence: Evidence, seeds: int) -> str:
     """The study's file with another number of seeds, under another name, and its run."""
     file, copy = evidence.directory / "study.toml", Path(f"{evidence.directory}-{seeds}-seeds.toml")
     form = ["--form", "small"] if evidence.form == "small" else []
-    pattern, text = r"^seeds *=.*$", evidence.study_file or ""
-    edited, found = re.subn(pattern, f"seeds = {seeds}", text, flags=re.MULTILINE)
-    # Only where one line says it: a list over several lines would be torn.
-    if found and _is_toml(edited):
-        edit = f"sed 's/^seeds *=.*$/seeds = {seeds}/' {shlex.quote(str(file))} > {shlex.quote(str(copy))}"
+    if re.search(r"^seeds *=", evidence.study_file or "", flags=re.MULTILINE):
+        # One number, or a list that may go over several lines; of the small form as well.
+        script = rf"s/(^|\n)seeds *= *(\[[^]]*\]|[^\n]*)/\1seeds = {seeds}/g"
+        edit = f"sed -zE '{script}' {shlex.quote(str(file))} > {shlex.quote(str(copy))}"
     else:
         edit = f"(echo 'seeds = {seeds}'; cat {shlex.quote(str(file))}) > {shlex.quote(str(copy))}"
     folder = f"{evidence.directory}-{seeds}-seeds"
@@ -99,14 +97,6 @@ def _data(evidence: Evidence) -> list[str]:
     """A study whose data lie in a folder may have had it from the command line."""
     data = evidence.configs[evidence.baseline, 0].get("data", DIGITS)
     return [] if data == DIGITS or len(evidence.tasks) > 1 else ["--data", str(data)]
-
-
-def _is_toml(text: str) -> bool:
-    try:
-        tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        return False
-    return True
 
 
 def _worst(evidence: Evidence) -> Path:
