@@ -41,7 +41,6 @@ def evidence_of(baseline, candidate, **changes):
                     )
                 )
     sizes = len(baseline)
-    names = ("small", "medium", "large")
     config = {"algorithm": "pqn", "env": "CartPole-v1", "preset": "baseline"}
     values = {
         "kind": "comparison" if sizes == 1 else "study",
@@ -54,14 +53,14 @@ def evidence_of(baseline, candidate, **changes):
         "baseline": "baseline",
         "candidate": "stable",
         "passed_over": (),
-        "sizes": tuple(Size((("depth", names[index]),), 1000 * 4**index) for index in range(sizes)),
+        "sizes": tuple(Size((("depth", str(index + 1)),), 1000 * 4**index) for index in range(sizes)),
         "seeds": tuple(range(1, len(baseline[0]) + 1)),
         "runs": tuple(runs),
         "changes": (Change("torso.kind", "mlp", "multi_skip"),),
         "configs": {(name, size): config for name in ("baseline", "stable") for size in range(sizes)},
         "budget": 1000,
         "paper_budget": None,
-        "depth": names[sizes - 1],
+        "depth": sizes,
         "steps_share": None,
         "whole_run_share": None,
         "equal_time": None,
