@@ -64,10 +64,9 @@ def test_the_page_answers_in_both_languages(study):
     words, japanese = (study[1][language].words for language in LANGUAGES)
     assert "Yes: with stable, a bigger network scores higher." in words
     assert "Adopt" not in words and "The mechanism is shown on a stand-in task." in words
-    growth = (
-        r"From 50 thousand to 120 thousand parameters, baseline fell from 6\d\.\d% to 2\d\.\d% \(practically certain\)"
-    )
-    assert re.search(growth, words)
+    growth = decide(read_evidence(study[0])).growth["baseline"]
+    fell = f"baseline fell from {growth.before_mean:.1%} to {growth.after_mean:.1%} (practically certain)"
+    assert f"From 50 thousand to 120 thousand parameters, {fell}." in words
     assert "stable is the best of 2 settings" in words and "not measured" in words
     assert "はい。stableであれば、ネットワークを大きくするほどスコアが上がります。" in japanese
     assert "次の一手" in japanese and '<html lang="ja">' in study[1]["ja"].source
