@@ -25,6 +25,7 @@ from stablegrad.studies.next_command import next_command
 from stablegrad.studies.summary import FEW_SEEDS
 from stablegrad.studies.wording import memory, number
 
+MOST_LINKS = 12  # of an entry's runs that are printed; the screen has them all
 MOST_SIZES = 6  # rows of the table; more would not fit on two pages
 #: Scores that are shares of 1; differences of them are told in percentage points.
 SHARES = (
@@ -107,6 +108,7 @@ class _Page:
             "stages": [self._stage(stage) for stage in decision.stages],
             "command": next_command(evidence, decision),
             "folder": str(evidence.directory),
+            "most_links": MOST_LINKS,
             **names,
         }
         return {**shown, "sources": [self._source(cell) for cell in self.sources]}

@@ -236,7 +236,7 @@ def decide(evidence: Evidence) -> Decision:
         costs=(_cost(evidence, Cell(first, last)), _cost(evidence, Cell(second, last))),
         total_seconds=_total([run.seconds for run in evidence.runs]),
         break_even=break_even,
-        risks=_risks(evidence, advantage, growth.get(second)),
+        risks=_risks(evidence, advantage, growth.get(second), peak),
         stages=stages,
         stage=current.name,
         verdict=verdict,
@@ -483,7 +483,7 @@ def _next_seconds(evidence: Evidence, step: str, seeds: int | None, left: Sequen
     return None if any(value is None for value in wanted) else _total(wanted)
 
 
-def _risks(evidence: Evidence, advantage: Effect, growth: Effect | None) -> tuple[Risk, ...]:
+def _risks(evidence: Evidence, advantage: Effect, growth: Effect | None, peak: Effect) -> tuple[Risk, ...]:
     """Each by a rule; in the order of how much they can change the decision."""
     first, second, last = evidence.baseline, evidence.candidate, len(evidence.sizes) - 1
     cells = (advantage.before, advantage.after)
@@ -498,9 +498,8 @@ def _risks(evidence: Evidence, advantage: Effect, growth: Effect | None) -> tupl
         if own:
             which = tuple(dict.fromkeys(Cell(run.setting, run.size) for run in own))
             risks.append(Risk(code, {"count": len(own), "runs": len(evidence.runs)}, which))
-    best = _best_size(evidence)
-    if best != last:
-        risks.append(Risk("peak", {"setting": second, "size": best}, (Cell(second, best), Cell(second, last))))
+    if peak.direction < 0 and peak.certainty in CERTAINTIES:
+        risks.append(Risk("peak", {"setting": second, "size": peak.before.size}, (peak.before, peak.after)))
     for setting in (second, first):
         for size in range(last, -1, -1):
             judged = [run.lost for run in evidence.of(setting, size) if run.lost is not None]
