@@ -211,7 +211,18 @@ def test_every_outcome_has_words(name, language, tmp_path, monkeypatch):
 def test_every_state_of_the_money_and_every_step_has_words(language):
     evidence = _evidence_of()([[1.0, 2.0, 1.5]], [[5.0, 6.1, 5.4]])
     decision = decide(evidence)
-    steps = ("finish", "probe", "more_seeds", "bigger", "full_form", "adopt", "keep_small", "stay_small", "stop")
+    steps = (
+        "finish",
+        "probe",
+        "more_seeds",
+        "bigger",
+        "full_form",
+        "adopt",
+        "keep_small",
+        "settle_small",
+        "stay_small",
+        "stop",
+    )
     for step in steps:
         page = _Page(evidence, replace(decision, next_step=step, next_seeds=3), Words(language), None, None)
         assert page._recommendation()

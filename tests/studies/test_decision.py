@@ -222,6 +222,17 @@ def test_rescued_and_any_size():
         assert any_size.next_step == "keep_small"
 
 
+def test_a_candidate_that_only_promises_when_small_is_not_dropped():
+    small, large = [9.0, 9.0, 63.0], [9.0, 9.0, 40.0]
+    unsure = decide(evidence_of([small, large], [[100.0, 30.0, 84.0], [71.0, 79.0, 70.0]]))
+    needed = pairs_needed([91.0, 21.0, 21.0])
+    assert not unsure.by_size[0].decisive and 3 < needed <= MOST_SEEDS
+    assert unsure.advantage.decisive == 1 and unsure.verdict == "no_go"
+    assert (unsure.next_step, unsure.next_seeds) == ("settle_small", needed)
+    hopeless = decide(evidence_of([small, large], [[10.0, 7.0, 64.0], [71.0, 79.0, 70.0]]))
+    assert hopeless.next_step != "settle_small"
+
+
 def test_a_size_in_between_may_be_the_best():
     baseline = [[10.0, 11.0, 12.0], [10.0, 12.0, 11.0], [9.0, 11.0, 10.0]]
     decision = decide(evidence_of(baseline, [[30.0, 31.0, 32.0], [90.0, 92.0, 91.0], [60.0, 61.5, 61.0]]))

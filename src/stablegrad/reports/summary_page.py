@@ -357,9 +357,6 @@ class _Page:
         ratio = None if even.time_ratio is None else words("unit.times", value=number(even.time_ratio))
         step = missing if ratio is None else self._link(ratio, *cells)
         rows.append({"label": words("cost.step", **self._names), "before": step, "after": None})
-        if self.evidence.equal_time is not None:
-            equal = [self._score(value) for value in self.evidence.equal_time]
-            rows.append(both(words("cost.equal_time"), equal))
         rows.append({"label": words("cost.energy"), "before": missing, "after": None})
         total = self._time_and_money(decision.total_seconds)
         rows.append(
@@ -396,6 +393,11 @@ class _Page:
             notes.append(words(key, ratio=ratio, allowed=f"{even.allowed_share:.0%}", **self._names))
         share = None if even.steps_share is None else self._link(f"{even.steps_share:.0%}", *cells)
         notes.append(words(f"break_even.{even.state}", share=share, **self._names))
+        if self.evidence.equal_time is not None:
+            before, after = (
+                self._link(number(value), cell) for value, cell in zip(self.evidence.equal_time, cells, strict=True)
+            )
+            notes.append(words("break_even.equal_time", before=before, after=after, **self._names))
         notes.append(words("cost.note_energy"))
         if self.price is not None and self.currency is not None:
             notes.append(words("cost.note_price", price=words.money(self.price, self.currency)))

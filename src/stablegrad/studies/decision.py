@@ -178,8 +178,9 @@ class Decision:
         verdict: "go" (every criterion of all stages that were measured is met), "go_on" (none is broken, but more is to
             be measured at this stage), "no_go", or "wait" (runs are missing).
         next_step: "finish", "probe", "more_seeds", "bigger", "full_form", "adopt" (the candidate at ``best_size``),
-            "keep_small" (size does not pay, the candidate does: adopt it small), "stay_small" (neither pays: the
-            baseline, small) or "stop" (keep the baseline, and look for what is wrong).
+            "keep_small" (size does not pay, the candidate does: adopt it small), "settle_small" (so too, but whether
+            the candidate pays small takes more seeds), "stay_small" (neither pays: the baseline, small) or "stop" (keep
+            the baseline, and look for what is wrong).
         next_seeds: how many seeds that step takes; None where it says nothing of seeds.
         next_seconds: what it takes, all runs one after the other; None where that is not known.
     """
@@ -442,7 +443,13 @@ def _next_step(evidence: Evidence, by_size: Sequence[Effect], current: Stage, le
     if current.state == "failed":
         if current.name != "scale":
             return "stop", None
-        return "keep_small" if by_size[0].decisive > 0 else "stay_small", None
+        small, needed = by_size[0], _pairs_required(by_size[0])
+        if small.decisive > 0:
+            return "keep_small", None
+        # Sure when big and promising when small: no reason to drop the candidate for want of seeds.
+        if small.direction > 0 and needed is not None and needed > small.count:
+            return "settle_small", needed
+        return "stay_small", None
     if left:
         return "finish", None
     if current.state == "passed":
@@ -476,7 +483,7 @@ def _next_seconds(evidence: Evidence, step: str, seeds: int | None, left: Sequen
     }
     if step == "finish":
         wanted = [seconds[run.setting, run.size, run.task] for run in left]
-    elif step in ("probe", "more_seeds", "bigger") and seeds is not None:
+    elif step in ("probe", "more_seeds", "settle_small", "bigger") and seeds is not None:
         wanted = [value for value in seconds.values() for _ in range(seeds)]
     else:
         return None

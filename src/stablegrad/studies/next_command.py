@@ -28,7 +28,7 @@ def next_command(evidence: Evidence, decision: Decision) -> str:
             return shlex.join(evidence.command)
         left = next(run for run in evidence.runs if run.status == "left")
         return shlex.join(["stablegrad", "resume", str(left.path)])
-    if step in ("probe", "more_seeds", "bigger") and seeds is not None:
+    if step in ("probe", "more_seeds", "settle_small", "bigger") and seeds is not None:
         if evidence.kind == "study":
             return _study_with_seeds(evidence, seeds)
         return _comparison(evidence, seeds, deeper(evidence.depth) if step == "bigger" else None)
