@@ -1,5 +1,4 @@
-"""``stablegrad report``: a run, a comparison or a study as one offline HTML page."""
-"""``stablegrad report``: a run or a comparison as one offline HTML page; with --summary, two pages for a decision."""
+"""``stablegrad report``: a run, comparison or study as one offline HTML page; with --summary, two pages to decide by."""
 
 from __future__ import annotations
 
@@ -13,8 +12,7 @@ import tyro
 
 from stablegrad.cli.arguments import parse
 from stablegrad.errors import UsageError
-from stablegrad.reports import write_comparison_report, write_run_report, write_study_report
-from stablegrad.reports import write_comparison_report, write_run_report, write_summary_page
+from stablegrad.reports import write_comparison_report, write_run_report, write_study_report, write_summary_page
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,6 @@ class Arguments:
 
     folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="(one or more)")]
     """Run folders, comparison folders or study folders."""
-    """Run folders or comparison folders."""
     summary: bool = False
     """Write summary.html instead: two pages for those who decide, of a comparison or a study (docs/decide.md)."""
     language: str = "en"
@@ -41,24 +38,17 @@ def run(arguments: Sequence[str]) -> int:
     parsed = parse(Arguments, "report", arguments, "Write report.html into each folder.")
     if not parsed.folders:
         raise UsageError("name at least one run folder, comparison folder or study folder")
-    reports = []
-    for folder in parsed.folders:
-        reports.append({"folder": str(folder), "report": str(_writer_for(folder)(folder))})
-        raise UsageError("name at least one run folder or comparison folder")
     if not parsed.summary and (parsed.language, parsed.price_per_hour, parsed.currency) != ("en", None, None):
         raise UsageError("--language, --price-per-hour and --currency are for --summary")
     reports = []
     for folder in parsed.folders:
         if parsed.summary:
-            page = write_summary_page(folder, parsed.language, parsed.price_per_hour, parsed.currency)
-            reports.append({"folder": str(folder), "summary": str(page)})
-            if not parsed.json:
-                print(page)
-            continue
-        write = write_comparison_report if (folder / "comparison.json").exists() else write_run_report
-        reports.append({"folder": str(folder), "report": str(write(folder))})
+            name, page = "summary", write_summary_page(folder, parsed.language, parsed.price_per_hour, parsed.currency)
+        else:
+            name, page = "report", _writer_for(folder)(folder)
+        reports.append({"folder": str(folder), name: str(page)})
         if not parsed.json:
-            print(reports[-1]["report"])
+            print(page)
     if parsed.json:
         print(json.dumps(reports))
     return 0
