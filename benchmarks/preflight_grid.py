@@ -1,41 +1,67 @@
-"""Does the pre-flight say beforehand what training shows? The digits study, cell by cell.
+"""Does the pre-flight say beforehand what training shows? Two studies of depth and intervention, cell by cell.
 
-    python benchmarks/preflight_grid.py [--seeds 1] [--seconds 60]
+    python benchmarks/preflight_grid.py [--study digits lunarlander] [--seeds 1] [--seconds 60]
 
-For every cell of studies/digits.toml in its small form (depth x width x intervention) the network is diagnosed with the
-optimizer of its training, and held against the training accuracy that the study reached on reshuffled labels
-(benchmarks/results/study_digits_small.json). A network *learns again* where that is at least 0.7.
+For every cell of studies/digits.toml (small form) and studies/lunarlander.toml the network is diagnosed with the
+optimizer of its training, and held against what the study's runs reached (benchmarks/results/study_*.json): training
+accuracy on reshuffled labels, of which 0.7 is *learning again*, and return, of which 0 is *learning*, halfway between
+a random agent (-190) and a good landing (200).
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import gymnasium
+import numpy as np
 import torch
 import tyro
 from scipy.stats import spearmanr
+from torch import Tensor, nn
 
 from common import RESULTS, measure
+from stablegrad.agents.pqn import build_network
 from stablegrad.diagnostics import LEVELS, diagnose
-from stablegrad.optimizers import make_optimizer
+from stablegrad.environments import environment_spec
+from stablegrad.optimizers import OptimizerConfig
 from stablegrad.studies.study import read_study
-from stablegrad.supervised import Classifier, load_data
+from stablegrad.supervised import Classifier, SupervisedConfig, load_data
+from stablegrad.training.config import RunConfig
 
 NAME = "preflight_grid"
-FIGURE = "relearning.mean_final_accuracy"
-LEARNS = 0.7
-STUDY = Path(__file__).parents[1] / "studies" / "digits.toml"
+STUDIES = Path(__file__).parents[1] / "studies"
+SAMPLE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A study, and what its runs are judged by."""
+
+    form: str
+    results: str
+    figure: str
+    learns: float
+
+
+TRUTHS = {
+    "digits": Truth("small", "study_digits_small.json", "relearning.mean_final_accuracy", 0.7),
+    "lunarlander": Truth("full", "study_lunarlander.json", "final_return", 0.0),
+}
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What the benchmark takes."""
 
+    study: tuple[Literal["digits", "lunarlander"], ...] = ("digits", "lunarlander")
+    """Whose cells."""
     seeds: int = 1
     """Diagnoses of a cell, seeds 1 to this."""
     seconds: float = 60.0
@@ -44,54 +70,87 @@ class Arguments:
     """Diagnoses at once, one thread each."""
 
 
-def run(cell: str, seed: int, seconds: float) -> dict[str, Any]:
-    """One diagnosis: its verdict, and the speed of learning anew over the twin's in the later half of the phases."""
+def classifier(config: SupervisedConfig) -> tuple[nn.Module, Tensor, OptimizerConfig]:
+    """Network, inputs and optimizer of a run of the digits study."""
+    data = load_data(config.data)
+    return Classifier(config, data), data.train_images[:SAMPLE_ROWS], config.optimizer
+
+
+def agent(config: RunConfig) -> tuple[nn.Module, Tensor, OptimizerConfig]:
+    """Network, inputs (of a random agent) and optimizer of a run of PQN."""
+    environment = gymnasium.make(config.env)
+    environment.action_space.seed(0)
+    observation, _ = environment.reset(seed=0)
+    seen = [observation]
+    while len(seen) < SAMPLE_ROWS:
+        observation, _, terminated, truncated, _ = environment.step(environment.action_space.sample())
+        seen.append(environment.reset()[0] if terminated or truncated else observation)
+    network = build_network(config.agent, environment_spec(config.env))
+    return network, torch.as_tensor(np.array(seen)), config.agent.optimizer
+
+
+MAKERS: dict[str, Callable[[Any], tuple[nn.Module, Tensor, OptimizerConfig]]] = {
+    "digits": classifier,
+    "lunarlander": agent,
+}
+
+
+def run(study: str, cell: str, seed: int, seconds: float) -> dict[str, Any]:
+    """One diagnosis: its verdict, and how fast networks learned in the later half of the phases."""
     torch.set_num_threads(1)
-    config = next(one.config for one in read_study(STUDY, "small").cells if one.name == cell)
-    data = load_data("digits")
     torch.manual_seed(seed)
-    network = Classifier(config, data)
-    chosen = config.optimizer
-    options = asdict(chosen.kron) if chosen.name == "kron" else {}
+    cells = read_study(STUDIES / f"{study}.toml", TRUTHS[study].form).cells
+    network, sample, chosen = MAKERS[study](next(one.config for one in cells if one.name == cell))
     report = diagnose(
         network,
-        data.train_images[:64],
-        optimizer=lambda parameters: make_optimizer(chosen.name, parameters, chosen.initial_learning_rate, **options),
+        sample,
+        optimizer=lambda parameters: chosen.build(nn.ParameterList(parameters)),
         seed=seed,
         seconds=seconds,
     )
-    own, twin = (sum(report.speed[name][len(report.speed[name]) // 2 :]) for name in ("network", "twin"))
-    return {"verdict": report.verdict, "speed": own / twin, "notes": report.notes, "shown": report.verdict}
+    late = {name: statistics.fmean(speeds[len(speeds) // 2 :]) for name, speeds in report.speed.items()}
+    return {
+        "verdict": report.verdict,
+        "speed": late,
+        "rules": sorted({finding.rule for finding in report.findings}),
+        "notes": report.notes,
+        "shown": f"{report.verdict}, {', '.join(f'{name} {speed:.2f}' for name, speed in late.items())}",
+    }
 
 
 def main() -> None:
     arguments = tyro.cli(Arguments)
-    trained: dict[str, list[float]] = {}
-    for row in json.loads((RESULTS / "study_digits_small.json").read_text())["runs"]:
-        trained.setdefault(row["cell"], []).append(row["figures"][FIGURE])
-    accuracy = {cell: sum(values) / len(values) for cell, values in trained.items()}
     seeds = range(1, arguments.seeds + 1)
-    jobs = {f"{cell} | seed {seed}": (run, (cell, seed, arguments.seconds)) for cell in accuracy for seed in seeds}
+    trained: dict[str, dict[str, float]] = {}
+    for study in arguments.study:
+        scores: dict[str, list[float]] = {}
+        for row in json.loads((RESULTS / TRUTHS[study].results).read_text())["runs"]:
+            scores.setdefault(row["cell"], []).append(row["figures"][TRUTHS[study].figure])
+        trained[study] = {cell: statistics.fmean(values) for cell, values in scores.items()}
+    jobs = {
+        f"{study} | {cell} | seed {seed}": (run, (study, cell, seed, arguments.seconds))
+        for study, cells in trained.items()
+        for cell in cells
+        for seed in seeds
+    }
     runs = measure(NAME, f"python benchmarks/{NAME}.py {' '.join(sys.argv[1:])}".strip(), jobs, arguments.workers)
-    pairs = [(runs[f"{cell} | seed {seed}"], accuracy[cell]) for cell in accuracy for seed in seeds]
-    for cell in accuracy:
-        one = runs[f"{cell} | seed 1"]
-        print(
-            f"{cell}: trained {accuracy[cell]:.2f}, pre-flight {one['verdict']}, speed {one['speed']:.2f} of the twin's"
-        )
-    truths = [value for _, value in pairs]
-    for what, guesses in (
-        ("speed", [one["speed"] for one, _ in pairs]),
-        ("verdict", [-LEVELS.index(one["verdict"]) for one, _ in pairs]),
-    ):
-        if len(set(guesses)) == 1:
-            print(f"rank correlation of the {what} with the accuracy: none, as it is the same everywhere")
-            continue
-        found = spearmanr(guesses, truths)
-        print(f"rank correlation of the {what} with the accuracy: {found.statistic:.2f} (p {found.pvalue:.1g})")
-    table = Counter((one["verdict"], value >= LEARNS) for one, value in pairs)
-    for verdict in LEVELS:
-        print(f"{verdict}: {table[verdict, True]} that learn again, {table[verdict, False]} that do not")
+    for study, cells in trained.items():
+        print(f"\n{study}: what training reached, and what the pre-flight said")
+        pairs = [(runs[f"{study} | {cell} | seed {seed}"], score) for cell, score in cells.items() for seed in seeds]
+        for cell, score in cells.items():
+            print(f"{cell}: {score:.2f}; {runs[f'{study} | {cell} | seed 1']['shown']}")
+        for what, guesses in (
+            ("speed", [one["speed"]["network"] for one, _ in pairs]),
+            ("verdict", [-LEVELS.index(one["verdict"]) for one, _ in pairs]),
+        ):
+            if len(set(guesses)) == 1:
+                print(f"rank correlation of the {what}: none, as it is the same everywhere")
+                continue
+            found = spearmanr(guesses, [score for _, score in pairs])
+            print(f"rank correlation of the {what} with what training reached: {found.statistic:.2f}")
+        table = Counter((one["verdict"], score >= TRUTHS[study].learns) for one, score in pairs)
+        for verdict in LEVELS:
+            print(f"{verdict}: {table[verdict, True]} that learn, {table[verdict, False]} that do not")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class PreflightThresholds(Thresholds):
     stays as fast as it was is small or slow, not ill, unless it hardly learns at all.
     """
 
-    relearning: float = 0.85
+    relearning: float = 0.75
     """slow_relearning, at risk: part of the twin's speed below which a network is slow."""
     relearning_collapsing: float = 0.5
     """slow_relearning, collapsing: the same."""
