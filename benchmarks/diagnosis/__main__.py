@@ -1,10 +1,10 @@
 """A scored benchmark of diagnoses: failures and healthy trainings, our monitor and others' detectors on both.
 
-    python -m benchmarks.diagnosis [--half tuning] [--runs FOLDER] [--no-rivals] [--no-prescriptions]
+    python -m benchmarks.diagnosis [--part tuning] [--runs FOLDER] [--no-rivals] [--no-prescriptions]
 
-Trainings are of small networks, a second or so each. Half of the scenarios, by a hash of their names, is for tuning
-rules; the other half is held out. With ``--runs`` what was measured is kept in a folder and taken from there the next
-time, so that changed rules are scored without training anew; delete a file to measure it again.
+Trainings are of small networks, a second or so each. Rules are tuned on one part of the scenarios; the other, of other
+tasks, networks and optimizers, is held out. With ``--runs`` what was measured is kept in a folder and taken from there
+the next time, so that changed rules are scored without training anew; delete a file to measure it again.
 """
 
 from __future__ import annotations
@@ -24,22 +24,21 @@ from typing import Any, Literal
 import tyro
 from benchmarks.common import save
 from benchmarks.diagnosis import scoring, trial
-from benchmarks.diagnosis.scenarios import KEPT, SCENARIOS
+from benchmarks.diagnosis.scenarios import KEPT, PARTS, SCENARIOS
 from benchmarks.diagnosis.scoring import Judged
 
 from stablegrad.diagnostics import History
 from stablegrad.diagnostics.prescriptions import prescribe
 
 NAME = "diagnosis"
-HALVES = ("tuning", "held-out")
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What the benchmark takes."""
 
-    half: Literal["both", "tuning", "held-out"] = "both"
-    """Which scenarios; one half alone is printed and not saved."""
+    part: Literal["both", "tuning", "held-out"] = "both"
+    """Which scenarios; one part alone is printed and not saved."""
     runs: Path | None = None
     """Folder in which measurements are kept and looked for."""
     rivals: bool = True
@@ -52,7 +51,7 @@ class Arguments:
 
 def main() -> None:
     arguments = tyro.cli(Arguments)
-    names = [name for name, one in SCENARIOS.items() if arguments.half in ("both", one.half)]
+    names = [name for name, one in SCENARIOS.items() if arguments.part in ("both", one.part)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.runs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +60,7 @@ def main() -> None:
             judged = scoring.judge_all(trials, names)
             treated = treat(pool, folder, judged, trials) if arguments.prescriptions else {}
     show(judged, treated)
-    if arguments.half == "both":
+    if arguments.part == "both":
         command = f"python -m benchmarks.diagnosis {' '.join(sys.argv[1:])}".strip()
         save(NAME, command, result(judged, trials, treated))
 
@@ -130,7 +129,7 @@ def result(
 ) -> dict[str, Any]:
     """Everything that is kept."""
     detectors = list(judged[0].alarms)
-    by_half = {half: [one for one in judged if one.scenario.half == half] for half in HALVES}
+    by_part = {part: [one for one in judged if one.scenario.part == part] for part in PARTS}
     return {
         "definitions": {
             "failure": f"keeps at most {KEPT} of its healthy twin's score",
@@ -141,16 +140,16 @@ def result(
             "start or applied at the first alarm",
             "looks": f"every {trial.EVERY} steps, probes every {trial.PROBE_EVERY}",
         },
-        "halves": {
-            half: {detector: scoring.summary(group, detector) for detector in detectors}
-            for half, group in by_half.items()
+        "parts": {
+            part: {detector: scoring.summary(group, detector) for detector in detectors}
+            for part, group in by_part.items()
         },
         "both": {detector: scoring.summary(judged, detector) for detector in detectors},
-        "confusion": {half: scoring.confusion(group) for half, group in by_half.items()},
+        "confusion": {part: scoring.confusion(group) for part, group in by_part.items()},
         "prescriptions": {
-            half: scoring.share(sum(one["restored"] for one in group), len(group))
-            for half in (*HALVES, "both")
-            for group in [[one for name, one in treated.items() if half in ("both", SCENARIOS[name].half)]]
+            part: scoring.share(sum(one["restored"] for one in group), len(group))
+            for part in (*PARTS, "both")
+            for group in [[one for name, one in treated.items() if part in ("both", SCENARIOS[name].part)]]
         }
         if treated
         else None,
@@ -163,7 +162,7 @@ def result(
 
 def _row(one: Judged, treated: dict[str, Any] | None) -> dict[str, Any]:
     scenario, ours = one.scenario, one.alarms["stablegrad"]
-    row: dict[str, Any] = {"name": scenario.name, "half": scenario.half, "kind": scenario.kind or "healthy"}
+    row: dict[str, Any] = {"name": scenario.name, "part": scenario.part, "kind": scenario.kind or "healthy"}
     row |= {"score": round(one.score, 3), "valid": one.valid, "steps": one.steps}
     if scenario.kind:
         row |= {"twin": scenario.twin, "onset": scenario.onset, "symptom": one.symptom, "lead": one.lead("stablegrad")}
@@ -176,11 +175,11 @@ def _row(one: Judged, treated: dict[str, Any] | None) -> dict[str, Any]:
 
 def show(judged: Sequence[Judged], treated: dict[str, dict[str, Any]]) -> None:
     """Print the figures."""
-    for half in (*HALVES, "both"):
-        group = [one for one in judged if half in ("both", one.scenario.half)]
+    for part in (*PARTS, "both"):
+        group = [one for one in judged if part in ("both", one.scenario.part)]
         if not group:
             continue
-        print(f"\n== {half}: {sum(one.valid for one in group)} valid of {len(group)}")
+        print(f"\n== {part}: {sum(one.valid for one in group)} valid of {len(group)}")
         for detector in group[0].alarms:
             found = scoring.summary(group, detector)
             recall, false, lead = found["recall"], found["false_alarms"], found["lead_steps"]
@@ -189,7 +188,7 @@ def show(judged: Sequence[Judged], treated: dict[str, dict[str, Any]]) -> None:
                 f"{false['hits']}/{false['of']} {false['interval']}, lead {lead['median']} {lead['quartiles']}, "
                 f"{found['alarms_before_onset']} before the onset"
             )
-        cured = [one for name, one in treated.items() if half in ("both", SCENARIOS[name].half)]
+        cured = [one for name, one in treated.items() if part in ("both", SCENARIOS[name].part)]
         if cured:
             print(f"first prescription restores {sum(one['restored'] for one in cured)}/{len(cured)}")
     for one in judged:

@@ -282,3 +282,109 @@ def random_process(discount: float = 0.9, states: int = 40, actions: int = 4) ->
     return DecisionProcess(
         *(torch.tensor(part, dtype=torch.float32) for part in (features, transitions, rewards)), discount
     )
+
+
+# -- of the held-out part alone
+
+
+@cache
+def shells() -> Data:
+    """Points in six dimensions by the shell in which they lie."""
+    generator = torch.Generator().manual_seed(41)
+    directions = torch.randn(2400, 6, generator=generator)
+    side = torch.arange(2400) % 3
+    radius = 1.0 + side + 0.2 * torch.randn(2400, generator=generator)
+    return Data(directions / directions.norm(dim=1, keepdim=True) * radius[:, None], side, 3)
+
+
+@cache
+def blobs(classes: int = 20, dims: int = 24) -> Data:
+    """Clouds around random centres."""
+    generator = torch.Generator().manual_seed(43)
+    centres = torch.randn(classes, dims, generator=generator)
+    labels = torch.randint(classes, (3000,), generator=generator)
+    return Data(centres[labels] + 0.6 * torch.randn(3000, dims, generator=generator), labels, classes)
+
+
+@cache
+def friedman() -> Data:
+    """Friedman's first function of five of ten inputs, standardised."""
+    from sklearn.datasets import make_friedman1
+
+    inputs, targets = (
+        torch.tensor(part, dtype=torch.float32) for part in make_friedman1(2000, 10, noise=0.3, random_state=47)
+    )
+    return Data((inputs - 0.5) * 12**0.5, ((targets - targets.mean()) / targets.std())[:, None])
+
+
+@cache
+def wine() -> Data:
+    from sklearn.datasets import load_wine
+
+    return _standard(load_wine(), 3)
+
+
+@cache
+def gratings(size: int = 12, directions: int = 6) -> Data:
+    """Noisy [1, 12, 12] images of stripes, by their direction."""
+    generator = torch.Generator().manual_seed(53)
+    labels = torch.randint(directions, (2000,), generator=generator)
+    angle = labels * torch.pi / directions + 0.05 * torch.randn(2000, generator=generator)
+    y, x = torch.meshgrid(torch.arange(size).float(), torch.arange(size).float(), indexing="ij")
+    along = angle.cos()[:, None, None] * x + angle.sin()[:, None, None] * y
+    phase = 2 * torch.pi * torch.rand(2000, 1, 1, generator=generator)
+    images = torch.sin(1.4 * along + phase) + 0.5 * torch.randn(2000, size, size, generator=generator)
+    return Data(images[:, None], labels, directions)
+
+
+@cache
+def tones(length: int = 32, pitches: int = 5) -> Data:
+    """Noisy [1, 32] signals, by their pitch."""
+    generator = torch.Generator().manual_seed(59)
+    labels = torch.randint(pitches, (2000,), generator=generator)
+    phase = 2 * torch.pi * torch.rand(2000, 1, generator=generator)
+    signals = torch.sin((0.3 + 0.35 * labels[:, None]) * torch.arange(length) + phase)
+    return Data((signals + 0.4 * torch.randn(2000, length, generator=generator))[:, None], labels, pitches)
+
+
+@cache
+def marked_sum(length: int = 10) -> Data:
+    """Sum of the two numbers of a [length, 2] sequence that are marked (Hochreiter and Schmidhuber 1997)."""
+    generator = torch.Generator().manual_seed(61)
+    numbers = torch.randn(2000, length, generator=generator)
+    marks = torch.zeros(2000, length)
+    marks.scatter_(1, torch.rand(2000, length, generator=generator).argsort(1)[:, :2], 1.0)
+    return Data(torch.stack([numbers, marks], 2), (numbers * marks).sum(1, keepdim=True) / 2**0.5)
+
+
+@cache
+def grid(side: int = 6, discount: float = 0.95) -> DecisionProcess:
+    """A square with slippery moves; its last corner pays and leads back to the first."""
+    states, moves = side * side, ((0, 1), (0, -1), (1, 0), (-1, 0))
+    transitions, rewards = torch.zeros(4, states, states), torch.full((4, states), -0.02)
+    for state in range(states):
+        row, column = divmod(state, side)
+        ends = [
+            min(max(row + down, 0), side - 1) * side + min(max(column + right, 0), side - 1) for down, right in moves
+        ]
+        for action in range(4):
+            if state == states - 1:
+                transitions[action, state, 0], rewards[action, state] = 1.0, 1.0
+                continue
+            for other, end in enumerate(ends):
+                transitions[action, state, end] += 0.85 if other == action else 0.05
+    row, column = torch.arange(states) // side, torch.arange(states) % side
+    features = torch.cat([F.one_hot(row, side), F.one_hot(column, side)], 1).float()
+    return DecisionProcess(features, transitions, rewards, discount)
+
+
+@cache
+def garnet(states: int = 60, actions: int = 3, features: int = 24, discount: float = 0.92) -> DecisionProcess:
+    """Random transitions to a few states each (Archibald et al. 1995), with dense features."""
+    random = np.random.default_rng(67)
+    transitions = np.zeros((actions, states, states))
+    for action in range(actions):
+        for state in range(states):
+            transitions[action, state, random.choice(states, 3, replace=False)] = random.dirichlet(np.ones(3))
+    parts = (random.normal(size=(states, features)), transitions, random.normal(size=(actions, states)))
+    return DecisionProcess(*(torch.tensor(part, dtype=torch.float32) for part in parts), discount)
