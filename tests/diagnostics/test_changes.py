@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from stablegrad.diagnostics import changes
-from stablegrad.diagnostics.changes import CannotApply, InputNormaliser
+from stablegrad.diagnostics import changes, optimizer_changes
+from stablegrad.diagnostics.changes import CannotApply
+from stablegrad.diagnostics.input_normaliser import InputNormaliser
 from stablegrad.networks import EncoderConfig, MLPTorso, MultiSkipTorso, QNetwork, ResidualTorso, TorsoConfig
 from stablegrad.optimizers import Kron, default_learning_rate
 
@@ -246,21 +247,23 @@ def test_rates_are_scaled_for_good():
     model = stack(4, 8, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
-    changes.lower_learning_rate(model, optimizer)
+    optimizer_changes.lower_learning_rate(model, optimizer)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
     step(model, optimizer, torch.randn(2, 4))
     schedule.step()
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
-    changes.raise_learning_rate(model, optimizer)
+    optimizer_changes.raise_learning_rate(model, optimizer)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5)
     held = torch.tensor(1.0)
-    changes.lower_learning_rate(model, torch.optim.Adam(model.parameters(), lr=held, capturable=False, foreach=False))
+    optimizer_changes.lower_learning_rate(
+        model, torch.optim.Adam(model.parameters(), lr=held, capturable=False, foreach=False)
+    )
     assert held == pytest.approx(0.1)
 
 
 def test_clipping_holds_the_step():
     model = stack(4, 8, 2)
-    optimizer = changes.clip_gradients(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    optimizer = optimizer_changes.clip_gradients(model, torch.optim.SGD(model.parameters(), lr=1.0))
     before = [parameter.detach().clone() for parameter in model.parameters()]
     model(1e3 * torch.randn(16, 4)).square().mean().backward()
     optimizer.step()
@@ -274,7 +277,7 @@ def test_a_fresh_state_is_that_of_a_new_optimizer():
     for _ in range(3):
         step(model, optimizer, torch.randn(8, 4))
     other = copy.deepcopy(model)
-    changes.reset_optimizer_state(model, optimizer)
+    optimizer_changes.reset_optimizer_state(model, optimizer)
     inputs = torch.randn(8, 4)
     step(model, optimizer, inputs)
     step(other, adam(other), inputs)
@@ -353,11 +356,11 @@ class TestRecycle:
 
 
 class TestNormaliseInputs:
-    @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5), seed=st.integers(0, 1000))
+    @given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=5), seed=st.integers(0, 1000))
     @settings(max_examples=30, deadline=None)
     def test_statistics_are_those_of_all_rows_together(self, sizes, seed):
         torch.manual_seed(seed)
-        batches = [5 + 3 * torch.randn(size, 4) for size in sizes]
+        batches = [5 + 3 * torch.randn(size, 4) for size in sizes]  # too small for a jump to be believed
         normaliser = InputNormaliser()
         for batch in batches:
             normaliser(batch)

@@ -22,7 +22,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.optim import Optimizer
 
-from stablegrad.errors import UsageError
+from stablegrad.diagnostics.input_normaliser import InputNormaliser
+from stablegrad.diagnostics.optimizer_changes import CannotApply, reset_optimizer_state
 from stablegrad.networks import MLPTorso, MultiSkipTorso
 from stablegrad.networks.layers import ACTIVATIONS, orthogonal_
 from stablegrad.optimizers import OPTIMIZERS, Kron, default_learning_rate
@@ -30,22 +31,16 @@ from stablegrad.optimizers import OPTIMIZERS, Kron, default_learning_rate
 Change = Callable[..., Optimizer]
 Layer = nn.Linear | _ConvNd
 
-RATE_FACTOR = 10.0
-MAX_NORM = 1.0
 #: Share of the layer's mean gradient below which a unit is dormant (GraMa, arXiv 2505.24061).
 DORMANT = 0.01
-#: Standard deviations to which normalised inputs are cut, as in the field's agents.
-INPUT_LIMIT = 10.0
+#: Values that a norm needs to leave something of what it normalises: of two, only the sign of their difference is left.
+FEWEST = 3
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, _InstanceNorm)
 _BOUNDED = (nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardsigmoid, nn.Softsign)
 _RECTIFIED = (nn.ReLU, nn.ReLU6)
 _ACTIVATIONS = (*_BOUNDED, *_RECTIFIED, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
                 nn.Hardswish, nn.PReLU)  # fmt: skip
-
-
-class CannotApply(UsageError):
-    """A change that this network or optimizer does not allow to be made by itself."""
 
 
 # -- what a network is made of
@@ -101,14 +96,40 @@ def square_layers(model: nn.Module) -> list[nn.Linear]:
 
 def replaceable_activations(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
     """(parent, name, module) of ReLUs and bounded activations that are modules and do not shape the output."""
-    parts = list(_parts(model))
+    shaping = _behind_outputs(model)
+    return [one for one in _children(model, _BOUNDED + _RECTIFIED) if id(one[2]) not in shaping]
+
+
+def output_shapers(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """(parent, name, module) of ReLUs, bounded activations and norms right behind an output layer."""
+    shaping = _behind_outputs(model)
+    return [one for one in _children(model, _BOUNDED + _RECTIFIED + _NORMS) if id(one[2]) in shaping]
+
+
+def narrow_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """(parent, name, module) of norms over next to nothing: one or two values, or the places of one channel."""
+    return [one for one in _children(model, _NORMS) if _is_narrow(one[2])]
+
+
+def _is_narrow(norm: nn.Module) -> bool:
+    if isinstance(norm, nn.LayerNorm | nn.RMSNorm):
+        return math.prod(norm.normalized_shape) < FEWEST
+    channels_alone = isinstance(norm, nn.GroupNorm) and norm.num_channels == norm.num_groups > 1
+    return channels_alone or isinstance(norm, _InstanceNorm)
+
+
+def _behind_outputs(model: nn.Module) -> set[int]:
+    """Ids of the modules that come right after an output layer."""
     heads = {id(layer) for layer in all_layers(model)} - {id(layer) for layer in hidden_layers(model)}
-    shaping = {id(after) for part, after in pairwise(parts) if id(part) in heads}
+    return {id(after) for part, after in pairwise(_parts(model)) if id(part) in heads}
+
+
+def _children(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[nn.Module, str, nn.Module]]:
     return [
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if isinstance(child, _BOUNDED + _RECTIFIED) and id(child) not in shaping
+        if isinstance(child, kinds)
     ]
 
 
@@ -168,18 +189,6 @@ def _replace(optimizer: Optimizer, old: Iterable[nn.Parameter], new: Iterable[nn
     group["params"].extend(new)
 
 
-def _scale_rate(optimizer: Optimizer, factor: float) -> Optimizer:
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].mul_(factor)
-        else:
-            group["lr"] *= factor
-        # Schedulers of torch compute the rate from this one.
-        if "initial_lr" in group:
-            group["initial_lr"] = group["initial_lr"] * factor
-    return optimizer
-
-
 # -- the changes
 
 
@@ -221,9 +230,10 @@ def _add_input(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tenso
 
 @torch.no_grad()
 def orthogonal_init(model: nn.Module, optimizer: Optimizer) -> Optimizer:
-    """Orthogonal weights for all linear layers and convolutions, biases of zero; what was learned is lost.
+    """Orthogonal weights for all linear layers, convolutions and recurrent cells; what was learned is lost.
 
-    Gain sqrt(2) for hidden layers, 5/3 in front of tanh, 1 for outputs (Saxe et al. 2014).
+    Gain sqrt(2) for hidden layers, 5/3 in front of tanh, 1 for outputs and for every gate of a cell (Saxe et al. 2014);
+    biases of zero.
     """
     parts = list(_parts(model))
     hidden = {id(layer) for layer in hidden_layers(model)}
@@ -235,8 +245,15 @@ def orthogonal_init(model: nn.Module, optimizer: Optimizer) -> Optimizer:
         function = next((one for one in parts[number + 1 :] if isinstance(one, _ACTIVATIONS)), None)
         gain = 1.0 if id(part) not in hidden else 5 / 3 if isinstance(function, nn.Tanh) else math.sqrt(2)
         orthogonal_(part, gain)  # type: ignore[arg-type]  # takes convolutions of all dimensions
-    if not seen:
-        raise CannotApply("orthogonal_init: the model has no linear layer and no convolution")
+    cells = [part for part in model.modules() if isinstance(part, nn.RNNBase)]
+    for cell in cells:
+        for name, parameter in cell.named_parameters():
+            for gate in parameter.split(cell.hidden_size) if parameter.ndim == 2 else ():
+                nn.init.orthogonal_(gate)
+            if name.startswith("bias"):
+                parameter.zero_()
+    if not seen and not cells:
+        raise CannotApply("orthogonal_init: the model has no linear layer, no convolution and no recurrent cell")
     return reset_optimizer_state(model, optimizer)
 
 
@@ -356,32 +373,6 @@ def kron(model: nn.Module, optimizer: Optimizer) -> Optimizer:
     return Kron(groups)
 
 
-def lower_learning_rate(model: nn.Module, optimizer: Optimizer, factor: float = 1 / RATE_FACTOR) -> Optimizer:
-    """A tenth of the learning rate, or another part of it."""
-    return _scale_rate(optimizer, factor)
-
-
-def raise_learning_rate(model: nn.Module, optimizer: Optimizer, factor: float = RATE_FACTOR) -> Optimizer:
-    """Ten times the learning rate, or another multiple of it."""
-    return _scale_rate(optimizer, factor)
-
-
-def clip_gradients(model: nn.Module, optimizer: Optimizer) -> Optimizer:
-    """Clip the norm of all gradients together to 1 before every step."""
-    optimizer.register_step_pre_hook(_clip)
-    return optimizer
-
-
-def _clip(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], MAX_NORM)
-
-
-def reset_optimizer_state(model: nn.Module, optimizer: Optimizer) -> Optimizer:
-    """Forget moments and preconditioners; they are built up anew from the next step on."""
-    optimizer.state.clear()
-    return optimizer
-
-
 def train_layer(model: nn.Module, optimizer: Optimizer) -> Optimizer:
     """Train what is left out: parameters in no group, groups at a rate of 0, parameters without ``requires_grad``."""
     rates = [float(group["lr"]) for group in optimizer.param_groups if float(group["lr"]) > 0]
@@ -448,6 +439,34 @@ def _gradient_of(layer: Layer, optimizer: Optimizer) -> Tensor | None:
     return next((held[name] for name in ("exp_avg", "momentum", "momentum_buffer") if name in held), None)
 
 
+def free_output(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """No activation and no norm behind an output layer."""
+    shapers = output_shapers(model)
+    if not shapers:
+        raise CannotApply("free_output: nothing that is a module stands behind an output layer")
+    for parent, name, _ in shapers:
+        setattr(parent, name, nn.Identity())
+    return optimizer
+
+
+def wider_norm(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """Norms over one or two values taken out; norms of single channels made norms of all channels together."""
+    narrow = narrow_norms(model)
+    if not narrow:
+        raise CannotApply("wider_norm: no norm is over one or two values, and none over single channels")
+    for parent, name, norm in narrow:
+        channels = _norm_width(norm)
+        if isinstance(norm, nn.LayerNorm | nn.RMSNorm) or channels < FEWEST:
+            setattr(parent, name, nn.Identity())
+            continue
+        old, new = list(norm.parameters()), nn.GroupNorm(1, channels, affine=any(True for _ in norm.parameters()))
+        weight = next(model.parameters())
+        setattr(parent, name, new.to(weight.device, weight.dtype))
+        if old:
+            _replace(optimizer, old, new.parameters())
+    return optimizer
+
+
 def normalise_inputs(model: nn.Module, optimizer: Optimizer) -> Optimizer:
     """Inputs at mean 0 and deviation 1, by running statistics of what the network is trained on."""
     first = model
@@ -465,60 +484,3 @@ def _normalise_input(first: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]
     if not args or not isinstance(args[0], Tensor):
         return None
     return (first.get_submodule("input_normaliser")(args[0]), *args[1:])
-
-
-class InputNormaliser(nn.Module):
-    """Running mean and variance of every feature (of images: of every channel), and inputs brought to 0 and 1.
-
-    The statistics move in training mode and with gradients on only. Inputs are cut at 10 standard deviations; those
-    that are no number become the mean. Token ids pass as they are.
-    """
-
-    mean: Tensor
-    square: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("mean", "square", "count"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[rows, features] or [rows, channels, ...], float or uint8, to float32 of the same shape."""
-        if x.ndim < 2 or not (x.is_floating_point() or x.dtype == torch.uint8):
-            return x
-        numbers = x.float()
-        finite = numbers.isfinite()
-        # Missing values stand for nothing: the mean of what is there.
-        numbers = torch.where(finite, numbers, _mean_of(numbers, finite))
-        if self.training and torch.is_grad_enabled():
-            self._see(numbers.detach())
-        deviation = (self.square / self.count.clamp_min(1)).sqrt()
-        scale = torch.where(deviation > 0, 1 / deviation, 1.0).float()
-        shape = (-1, *[1] * (x.ndim - 2))
-        mean = self.mean.float().expand_as(scale)
-        return ((numbers - mean.reshape(shape)) * scale.reshape(shape)).clamp(-INPUT_LIMIT, INPUT_LIMIT)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        # Before the first batch the number of features is not known.
-        for name in ("mean", "square"):
-            if prefix + name in state_dict:
-                setattr(self, name, torch.zeros_like(state_dict[prefix + name], device=self.count.device))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def _see(self, x: Tensor) -> None:
-        """Chan, Golub and LeVeque's update of a mean and a sum of squared deviations by a batch."""
-        variance, mean = torch.var_mean(x, dim=[0, *range(2, x.ndim)], correction=0)
-        count = x.numel() / x.shape[1]
-        total = self.count + count
-        step = mean.double() - self.mean
-        self.square = self.square + variance.double() * count + step.square() * self.count * count / total
-        self.mean = self.mean + step * count / total
-        self.count = total
-
-
-def _mean_of(x: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of the chosen values of every feature (of images: of every channel), shaped to stand for any; 0 of none."""
-    dims = [0, *range(2, x.ndim)]
-    count = chosen.sum(dim=dims, keepdim=True)
-    return torch.where(chosen, x, 0.0).sum(dim=dims, keepdim=True) / count.clamp_min(1)

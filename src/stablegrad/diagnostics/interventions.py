@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.optim import Optimizer
 
-from stablegrad.diagnostics import changes
+from stablegrad.diagnostics import changes, optimizer_changes
 from stablegrad.diagnostics.changes import CannotApply, Change
 from stablegrad.optimizers import Kron, OptimizerConfig
 
@@ -41,6 +41,7 @@ class Intervention:
         measured: where.
         unmeasured: what it costs, in words, where that is not measured.
         fits: whether there is anything to change on a network and optimizer.
+        telling: how much more it counts, where it fits hardly any healthy network.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Intervention:
     measured: str = ""
     unmeasured: str = "nothing in a training step"
     fits: Callable[[nn.Module, Optimizer], bool] = field(default=lambda model, optimizer: True)
+    telling: float = 1.0
 
     def apply(self, model: nn.Module, optimizer: Optimizer, factor: float | None = None) -> Optimizer:
         """Change the network and the optimizer in place.
@@ -138,6 +140,7 @@ _ALL = (
             "dead_units": 0.8,
             "rank_collapse": 0.6,
             "diverging_output": 0.5,
+            "runaway": 0.7,
             "input_shift": 0.5,
             "slow_relearning": 0.1,
         },
@@ -237,6 +240,7 @@ _ALL = (
         title="orthogonal initialisation",
         helps="orthogonal weights of the right gain neither shrink nor stretch what passes through them",
         answers={
+            "alike_units": 1.0,
             "nonfinite_at_once": 0.9,
             "vanishing_gradient": 0.6,
             "saturated_units": 0.5,
@@ -312,7 +316,7 @@ _ALL = (
             "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-4 * FACTOR)  # 3e-4 is the default',
             "cli": "stablegrad train pqn --env ENV --optimizer.adam-learning-rate SCALED",
         },
-        change=changes.lower_learning_rate,
+        change=optimizer_changes.lower_learning_rate,
         live=True,
     ),
     Intervention(
@@ -325,7 +329,7 @@ _ALL = (
             "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-4 * FACTOR)  # 3e-4 is the default',
             "cli": "stablegrad train pqn --env ENV --optimizer.adam-learning-rate SCALED",
         },
-        change=changes.raise_learning_rate,
+        change=optimizer_changes.raise_learning_rate,
         live=True,
     ),
     Intervention(
@@ -339,7 +343,7 @@ _ALL = (
             "sb3": 'agent = PPO("MlpPolicy", env, max_grad_norm=0.5)  # A2C, PPO and DQN have it',
             "cli": "stablegrad train pqn --env ENV --max-grad-norm 1.0",
         },
-        change=changes.clip_gradients,
+        change=optimizer_changes.clip_gradients,
         live=True,
         step_time=1.03,
         memory=1.00,
@@ -351,10 +355,12 @@ _ALL = (
         helps="moments of gradients long gone hold back, or drive, the steps of today",
         answers={"stale_state": 1.0, "small_update": 0.5, "rising_loss": 0.4, "large_update": 0.2},
         code={
-            "torch": "optimizer.state.clear()",
+            "torch": "optimizer.state.clear()\n"
+            "for group in optimizer.param_groups:  # an eps above the gradients holds steps back as well\n"
+            '    if group.get("eps", 0.0) > 1e-3:\n        group["eps"] = 1e-8',
             "sb3": "agent.policy.optimizer.state.clear()",
         },
-        change=changes.reset_optimizer_state,
+        change=optimizer_changes.reset_optimizer_state,
         live=True,
         again=True,
     ),
@@ -377,7 +383,7 @@ _ALL = (
         name="reconnect",
         title="reconnect what the loss cannot reach",
         helps="no gradient passes detach(), no_grad(), argmax, rounding, NumPy, or an output without a loss",
-        answers={"no_gradient": 1.0},
+        answers={"no_gradient": 1.0, "blocked_output": 0.8},
         unmeasured="what the gradients take that were missing",
         code={
             "torch": "# look for these between the layer and the loss, and take them out:\n"
@@ -391,7 +397,7 @@ _ALL = (
         name="normalise_inputs",
         title="normalised inputs",
         helps="running statistics keep inputs at mean 0 and deviation 1 while data move, and fill in what is no number",
-        answers={"input_shift": 1.0, "nonfinite_input": 1.0, "saturated_units": 0.4},
+        answers={"input_shift": 1.0, "unscaled_input": 1.0, "nonfinite_input": 1.0, "saturated_units": 0.4},
         code={
             "torch": _in_place("normalise_inputs"),
             "sb3": "from stable_baselines3.common.vec_env import VecNormalize\n\n"
@@ -406,11 +412,14 @@ _ALL = (
     ),
     Intervention(
         name="slower_targets",
-        title="slower targets",
-        helps="values that are learned from themselves run away where the target follows every step",
-        answers={"diverging_output": 1.0, "policy_churn": 0.6, "rising_loss": 0.3},
+        title="targets that stay bounded",
+        helps="values that are learned from themselves run away at a discount of 1 or more, where an end is not an end, or "
+        "where the target follows every step; so do answers to targets of a scale that grows",
+        answers={"diverging_output": 1.0, "runaway": 1.0, "policy_churn": 0.6, "rising_loss": 0.3},
         code={
-            "torch": "# learn from a copy that follows slowly; after every optimizer step:\n"
+            "torch": "# target = reward + discount * (1 - terminated) * next_value, with a discount below 1; rewards and\n"
+            "# targets of one scale, divided by a running deviation. Learn from a copy that follows slowly; after every\n"
+            "# optimizer step:\n"
             "with torch.no_grad():\n"
             "    for slow, fast in zip(target.parameters(), model.parameters(), strict=True):\n"
             "        slow.lerp_(fast, 0.005)",
@@ -446,6 +455,109 @@ _ALL = (
             "outputs = model(torch.randn(4, n))\n"
             "spread = torch.relu(1 - outputs.var(0).add(1e-4).sqrt()).mean()",
         },
+    ),
+    Intervention(
+        name="descend",
+        title="a loss that goes down",
+        helps="a loss or an objective with the wrong sign is driven away from what is wanted, step by step",
+        answers={"ascending": 1.0, "runaway": 0.3},
+        code={
+            "torch": "# minimise losses: loss = -objective, and optimizers without maximize=True. One step should lower the\n"
+            "# loss of the batch that it was made on:\n"
+            "def loss():\n"
+            "    return model(torch.randn(4, n, generator=torch.Generator().manual_seed(0))).square().mean()\n\n\n"
+            "before = loss()  # your loss here\n"
+            "optimizer.zero_grad()\n"
+            "before.backward()\n"
+            "optimizer.step()\n"
+            "print(before.item(), loss().item())",
+        },
+    ),
+    Intervention(
+        name="limit_updates",
+        title="steps that are limited",
+        helps="a step that changes no matrix by more than 2% cannot undo what was learned, whatever the rate does",
+        answers={
+            "update_burst": 1.0,
+            "thrown_weights": 0.8,
+            "large_update": 0.7,
+            "exploding_gradient": 0.5,
+            "nonfinite": 0.5,
+            "policy_churn": 0.4,
+        },
+        code={"torch": _in_place("limit_updates")},
+        change=optimizer_changes.limit_updates,
+        live=True,
+        unmeasured="a copy of the weights, and one pass over them a step",
+    ),
+    Intervention(
+        name="clear_gradients",
+        title="gradients cleared after every step",
+        helps="gradients add up until they are set to zero",
+        answers={"leftover_gradient": 1.0},
+        code={
+            "torch": "optimizer.zero_grad()  # before every backward pass, on the optimizer that takes the step\n\n"
+            "# or after every step of the one that you have:\n" + _in_place("clear_gradients"),
+        },
+        change=optimizer_changes.clear_gradients,
+        live=True,
+    ),
+    Intervention(
+        name="weaker_decay",
+        title="a weaker weight decay",
+        helps="decay that takes a good part of the weights in every step leaves nothing of what is learned",
+        answers={
+            "large_update": 1.0,
+            "shrinking_output": 1.0,
+            "constant_output": 1.0,
+            "rank_collapse": 1.0,
+            "dead_units": 1.0,
+            "vanishing_gradient": 0.8,
+            "fading_gradient": 0.8,
+        },
+        code={
+            "torch": "# of AdamW the part of the weights that goes in a step is lr * weight_decay: 1e-5 is usual; of Adam and\n"
+            "# SGD, which add decay to the gradient, a weight_decay of 1e-4\n" + _in_place("weaker_decay"),
+        },
+        change=optimizer_changes.weaker_decay,
+        live=True,
+        telling=1.5,
+        fits=lambda model, optimizer: optimizer_changes.decays_strongly(optimizer),
+    ),
+    Intervention(
+        name="free_output",
+        title="nothing behind the last layer",
+        helps="outputs behind an activation that is at its end, or behind a norm, cannot reach what is wanted of them",
+        answers={"blocked_output": 1.0, "constant_output": 0.6, "shrinking_output": 0.6, "fading_gradient": 0.6},
+        code={
+            "torch": "# end with the layer itself, and put what the range asks for into the loss\n"
+            "model = nn.Sequential(nn.Linear(n, 64), nn.ReLU(), nn.Linear(64, m))\n\n"
+            "# or on the network that you have, where it is a module:\n" + _in_place("free_output"),
+        },
+        change=changes.free_output,
+        live=True,
+        telling=1.5,
+        fits=lambda model, optimizer: bool(changes.output_shapers(model)),
+    ),
+    Intervention(
+        name="wider_norm",
+        title="norms over more values",
+        helps="a norm over one or two values, or over single channels of tiny images, leaves nothing of what it is given",
+        answers={
+            "constant_output": 1.0,
+            "vanishing_gradient": 1.0,
+            "fading_gradient": 1.0,
+            "rank_collapse": 1.0,
+            "shrinking_output": 1.0,
+        },
+        code={
+            "torch": "# over all features of a layer, of images over all channels; none where there are fewer than three\n"
+            "hidden = nn.Sequential(nn.Linear(n, m), nn.LayerNorm(m), nn.ReLU())  # images: nn.GroupNorm(1, channels)\n\n"
+            "# or on the network that you have:\n" + _in_place("wider_norm"),
+        },
+        change=changes.wider_norm,
+        telling=1.5,
+        fits=lambda model, optimizer: bool(changes.narrow_norms(model)),
     ),
     Intervention(
         name="smaller_network",

@@ -18,25 +18,32 @@ LEVEL_WEIGHTS = {"at risk": 1.0, "collapsing": 2.0, "collapsed": 3.0}
 #: What weights that were thrown about, or inputs that moved away, leave behind.
 _DAMAGE = (
     *("dead_units", "dormant_units", "saturated_units", "constant_output", "shrinking_output", "rank_collapse"),
-    *("no_gradient", "fading_gradient", "vanishing_gradient", "small_update", "policy_churn"),
+    *("no_gradient", "fading_gradient", "vanishing_gradient", "small_update", "stale_state", "policy_churn"),
 )
+#: What is wrong with the program itself, whatever it leads to.
+_PROGRAM = ("leftover_gradient", "input_shift", "unscaled_input", "alike_units", "blocked_output")
+#: What a network that runs away passes through.
+_RUNNING = ("large_update", "thrown_weights", "update_burst", "exploding_gradient", "nonfinite", "nonfinite_suddenly")
 #: Rules whose findings need no answer of their own where one of these rules found the cause in the same network: units
 #: that are all dead cut off what lies before them, and an update of numbers that are none is none.
 EXPLAINED_BY: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(_DAMAGE, ("thrown_weights", "input_shift")),
-    "no_gradient": ("dead_units", "nonfinite", "thrown_weights", "input_shift"),
-    "no_update": ("nonfinite", "thrown_weights"),
-    "thrown_weights": ("input_shift",),
-    "constant_output": ("dead_units", "thrown_weights", "input_shift"),
-    "diverging_output": ("input_shift",),
+    **dict.fromkeys(_DAMAGE, ("thrown_weights", "update_burst", *_PROGRAM)),
+    **dict.fromkeys(_RUNNING, ("ascending", "runaway", "diverging_output", *_PROGRAM)),
+    "no_gradient": ("dead_units", "nonfinite", "thrown_weights", "update_burst", *_PROGRAM),
+    "no_update": ("nonfinite", "thrown_weights", "update_burst"),
+    "thrown_weights": ("update_burst", "ascending", "runaway", *_PROGRAM),
+    "update_burst": ("ascending", "runaway", *_PROGRAM),
+    "diverging_output": ("thrown_weights", "update_burst", "ascending", *_PROGRAM),
+    "runaway": ("ascending", *_PROGRAM),
+    "constant_output": ("dead_units", "thrown_weights", "update_burst", *_PROGRAM),
     # Layers behind one that does not move get what it lets through.
-    "vanishing_gradient": ("no_update", "thrown_weights", "input_shift"),
-    "exploding_gradient": ("no_update",),
-    "nonfinite": ("nonfinite_input", "nonfinite_at_once", "nonfinite_suddenly"),
-    "nonfinite_at_once": ("nonfinite_input",),
-    "nonfinite_suddenly": ("nonfinite_input",),
-    "shrinking_output": ("constant_output", "thrown_weights", "input_shift"),
-    "small_update": ("stale_state", "thrown_weights", "input_shift"),
+    "vanishing_gradient": ("no_update", "thrown_weights", "update_burst", *_PROGRAM),
+    "exploding_gradient": ("no_update", "diverging_output", "runaway", "ascending", *_PROGRAM),
+    "nonfinite": ("nonfinite_input", "nonfinite_at_once", "nonfinite_suddenly", "ascending", "runaway", *_PROGRAM),
+    "nonfinite_at_once": ("nonfinite_input", *_PROGRAM),
+    "nonfinite_suddenly": ("nonfinite_input", "ascending", "runaway", "leftover_gradient"),
+    "shrinking_output": ("constant_output", "thrown_weights", "update_burst", *_PROGRAM),
+    "small_update": ("stale_state", "thrown_weights", "update_burst", *_PROGRAM),
 }
 
 #: The change of the median layer in one update, over its weights, that a learning rate is set for: what early training
@@ -82,8 +89,9 @@ def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = Non
     """Changes that answer the findings, the most promising first, six at most.
 
     A change scores, summed over the rules that found something, the weight of the level of the rule's worst finding
-    (``LEVEL_WEIGHTS``) times how well the change answers the rule (``Intervention.answers``). A rule counts once,
-    however many layers it names: twenty layers that lose their gradient have one cause.
+    (``LEVEL_WEIGHTS``) times how well the change answers the rule (``Intervention.answers``), times how telling it is
+    that it fits at all (``Intervention.telling``). A rule counts once, however many layers it names: twenty layers that
+    lose their gradient have one cause.
 
     Args:
         findings: what is wrong.
@@ -108,7 +116,7 @@ def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = Non
 
 def _answer(intervention: Intervention, finding: Finding, rules: Collection[str]) -> float:
     """How well a change answers a finding, among the rules that found something."""
-    weight = intervention.answers.get(finding.rule, 0.0)
+    weight = intervention.telling * intervention.answers.get(finding.rule, 0.0)
     # What was there at the first look of all came with the initial weights; that labels are not learned anew did not.
     initial = finding.since <= FIRST_LOOK and "slow_relearning" not in rules
     if intervention.name == "orthogonal_init" and weight and initial:
@@ -141,7 +149,7 @@ def _prescription(intervention: Intervention, worst: dict[str, Finding], finding
 
 
 def _rate_factor(name: str, worst: dict[str, Finding]) -> float | None:
-    """The power of ten that brings updates to a healthy size, at least ten (or a tenth), at most ten thousand."""
+    """The power of ten that brings updates to a healthy size: 10 to 10,000, or a tenth or a hundredth."""
     rules = {"raise_learning_rate": ("small_update",), "lower_learning_rate": ("large_update", "thrown_weights")}
     if name not in rules:
         return None
@@ -149,5 +157,6 @@ def _rate_factor(name: str, worst: dict[str, Finding]) -> float | None:
     away = abs(math.log10(HEALTHY_UPDATE / found)) if 0 < found < math.inf else 0.0
     # Rather too high than too low: early updates of healthy networks are longer than later ones.
     raises = name == "raise_learning_rate"
-    decades = min(max(math.ceil(away) if raises else math.floor(away), 1), 4)
+    # Steps that are far too long make gradients and the steps that follow longer yet: what is seen is too much.
+    decades = min(max(math.ceil(away) if raises else math.floor(away), 1), 4 if raises else 2)
     return 10.0**decades if raises else 10.0**-decades

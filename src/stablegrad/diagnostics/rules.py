@@ -40,6 +40,8 @@ class Thresholds:
     """large_update: median change of a layer's weights in one update, over their norm."""
     throwing: float = 0.3
     """thrown_weights: the same at any one look, where damage is left behind."""
+    burst: float = 30.0
+    """update_burst: the same over its median until then."""
     small_update: float = 3e-6
     """small_update: the same, from below, while the error stays."""
     creeping_update: float = 2e-4
@@ -49,7 +51,9 @@ class Thresholds:
     stale: float = 1e-2
     """stale_state: root mean square of a step over the learning rate, of an optimizer that normalises its steps."""
     overshooting: float = 0.65
-    """overshooting: cosine below minus this, of consecutive gradients of a layer that changes by a percent a step."""
+    """overshooting: cosine below minus this, of consecutive gradients of a layer that changes by percents a step."""
+    runaway: float = 3.0
+    """runaway, ascending: growth of outputs and of updates over their own beginning."""
     dormant: float = 0.6
     """dormant_units: share of units of an activation that pass on next to nothing (Sokar et al. 2023)."""
     dead: float = 0.8
@@ -58,6 +62,8 @@ class Thresholds:
     """saturated_units: share of values at the ends of a bounded activation's range."""
     rank: float = 0.1
     """rank_collapse: effective rank of the features over its own beginning, once it is below 2."""
+    alike: float = 1.001
+    """alike_units: effective rank of the features from the beginning on."""
     churn: float = 0.5
     """policy_churn: share of rows whose best output changes in one update (Schaul et al. 2022)."""
     constant_output: float = 1e-3
@@ -70,6 +76,8 @@ class Thresholds:
     """input_shift: move of the inputs' mean or spread, in their own standard deviations at the beginning."""
     unmoved: float = 2.0
     """input_shift: growth of the error signal over its lowest before the shift, below which the network copes."""
+    unscaled: float = 50.0
+    """unscaled_input: root mean square of the inputs at the beginning, where damage is there as well."""
     loss_rise: float = 10.0
     """rising_loss: loss over the lowest median it had, where the loop logs one."""
 
@@ -128,8 +136,10 @@ def verdict_of(findings: list[Finding]) -> str:
 
 #: Looks over which slow processes are judged: a direction of steps, an error that does not fall.
 SLOW_LOOKS = 10
-#: Change of a layer's weights in one update, over their norm, that is a long step: ten times the usual 1e-3.
-LONG_STEP = 1e-2
+#: Part of its beginning below which a spread of outputs is next to nothing.
+SHRUNK = 0.1
+#: Change of a layer's weights in one update, over their norm, that is a long step: thirty times the usual 1e-3.
+LONG_STEP = 0.03
 
 
 def _holds_since(condition: np.ndarray, patience: int) -> int | None:
@@ -225,9 +235,15 @@ def nonfinite_suddenly(history: History, thresholds: Thresholds) -> Iterator[Fin
     grows too large on its way shows in the updates before.
     """
     steps = _bad_looks(history)
-    updates = history.series("update_ratio")
+    updates, normalised = history.series("update_ratio"), history.series("normalised_step")
     before = updates.values[updates.steps < steps[0]] if len(steps) else np.empty((0, 0))
-    if len(before) and not np.nanmedian(before[-1]) > thresholds.large_update:
+    if not len(before):
+        return
+    typical = np.nanmedian(before, axis=1)
+    # Steps that are normalised cannot grow without end, so what is not finite does not come from them.
+    largest = thresholds.throwing if normalised else thresholds.large_update
+    grew = len(typical) > 2 and typical[-1] > thresholds.runaway * _beginning(typical, thresholds.reference_looks)
+    if not typical[-1] > largest and not grew:
         yield Finding(
             "nonfinite_suddenly", "collapsed", NETWORK, int(steps[0]), math.nan, 0.0,
             f"gradients stopped being finite at step {steps[0]:,}, after updates of a usual size",
@@ -327,13 +343,15 @@ def exploding_gradient(history: History, thresholds: Thresholds) -> Iterator[Fin
 def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Updates that throw the weights about: the median layer changes by several percent in one step.
 
-    The first looks do not count: a network that is far from anything good starts with long steps.
+    A network that is far from anything good starts with long steps; so the first looks do not count, and steps that
+    are shorter than at the beginning do only where they are very long.
     """
     series = history.series("update_ratio")
     if not series:
         return
     typical = np.nanmedian(series.values, axis=1)
-    large = typical > thresholds.large_update
+    beginning = _beginning(typical, thresholds.reference_looks)
+    large = typical > max(thresholds.large_update, min(beginning, 4 * thresholds.large_update))
     large[: thresholds.reference_looks] = False
     since = _holds_since(large, thresholds.patience)
     if since is not None:
@@ -346,31 +364,54 @@ def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def thrown_weights(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """An update that changed the weights by a good part of themselves, and damage since: units that died, say.
+    """Updates that changed the weights by a good part of themselves, and damage since: units that died, say.
 
-    The updates may be small again, as nothing is left that could move.
+    One very long step at any look, or several long ones in a row. They may be small again, as nothing is left that
+    could move.
     """
     series = history.series("update_ratio")
     if not series:
         return
     typical = np.nanmedian(series.values, axis=1)
-    thrown = np.flatnonzero((typical > thresholds.throwing) & np.isfinite(typical))
-    if not len(thrown):
-        return
-    damage = [
-        finding
-        for rule in (dead_units, saturated_units, constant_output, rank_collapse, no_gradient, fading_gradient)
-        for finding in rule(history, thresholds)
-        if finding.level != "at risk"
-    ]
+    long = typical > thresholds.large_update
+    long[: thresholds.reference_looks] = False
+    rows = np.convolve(long, np.ones(thresholds.patience), "full")[: len(long)] >= thresholds.patience
+    thrown = np.flatnonzero(((typical > thresholds.throwing) | rows) & np.isfinite(typical))
     # What was there before the weights were thrown is not of that.
-    if any(finding.since >= series.steps[thrown[0]] for finding in damage):
+    if len(thrown) and _damaged_since(history, thresholds, int(series.steps[thrown[0]])):
         value = float(typical[thrown].max())
         yield Finding(
             "thrown_weights", "collapsing", NETWORK, int(series.steps[thrown[0]]), value, thresholds.throwing,
             f"one update changed the median layer by {value:.0%} of its weights, and they have not recovered: the "
             "learning rate is too high",
         )  # fmt: skip
+
+
+def update_burst(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """An update far above all before it, which were of a usual size, and damage since: a burst of the learning rate."""
+    series = history.series("update_ratio")
+    if not series:
+        return
+    typical = np.nanmedian(series.values, axis=1)
+    for look in range(2 * thresholds.reference_looks, len(typical)):
+        before = typical[:look]
+        usual = float(np.nanmedian(before))
+        if not (typical[look] > max(thresholds.throwing, thresholds.burst * usual) and np.isfinite(typical[look])):
+            continue
+        if np.nanmax(before) < thresholds.large_update and _damaged_since(history, thresholds, int(series.steps[look])):
+            yield Finding(
+                "update_burst", "collapsing", NETWORK, int(series.steps[look]), float(typical[look]), usual,
+                f"one update changed the median layer by {typical[look]:.0%} of its weights, where {usual:.1%} was usual "
+                "until then, and they have not recovered",
+            )  # fmt: skip
+        return
+
+
+def _damaged_since(history: History, thresholds: Thresholds, step: int) -> bool:
+    """Whether something broke at a step or after it."""
+    rules = (dead_units, saturated_units, constant_output, rank_collapse, no_gradient, fading_gradient)
+    found = [finding for rule in rules for finding in rule(history, thresholds)]
+    return any(finding.since >= step and finding.level != "at risk" for finding in found)
 
 
 def small_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -444,19 +485,96 @@ def overshooting(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A layer that jumps from one side of a valley to the other: every gradient turns the last one back.
 
     Consecutive gradients near the edge of stability oppose each other somewhat in healthy training too (Cohen et al.,
-    arXiv 2103.00065), so only steps that are nearly undone, and that are long, count.
+    arXiv 2103.00065), so only long steps count that are nearly undone, for long, while the error does not fall.
     """
+    looks = 2 * SLOW_LOOKS
+    errors = _total_error(history)
     for site, steps, cosines, updates in _columns(history.series("gradient_cosine"), history.series("update_ratio")):
         back = (cosines < -thresholds.overshooting) & (updates > LONG_STEP)
         # Not every single one is: a spoiled look or two change nothing.
-        if len(steps) >= SLOW_LOOKS and np.median(back[-SLOW_LOOKS:]) == 1:
-            value = float(np.median(cosines[-SLOW_LOOKS:]))
+        if len(steps) < looks or not np.mean(back[-looks:]) > 0.5 or _falls(errors, steps[-looks:]):
+            continue
+        value = float(np.median(cosines[-looks:]))
+        yield Finding(
+            "overshooting", "at risk", site, int(steps[-looks:][back[-looks:]][0]), value, -thresholds.overshooting,
+            f"each update of '{site}' undoes the last one (cosine of their gradients {value:.2f}): the learning rate "
+            "is too high for it",
+        )  # fmt: skip
+
+
+def _total_error(history: History) -> Series:
+    """The error signal of all outputs together."""
+    error = history.series("error_signal")
+    total = np.sqrt(np.nansum(np.square(error.values), axis=1, keepdims=True))
+    return Series("error_signal", error.steps, [NETWORK] if error else [], total)
+
+
+def _falls(errors: Series, steps: np.ndarray) -> bool:
+    """Whether the error in the later half of some looks is below that in the earlier half."""
+    values = errors.values[np.isin(errors.steps, steps)].ravel()
+    half = len(values) // 2
+    return half > 0 and bool(np.median(values[half:]) < 0.9 * np.median(values[:half]))
+
+
+def leftover_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Gradients of the step before that are still there when the next backward pass begins: they add up."""
+    for site, steps, values in _columns(history.series("leftover_gradient")):
+        since = _holds_since(values > 0, thresholds.patience)
+        if since is not None:
+            value = float(values[-1])
             yield Finding(
-                "overshooting", "at risk", site, int(steps[-SLOW_LOOKS:][back[-SLOW_LOOKS:]][0]), value,
-                -thresholds.overshooting,
-                f"each update of '{site}' undoes the last one (cosine of their gradients {value:.2f}): the learning "
-                "rate is too high for it",
+                "leftover_gradient", "collapsing", site, int(steps[since]), value, 0.0,
+                "gradients of the last step are still there when the next ones are added: they were not set to zero",
             )  # fmt: skip
+
+
+def ascending(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Outputs that grow ever faster, step by step in one direction, while the error never falls: the way is up."""
+    for finding in _running_away(history, thresholds, "ascending"):
+        yield finding
+
+
+def runaway(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Outputs, their error and the updates grow ever faster, in one direction: each feeds the next."""
+    for finding in _running_away(history, thresholds, "runaway"):
+        yield finding
+
+
+#: Growth of the error signal over its beginning up to which it is said to stay: that of a probability is bounded.
+STAYING = 3.0
+
+
+def _running_away(history: History, thresholds: Thresholds, name: str) -> Iterator[Finding]:
+    """Positive feedback. Too long steps turn back; here consecutive gradients agree while everything grows.
+
+    An error that stays about what it was while outputs run away is that of a loss with the wrong sign; where it grows
+    with them, what is wanted runs away as well.
+    """
+    updates, errors, cosines = history.series("update_ratio"), _total_error(history), history.series("gradient_cosine")
+    sizes = history.series("output_size")
+    if not (updates and errors and cosines and sizes):
+        return
+    steps = reduce(np.intersect1d, [one.steps for one in (updates, errors, cosines, sizes)])
+    columns = [np.nanmedian(one.values[np.isin(one.steps, steps)], axis=1) for one in (updates, errors, cosines, sizes)]
+    finite = np.isfinite(np.stack(columns)).all(axis=0)
+    steps, (update, error, cosine, size) = steps[finite], (one[finite] for one in columns)
+    if len(steps) <= thresholds.reference_looks:
+        return
+    growth = [one / _beginning(one, thresholds.reference_looks) for one in (update, error, size)]
+    wrong_way = np.minimum.accumulate(growth[1]) > 0.85
+    together = (growth[0] > thresholds.runaway) & (growth[2] > thresholds.runaway) & (cosine > thresholds.agreement)
+    stays = growth[1] < STAYING
+    held = together & wrong_way & (stays if name == "ascending" else ~stays)
+    # Where numbers have ended there may have been no time for more than one look.
+    ended = bool(len(_bad_looks(history)))
+    since = _holds_since(held, 1 if ended else thresholds.patience)
+    if since is not None:
+        value = float(growth[2][-1])
+        yield Finding(
+            name, "collapsing", NETWORK, int(steps[since]), value, thresholds.runaway,
+            f"outputs are {value:.0f} times what they were, and every step is longer than the last, in its direction, "
+            + ("while the error does not fall" if name == "ascending" else "and so is the error"),
+        )  # fmt: skip
 
 
 def dormant_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -521,6 +639,36 @@ def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]
             )  # fmt: skip
 
 
+def alike_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Features that all say the same from the beginning on: units that started alike get the same gradients."""
+    layers = len(history.series("weight_norm").sites)
+    dead = {finding.site for rule in (dead_units, constant_output) for finding in rule(history, thresholds)}
+    for site, steps, values in _columns(history.series("effective_rank")):
+        alike = (values < thresholds.alike) & (values > 0)
+        if layers > 1 and len(values) >= 2 and alike.all() and not dead:
+            yield Finding(
+                "alike_units", "collapsing", site, int(steps[0]), float(values[-1]), thresholds.alike,
+                "all features before the last layer are one, and were from the beginning: the units are alike",
+            )  # fmt: skip
+
+
+def blocked_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """An activation behind the last layer that is at its end for next to all inputs from the beginning on."""
+    layers = set(history.series("weight_norm").sites)
+    places = [number for number, site in enumerate(history.order) if site in layers]
+    behind = history.order[places[-1] + 1 :] if places else []
+    for metric in ("dead", "saturated"):
+        for site, steps, values in _columns(history.series(metric)):
+            if site not in behind:
+                continue
+            since = _holds_since(values > 0.95, thresholds.patience)
+            if since is not None and steps[since] <= history.series("weight_norm").steps[0]:
+                yield Finding(
+                    "blocked_output", "collapsed", site, int(steps[since]), float(values[-1]), 0.95,
+                    f"{_percent(float(values[-1]))} of the outputs are at the end of '{site}', behind the last layer",
+                )  # fmt: skip
+
+
 def policy_churn(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """The best output of a row changes for much of the batch in one single update (Schaul et al., arXiv 2206.00730)."""
     for site, steps, values in _columns(history.series("churn")):
@@ -555,8 +703,11 @@ def shrinking_output(history: History, thresholds: Thresholds) -> Iterator[Findi
         own, relative = (
             one / _beginning(one, thresholds.reference_looks) for one in (spreads, spreads / np.maximum(sizes, 1e-30))
         )
-        since = _holds_since(np.maximum(own, relative) < thresholds.shrinking, thresholds.patience)
-        if since is not None:
+        shrunk = np.maximum(own, relative)
+        since = _holds_since(shrunk < thresholds.shrinking, thresholds.patience)
+        # Outputs that were too large to begin with draw together before they spread by what is learned.
+        brief = _holds_since(shrunk < thresholds.shrinking, SLOW_LOOKS) is None and shrunk[-1] > SHRUNK
+        if since is not None and not brief and own[-1] < 1.5 * own[since:].min():
             yield Finding(
                 "shrinking_output", "at risk", site, int(steps[since]), float(relative[-1]), thresholds.shrinking,
                 f"outputs for different inputs differ by {_percent(float(own[-1]))} of what they did at first",
@@ -599,6 +750,20 @@ def input_shift(history: History, thresholds: Thresholds) -> Iterator[Finding]:
             yield Finding(
                 "input_shift", "at risk", site, int(steps[since]), value, thresholds.input_shift,
                 f"the inputs moved by {value:.1f} of their first standard deviations",
+            )  # fmt: skip
+
+
+def unscaled_input(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Inputs on a scale far above 1 from the beginning on, and damage: units at their ends, dead, or no numbers."""
+    bad = len(_bad_looks(history)) > 0 and not any(nonfinite_input(history, thresholds))
+    if not (bad or _damaged_since(history, thresholds, 0)):
+        return
+    for site, steps, means, stds in _columns(history.series("input_mean"), history.series("input_std")):
+        size = _beginning(np.hypot(means, stds), thresholds.reference_looks)
+        if thresholds.unscaled < size < math.inf:
+            yield Finding(
+                "unscaled_input", "collapsing", site, int(steps[0]), size, thresholds.unscaled,
+                f"the inputs are of size {size:.0f}: weights are made for inputs of size 1",
             )  # fmt: skip
 
 
@@ -646,18 +811,25 @@ RULES: dict[str, Rule] = {
         exploding_gradient,
         large_update,
         thrown_weights,
+        update_burst,
         small_update,
         stale_state,
         overshooting,
+        leftover_gradient,
+        ascending,
+        runaway,
         dormant_units,
         dead_units,
         saturated_units,
         rank_collapse,
+        alike_units,
         policy_churn,
         constant_output,
+        blocked_output,
         shrinking_output,
         diverging_output,
         input_shift,
+        unscaled_input,
         rising_loss,
     )
 }

@@ -8,6 +8,7 @@ accumulation). The hooks are there for the two steps of a look only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ class UpdateWatch:
         self.after_step: Callable[[int, list[str], dict[str, Tensor]], None] = lambda step, names, figures: None
         self.note: Callable[[str], None] = lambda note: None
         self._accumulated: dict[int, Tensor] = {}
+        self._leftover: list[tuple[int, Tensor]] = []
         self._gradient_hooks: list[RemovableHandle] = []
         self._first: _Gradients | None = None
         self._second: _Gradients | None = None
@@ -80,6 +82,11 @@ class UpdateWatch:
                 if parameter.requires_grad and parameter.is_leaf
             ]
         if self.looks_at(coming):
+            self._leftover = []
+            # One parameter tells of all; it must have a gradient at the end of the step before.
+            first = next((n for n, one in enumerate(self.parameters) if self._may_keep(n, one)), None)
+            if first is not None:
+                self._gradient_hooks.append(self.parameters[first].register_hook(partial(self._see_leftover, first)))
             self.before_look()
 
     def close(self) -> None:
@@ -96,6 +103,17 @@ class UpdateWatch:
         self._gradient_hooks = []
         self._first = self._second = None
         self._weights = []
+
+    def _may_keep(self, number: int, parameter: Tensor) -> bool:
+        there = parameter.requires_grad and parameter.is_leaf and parameter.grad is not None
+        return there and not parameter.grad.is_sparse and self.layer_of[number] >= 0  # type: ignore[union-attr]
+
+    def _see_leftover(self, number: int, gradient: Tensor) -> None:
+        """Called before a gradient is added to what is there; the first time after a step counts."""
+        if not self._leftover and not torch.compiler.is_compiling():
+            left = self.parameters[number].grad
+            norm = gradient.new_zeros(()) if left is None else torch.linalg.vector_norm(left.detach())
+            self._leftover = [(self.layer_of[number], norm)]
 
     def _accumulate(self, parameter: Tensor) -> None:
         gradient = parameter.grad
@@ -178,6 +196,9 @@ class UpdateWatch:
             before = metrics.layer_norms(first.norms, layer_of, count)
             figures["gradient_cosine"] = cosine
             figures["gradient_snr"] = metrics.signal_to_noise(before, gradient_norm, cosine * before * gradient_norm)
+        for layer, norm in self._leftover:
+            figures["leftover_gradient"] = torch.full_like(gradient_norm, torch.nan)
+            figures["leftover_gradient"][layer] = norm
         # A layer outside this optimizer, and without a gradient (a target network), has no figures at all.
         seen = {
             layer
