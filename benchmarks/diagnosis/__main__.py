@@ -97,7 +97,7 @@ def treat(
     for one in judged:
         name, alarm = one.scenario.name, one.alarms["stablegrad"].first
         if one.valid and one.scenario.kind and alarm is not None:
-            reports = dict(trial.replay(History.from_dict(trials[name]["history"])))
+            reports = dict(trial.replay(History.from_dict(trials[name]["history"]), one.scenario.onset))
             # One that alarmed on the way and not at the end: the report of that moment.
             findings = reports[max(reports)] or reports[alarm]
             prescriptions = prescribe(findings, trial.fitting(name))

@@ -256,8 +256,9 @@ def _variation(values: np.ndarray) -> float:
 def autotrainer(trace: Trace) -> dict[str, int]:
     """AutoTrainer's training problems (Zhang et al., ICSE 2021), with the defaults of its repository.
 
-    shiningrain/AUTOTRAINER, AutoTrainer/utils/monitor.py, looked at every third epoch. Not a number: at once. Others
-    only after 30% of the epochs and where accuracy never came above 0.7 or never rose by 0.01 within an epoch: dying
+    shiningrain/AUTOTRAINER, AutoTrainer/utils/monitor.py, looked at every third epoch. Not a number, or a loss of
+    1e5 or more: at once. Others only after 30% of the epochs and where accuracy never came above 0.7 or never rose by
+    0.01 within an epoch: dying
     relu (70% of all gradient entries zero), exploding (gradient norm of the first layer 70 times the last one's),
     vanishing (below 1e-3 of it, and below 1e-4), slow convergence (no such rise); if neither, oscillating: extremes of
     the accuracy at least 0.03 apart for a fifth of the epochs. A gradient symptom counts once it was seen.
@@ -271,7 +272,9 @@ def autotrainer(trace: Trace) -> dict[str, int]:
             step += len(epoch.steps)
             if (number + 1) % 3 and number + 1 < EPOCHS:
                 continue
-            if not np.isfinite([one.loss for one in epoch.steps]).all() or not all(look.finite for look in epoch.looks):
+            losses = np.array([one.loss for one in epoch.steps])
+            finite = np.isfinite(losses).all() and losses[-1] < 1e5
+            if not finite or not all(look.finite for look in epoch.looks):
                 found.setdefault("not_a_number", step)
                 continue
             for look in epoch.looks[-1:]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.diagnosis.scenarios import KEPT, SCENARIOS, Scenario
-from benchmarks.diagnosis.trial import replay, with_losses
+from benchmarks.diagnosis.trial import replay, rising_losses
 
 from stablegrad.diagnostics import Finding, History
 
@@ -104,11 +104,15 @@ def judge_one(scenario: Scenario, trials: Mapping[str, Mapping[str, Any]]) -> Ju
     elif not score >= scenario.goal:
         why = f"scores {score:.2f}, below its goal of {scenario.goal:.2f}: not healthy"
     history = History.from_dict(trial["history"])
+    looks = [(step, rules_of(found)) for step, found in replay(history, scenario.onset)]
+    rising = rising_losses(trial["losses"], [step for step, _ in looks])
+    logged = [
+        (step, (*found, *(["rising_loss"] if rises else [])))
+        for (step, found), rises in zip(looks, rising, strict=True)
+    ]
     alarms = {
-        "stablegrad": first_alarm(((step, rules_of(found)) for step, found in replay(history)), scenario.onset),
-        "stablegrad, losses logged": first_alarm(
-            ((step, rules_of(found)) for step, found in replay(with_losses(history, trial["losses"]))), scenario.onset
-        ),
+        "stablegrad": first_alarm(looks, scenario.onset),
+        "stablegrad, losses logged": first_alarm(logged, scenario.onset),
     }
     others = trial.get("rivals")
     if others is not None:

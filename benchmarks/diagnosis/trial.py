@@ -13,8 +13,9 @@ from benchmarks.diagnosis import rivals
 from benchmarks.diagnosis.scenarios import SCENARIOS, Scenario
 from benchmarks.diagnosis.training import Setup
 
-from stablegrad.diagnostics import Finding, History, Monitor, Series, judge
+from stablegrad.diagnostics import Finding, History, Monitor, Series, Thresholds, judge
 from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply
+from stablegrad.diagnostics.rules import rising_loss
 
 EVERY, PROBE_EVERY = rivals.EVERY, 5 * rivals.EVERY
 SEED = 0
@@ -122,12 +123,28 @@ def fitting(name: str) -> list[str]:
     return [name for name, one in INTERVENTIONS.items() if any(one.fits(*pair) for pair in pairs)]
 
 
-def replay(history: History) -> Iterator[tuple[int, list[Finding]]]:
-    """(step, findings) after each look, from what was seen up to it."""
+def replay(history: History, onset: int) -> Iterator[tuple[int, list[Finding]]]:
+    """(step, findings) from what was seen up to each look until the first alarm from ``onset`` on, and of the last."""
     series = {metric: history.series(metric) for metric in history.metrics()}
-    looks = sorted({int(step) for metric, one in series.items() if metric != "loss" for step in one.steps})
+    looks = sorted({int(step) for one in series.values() for step in one.steps})
     for step in looks:
-        yield step, judge(_UpTo(history, series, step))
+        findings = judge(_UpTo(history, series, step))
+        yield step, findings
+        if findings and step >= onset:
+            break
+    if step < looks[-1]:
+        yield looks[-1], judge(history)
+
+
+def rising_losses(losses: list[float], looks: list[int]) -> Iterator[bool]:
+    """Whether ``rising_loss`` holds at each look of a loop that logs its loss at every step.
+
+    The monitor keeps no loss that is not a number.
+    """
+    history = History([(step, {"loss/network": loss}) for step, loss in enumerate(losses, start=1) if loss == loss])
+    series = {"loss": history.series("loss")}
+    for step in looks:
+        yield any(rising_loss(_UpTo(history, series, step), Thresholds()))
 
 
 class _UpTo(History):
@@ -144,13 +161,3 @@ class _UpTo(History):
             return super().series(metric)
         seen = int(np.searchsorted(whole.steps, self._step, side="right"))
         return Series(metric, whole.steps[:seen], whole.sites if seen else [], whole.values[:seen])
-
-
-def with_losses(history: History, losses: list[float]) -> History:
-    """The history of a loop that logs its loss at every step; the monitor keeps no loss that is not a number."""
-    looks = dict(history.rows)
-    rows = [
-        (step, {**looks.get(step, {}), **({"loss/network": loss} if loss == loss else {})})
-        for step, loss in enumerate(losses, start=1)
-    ]
-    return History(rows, history.order, history.frozen)

@@ -413,13 +413,13 @@ _ALL = (
     Intervention(
         name="slower_targets",
         title="targets that stay bounded",
-        helps="values that are learned from themselves run away at a discount of 1 or more, where an end is not an end, or "
-        "where the target follows every step; so do answers to targets of a scale that grows",
+        helps="values that are learned from themselves run away at a discount of 1 or more, past unseen ends, "
+        "or where the target follows every step; so do answers to targets of a scale that grows",
         answers={"diverging_output": 1.0, "runaway": 1.0, "policy_churn": 0.6, "rising_loss": 0.3},
         code={
-            "torch": "# target = reward + discount * (1 - terminated) * next_value, with a discount below 1; rewards and\n"
-            "# targets of one scale, divided by a running deviation. Learn from a copy that follows slowly; after every\n"
-            "# optimizer step:\n"
+            "torch": "# target = reward + discount * (1 - terminated) * next_value, with a discount below 1; rewards\n"
+            "# and targets of one scale, divided by a running deviation. Learn from a copy that follows slowly;\n"
+            "# after every optimizer step:\n"
             "with torch.no_grad():\n"
             "    for slow, fast in zip(target.parameters(), model.parameters(), strict=True):\n"
             "        slow.lerp_(fast, 0.005)",
@@ -462,8 +462,8 @@ _ALL = (
         helps="a loss or an objective with the wrong sign is driven away from what is wanted, step by step",
         answers={"ascending": 1.0, "runaway": 0.3},
         code={
-            "torch": "# minimise losses: loss = -objective, and optimizers without maximize=True. One step should lower the\n"
-            "# loss of the batch that it was made on:\n"
+            "torch": "# minimise losses: loss = -objective, and optimizers without maximize=True. One step should\n"
+            "# lower the loss of the batch that it was made on:\n"
             "def loss():\n"
             "    return model(torch.randn(4, n, generator=torch.Generator().manual_seed(0))).square().mean()\n\n\n"
             "before = loss()  # your loss here\n"
@@ -507,6 +507,7 @@ _ALL = (
         title="a weaker weight decay",
         helps="decay that takes a good part of the weights in every step leaves nothing of what is learned",
         answers={
+            "thrown_weights": 1.0,
             "large_update": 1.0,
             "shrinking_output": 1.0,
             "constant_output": 1.0,
@@ -516,8 +517,8 @@ _ALL = (
             "fading_gradient": 0.8,
         },
         code={
-            "torch": "# of AdamW the part of the weights that goes in a step is lr * weight_decay: 1e-5 is usual; of Adam and\n"
-            "# SGD, which add decay to the gradient, a weight_decay of 1e-4\n" + _in_place("weaker_decay"),
+            "torch": "# of AdamW the part of the weights that goes in a step is lr * weight_decay: 1e-5 is usual;\n"
+            "# of Adam and SGD, which add decay to the gradient, a weight_decay of 1e-4\n" + _in_place("weaker_decay"),
         },
         change=optimizer_changes.weaker_decay,
         live=True,
@@ -542,7 +543,7 @@ _ALL = (
     Intervention(
         name="wider_norm",
         title="norms over more values",
-        helps="a norm over one or two values, or over single channels of tiny images, leaves nothing of what it is given",
+        helps="a norm over one or two values, or over single channels of tiny images, leaves nothing to learn from",
         answers={
             "constant_output": 1.0,
             "vanishing_gradient": 1.0,
@@ -551,8 +552,9 @@ _ALL = (
             "shrinking_output": 1.0,
         },
         code={
-            "torch": "# over all features of a layer, of images over all channels; none where there are fewer than three\n"
-            "hidden = nn.Sequential(nn.Linear(n, m), nn.LayerNorm(m), nn.ReLU())  # images: nn.GroupNorm(1, channels)\n\n"
+            "torch": "# over all features of a layer, of images over all channels, nn.GroupNorm(1, channels);\n"
+            "# none where there are fewer than three\n"
+            "hidden = nn.Sequential(nn.Linear(n, m), nn.LayerNorm(m), nn.ReLU())\n\n"
             "# or on the network that you have:\n" + _in_place("wider_norm"),
         },
         change=changes.wider_norm,

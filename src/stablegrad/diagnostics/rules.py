@@ -401,8 +401,8 @@ def update_burst(history: History, thresholds: Thresholds) -> Iterator[Finding]:
         if np.nanmax(before) < thresholds.large_update and _damaged_since(history, thresholds, int(series.steps[look])):
             yield Finding(
                 "update_burst", "collapsing", NETWORK, int(series.steps[look]), float(typical[look]), usual,
-                f"one update changed the median layer by {typical[look]:.0%} of its weights, where {usual:.1%} was usual "
-                "until then, and they have not recovered",
+                f"one update changed the median layer by {typical[look]:.0%} of its weights, where {usual:.1%} was "
+                "usual until then, and they have not recovered",
             )  # fmt: skip
         return
 
@@ -530,14 +530,12 @@ def leftover_gradient(history: History, thresholds: Thresholds) -> Iterator[Find
 
 def ascending(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Outputs that grow ever faster, step by step in one direction, while the error never falls: the way is up."""
-    for finding in _running_away(history, thresholds, "ascending"):
-        yield finding
+    yield from _running_away(history, thresholds, "ascending")
 
 
 def runaway(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Outputs, their error and the updates grow ever faster, in one direction: each feeds the next."""
-    for finding in _running_away(history, thresholds, "runaway"):
-        yield finding
+    yield from _running_away(history, thresholds, "runaway")
 
 
 #: Growth of the error signal over its beginning up to which it is said to stay: that of a probability is bounded.
@@ -642,10 +640,13 @@ def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]
 def alike_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Features that all say the same from the beginning on: units that started alike get the same gradients."""
     layers = len(history.series("weight_norm").sites)
+    sizes, spreads = history.series("output_size"), history.series("output_spread")
+    # Where outputs are next to constant, features are alike as nothing comes through.
+    speaks = bool(sizes) and bool(np.nanmax(spreads.values[0] / sizes.values[0]) > 0.1)
     dead = {finding.site for rule in (dead_units, constant_output) for finding in rule(history, thresholds)}
     for site, steps, values in _columns(history.series("effective_rank")):
         alike = (values < thresholds.alike) & (values > 0)
-        if layers > 1 and len(values) >= 2 and alike.all() and not dead:
+        if layers > 1 and speaks and len(values) >= 2 and alike.all() and not dead:
             yield Finding(
                 "alike_units", "collapsing", site, int(steps[0]), float(values[-1]), thresholds.alike,
                 "all features before the last layer are one, and were from the beginning: the units are alike",
@@ -756,11 +757,9 @@ def input_shift(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 def unscaled_input(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Inputs on a scale far above 1 from the beginning on, and damage: units at their ends, dead, or no numbers."""
     bad = len(_bad_looks(history)) > 0 and not any(nonfinite_input(history, thresholds))
-    if not (bad or _damaged_since(history, thresholds, 0)):
-        return
     for site, steps, means, stds in _columns(history.series("input_mean"), history.series("input_std")):
         size = _beginning(np.hypot(means, stds), thresholds.reference_looks)
-        if thresholds.unscaled < size < math.inf:
+        if thresholds.unscaled < size < math.inf and (bad or _damaged_since(history, thresholds, 0)):
             yield Finding(
                 "unscaled_input", "collapsing", site, int(steps[0]), size, thresholds.unscaled,
                 f"the inputs are of size {size:.0f}: weights are made for inputs of size 1",
