@@ -386,6 +386,25 @@ class TestNormaliseInputs:
         with pytest.raises(CannotApply, match="already"):
             changes.normalise_inputs(model, adam(model))
 
+    @pytest.mark.parametrize("move", [lambda x: x + 30, lambda x: 0.001 * x, lambda x: 300 * x + 3000])
+    def test_inputs_that_jump_are_followed_at_once(self, move):
+        normaliser = InputNormaliser()
+        for _ in range(50):
+            normaliser(torch.randn(32, 4))
+        moved = normaliser(move(torch.randn(32, 4)))
+        torch.testing.assert_close(moved.mean(dim=0), torch.zeros(4), atol=1e-3, rtol=0)
+        torch.testing.assert_close(moved.std(dim=0, correction=0), torch.ones(4), atol=1e-3, rtol=0)
+
+    def test_inputs_that_drift_are_followed_and_single_features_do_not_count_as_a_jump(self):
+        normaliser = InputNormaliser()
+        for number in range(400):
+            normaliser(torch.randn(32, 4) * torch.tensor([1.0, 1.0, 1.0, 1 + number / 40]))
+        out = normaliser.eval()(torch.randn(1000, 4) * torch.tensor([1.0, 1.0, 1.0, 11.0]))
+        torch.testing.assert_close(out.std(dim=0), torch.ones(4), atol=0.2, rtol=0)
+        count = normaliser.count.clone()
+        normaliser.train()(torch.randn(32, 4) * torch.tensor([1.0, 1.0, 1.0, 1e4]))
+        assert normaliser.count > 0.9 * count  # nothing was forgotten
+
     def test_images_by_channel_bytes_too_and_token_ids_not(self):
         normaliser = InputNormaliser()
         images = torch.randint(0, 256, (6, 3, 5, 5), dtype=torch.uint8)
@@ -437,3 +456,83 @@ def test_whatever_is_changed_all_of_the_network_is_trained_and_it_still_runs(wid
     assert model(x).isfinite().all()
     assert list(model.modules())[-1] is head or head in list(model.modules())
     step(model, optimizer, x)
+
+
+def test_no_step_is_longer_than_the_limit_and_its_direction_stays():
+    model = stack(8, 16, 2)
+    optimizer = optimizer_changes.limit_updates(model, torch.optim.SGD(model.parameters(), lr=100.0))
+    before = [one.detach().clone() for one in model.parameters()]
+    step(model, optimizer, torch.randn(32, 8))
+    for old, one in zip(before, model.parameters(), strict=True):
+        moved = one.detach() - old
+        least = 1e-2 if one.ndim == 2 else 1e-1
+        assert moved.norm() <= 1.0001 * 0.02 * max(old.norm(), least * one.numel() ** 0.5)
+        assert F.cosine_similarity(moved.flatten(), -one.grad.flatten(), dim=0) > 0.999
+
+
+def test_short_steps_are_not_limited():
+    model, other = stack(8, 16, 2), stack(8, 16, 2)
+    other.load_state_dict(model.state_dict())
+    x = torch.randn(32, 8)
+    step(model, optimizer_changes.limit_updates(model, torch.optim.SGD(model.parameters(), lr=1e-3)), x)
+    step(other, torch.optim.SGD(other.parameters(), lr=1e-3), x)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_gradients_are_cleared_after_the_step():
+    model = stack(4, 8, 2)
+    optimizer = optimizer_changes.clear_gradients(model, adam(model))
+    model(torch.randn(5, 4)).square().sum().backward()
+    optimizer.step()
+    assert all(one.grad is None for one in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("make", "lr", "strong", "usual"),
+    [(torch.optim.AdamW, 1e-2, 10.0, 1e-3), (torch.optim.SGD, 0.1, 0.5, 1e-4), (torch.optim.Adam, 1e-3, 0.5, 1e-4)],
+)
+def test_a_decay_that_takes_much_of_the_weights_is_made_usual(make, lr, strong, usual):
+    model = stack(4, 8, 2)
+    optimizer = optimizer_changes.weaker_decay(model, make(model.parameters(), lr=lr, weight_decay=strong))
+    assert optimizer.param_groups[0]["weight_decay"] == pytest.approx(usual)
+    with pytest.raises(CannotApply, match="usual strength"):
+        optimizer_changes.weaker_decay(model, optimizer)
+
+
+def test_an_eps_above_gradients_goes_with_the_state():
+    model = stack(4, 8, 2)
+    optimizer = torch.optim.Adam(model.parameters(), eps=1e4)
+    optimizer_changes.reset_optimizer_state(model, optimizer)
+    assert optimizer.param_groups[0]["eps"] == 1e-8
+
+
+def test_what_stands_behind_the_output_goes_and_what_stands_before_it_stays():
+    model = nn.Sequential(*stack(4, 8, 2), nn.Hardtanh(-2.0, -1.0))
+    optimizer = changes.free_output(model, adam(model))
+    assert isinstance(model[-1], nn.Identity)
+    assert isinstance(model[1], nn.ReLU)
+    with pytest.raises(CannotApply, match="behind an output"):
+        changes.free_output(model, optimizer)
+
+
+def test_norms_over_next_to_nothing():
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.GroupNorm(6, 6), nn.ReLU(), nn.InstanceNorm2d(6), nn.Flatten(), nn.Linear(24, 2),
+        nn.LayerNorm(2), nn.Linear(2, 8), nn.LayerNorm(8), nn.Linear(8, 2),
+    )  # fmt: skip
+    optimizer = changes.wider_norm(model, adam(model))
+    assert [type(model[n]) for n in (1, 3, 6, 8)] == [nn.GroupNorm, nn.GroupNorm, nn.Identity, nn.LayerNorm]
+    assert (model[1].num_groups, model[1].affine, model[3].affine) == (1, True, False)
+    assert everything(model) <= trained(optimizer)
+    assert model(torch.randn(3, 1, 4, 4)).shape == (3, 2)
+    with pytest.raises(CannotApply, match="one or two values"):
+        changes.wider_norm(model, optimizer)
+
+
+def test_recurrent_cells_become_orthogonal_gate_by_gate():
+    model = nn.Sequential(nn.LSTM(5, 5))
+    changes.orthogonal_init(model, adam(model))
+    for gate in model[0].weight_hh_l0.split(5):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(5), atol=1e-5, rtol=0)
+    assert not model[0].bias_hh_l0.any()

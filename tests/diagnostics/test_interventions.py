@@ -33,12 +33,18 @@ def code_of(name):
 def test_the_code_for_torch_runs(name, capsys):
     torch.manual_seed(0)
     model = nn.Sequential(*[part for _ in range(4) for part in (nn.Linear(8, 8), nn.Tanh())], nn.Linear(8, 2))
+    if name == "wider_norm":
+        model[1] = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 2), nn.LayerNorm(2), nn.Linear(2, 8))
+    if name == "free_output":
+        model.append(nn.Tanh())
     if name in ("recycle_dormant", "activation"):
         model[1] = nn.ReLU()
         with torch.no_grad():
             model[0].bias[:4] = -50
     model(torch.randn(16, 8)).square().mean().backward()
     optimizer = torch.optim.Adam(model[:-1].parameters() if name == "train_layer" else model.parameters(), lr=1e-3)
+    if name == "weaker_decay":
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=10.0)
     code = code_of(name)["torch"]
     if name == "train_layer":
         code = code[code.index("# or") :]
@@ -102,7 +108,7 @@ def test_costs_are_those_that_were_measured():
     assert all((one.step_time, one.memory) == (1.0, 1.0) for one in unmeasured)
 
 
-@pytest.mark.parametrize("name", ["reconnect", "slower_targets", "stable_loss", "revise_objective", "smaller_network"])
+@pytest.mark.parametrize("name", ["reconnect", "slower_targets", "stable_loss", "revise_objective", "descend"])
 def test_what_takes_a_person_says_so(name):
     model = nn.Linear(2, 2)
     with pytest.raises(CannotApply, match=f"{name} cannot be applied by itself"):

@@ -478,3 +478,24 @@ class TestWrongUse:
         network, optimizer = make()
         with pytest.raises(UsageError, match="meta"):
             Monitor(network, optimizer, probe=torch.zeros(64, 8, device="meta"))
+
+
+@pytest.mark.parametrize("zero", ["before the pass", "after the step", "between loss and pass", "to zeros", "never"])
+def test_gradients_that_were_not_cleared_are_seen(zero):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with Monitor(model, optimizer, every=5) as monitor:
+        for _ in range(20):
+            if zero in ("before the pass", "to zeros"):
+                optimizer.zero_grad(set_to_none=zero == "before the pass")
+            for part in range(2):  # accumulated over two batches, which is no fault
+                loss = model(torch.randn(16, 4)).square().mean()
+                if zero == "between loss and pass" and part == 0:
+                    optimizer.zero_grad()
+                loss.backward()
+            optimizer.step()
+            if zero == "after the step":
+                optimizer.zero_grad()
+    found = [finding.rule for finding in monitor.report().findings]
+    assert ("leftover_gradient" in found) is (zero == "never")

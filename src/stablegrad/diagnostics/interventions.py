@@ -532,7 +532,7 @@ _ALL = (
         answers={"blocked_output": 1.0, "constant_output": 0.6, "shrinking_output": 0.6, "fading_gradient": 0.6},
         code={
             "torch": "# end with the layer itself, and put what the range asks for into the loss\n"
-            "model = nn.Sequential(nn.Linear(n, 64), nn.ReLU(), nn.Linear(64, m))\n\n"
+            "outputs = nn.Sequential(nn.Linear(n, 64), nn.ReLU(), nn.Linear(64, m))\n\n"
             "# or on the network that you have, where it is a module:\n" + _in_place("free_output"),
         },
         change=changes.free_output,

@@ -98,7 +98,8 @@ def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = Non
 
     Args:
         findings: what is wrong.
-        fitting: names of the interventions that have something to change on the network; None: all.
+        fitting: names of the interventions that have something to change on the network; None: not known, so all but
+            those that fit hardly any healthy network.
     """
     rules = {finding.rule for finding in findings}
     began = {rule: min(finding.since for finding in findings if finding.rule == rule) for rule in rules}
@@ -112,7 +113,7 @@ def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = Non
     scores = {
         name: sum(LEVEL_WEIGHTS[finding.level] * _answer(intervention, finding, rules) for finding in worst.values())
         for name, intervention in INTERVENTIONS.items()
-        if fitting is None or name in fitting
+        if (name in fitting if fitting is not None else intervention.telling == 1.0)
     }
     # Equal scores keep the order of the registry.
     ranked = sorted((name for name, score in scores.items() if score > 0), key=lambda name: -scores[name])

@@ -559,7 +559,7 @@ def _running_away(history: History, thresholds: Thresholds, name: str) -> Iterat
     if len(steps) <= thresholds.reference_looks:
         return
     growth = [one / _beginning(one, thresholds.reference_looks) for one in (update, error, size)]
-    wrong_way = np.minimum.accumulate(growth[1]) > 0.85
+    wrong_way = np.minimum.accumulate(error) > 0.85 * error[: thresholds.reference_looks].min()
     together = (growth[0] > thresholds.runaway) & (growth[2] > thresholds.runaway) & (cosine > thresholds.agreement)
     stays = growth[1] < STAYING
     held = together & wrong_way & (stays if name == "ascending" else ~stays)
@@ -640,9 +640,9 @@ def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]
 def alike_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Features that all say the same from the beginning on: units that started alike get the same gradients."""
     layers = len(history.series("weight_norm").sites)
-    sizes, spreads = history.series("output_size"), history.series("output_spread")
+    outputs = _columns(history.series("output_spread"), history.series("output_size"))
     # Where outputs are next to constant, features are alike as nothing comes through.
-    speaks = bool(sizes) and bool(np.nanmax(spreads.values[0] / sizes.values[0]) > 0.1)
+    speaks = any(spreads[0] > 0.1 * sizes[0] for _, _, spreads, sizes in outputs)
     dead = {finding.site for rule in (dead_units, constant_output) for finding in rule(history, thresholds)}
     for site, steps, values in _columns(history.series("effective_rank")):
         alike = (values < thresholds.alike) & (values > 0)
