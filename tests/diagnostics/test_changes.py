@@ -400,7 +400,7 @@ class TestNormaliseInputs:
         for number in range(400):
             normaliser(torch.randn(32, 4) * torch.tensor([1.0, 1.0, 1.0, 1 + number / 40]))
         out = normaliser.eval()(torch.randn(1000, 4) * torch.tensor([1.0, 1.0, 1.0, 11.0]))
-        torch.testing.assert_close(out.std(dim=0), torch.ones(4), atol=0.2, rtol=0)
+        torch.testing.assert_close(out.std(dim=0), torch.ones(4), atol=0.3, rtol=0)
         count = normaliser.count.clone()
         normaliser.train()(torch.randn(32, 4) * torch.tensor([1.0, 1.0, 1.0, 1e4]))
         assert normaliser.count > 0.9 * count  # nothing was forgotten
