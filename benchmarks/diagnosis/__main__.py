@@ -42,7 +42,7 @@ class Arguments:
     runs: Path | None = None
     """Folder in which measurements are kept and looked for."""
     rivals: bool = True
-    """Run the other detectors too."""
+    """Run the other detectors too, on the part that is held out."""
     prescriptions: bool = True
     """Train every failure once more with the first prescription."""
     workers: int = 2
@@ -69,7 +69,9 @@ def measure(pool: ProcessPoolExecutor, folder: Path, names: Sequence[str], rival
     """Trials of the scenarios and of the twins of failures, from the folder where they are there."""
     wanted = dict.fromkeys([*names, *(SCENARIOS[name].twin for name in names if SCENARIOS[name].kind)])
     trials = _all(pool, folder, trial.run, [(name,) for name in wanted])
-    others = _all(pool, folder, trial.run_rivals, [(name,) for name in names]) if rivals else {}
+    # The others were tuned on neither part; the held-out one is what all are compared on.
+    compared = [(name,) for name in names if SCENARIOS[name].part == PARTS[1]] if rivals else []
+    others = _all(pool, folder, trial.run_rivals, compared)
     return {key[0]: found | ({"rivals": others[key]} if key in others else {}) for key, found in trials.items()}
 
 
@@ -101,7 +103,8 @@ def treat(
             # One that alarmed on the way and not at the end: the report of that moment.
             findings = reports[max(reports)] or reports[alarm]
             prescriptions = prescribe(findings, trial.fitting(name))
-            treated[name] = {"prescription": prescriptions[0].name if prescriptions else None}
+            first = prescriptions[0].name if prescriptions else None
+            treated[name] = {"prescription": first, "by_hand": first in one.scenario.by_hand}
             if prescriptions:
                 keys[name] = (name, prescriptions[0].name, alarm, prescriptions[0].factor)
     scores = _all(pool, folder, trial.treat, list(keys.values()))
@@ -128,7 +131,6 @@ def result(
     judged: Sequence[Judged], trials: dict[str, dict[str, Any]], treated: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Everything that is kept."""
-    detectors = list(judged[0].alarms)
     by_part = {part: [one for one in judged if one.scenario.part == part] for part in PARTS}
     return {
         "definitions": {
@@ -141,10 +143,10 @@ def result(
             "looks": f"every {trial.EVERY} steps, probes every {trial.PROBE_EVERY}",
         },
         "parts": {
-            part: {detector: scoring.summary(group, detector) for detector in detectors}
+            part: {detector: scoring.summary(group, detector) for detector in scoring.detectors(group)}
             for part, group in by_part.items()
         },
-        "both": {detector: scoring.summary(judged, detector) for detector in detectors},
+        "both": {detector: scoring.summary(judged, detector) for detector in scoring.detectors(judged)},
         "confusion": {part: scoring.confusion(group) for part, group in by_part.items()},
         "prescriptions": {
             part: scoring.share(sum(one["restored"] for one in group), len(group))
@@ -153,6 +155,12 @@ def result(
         }
         if treated
         else None,
+        "restored_by_hand": {
+            part: sum(
+                one["restored"] and one["by_hand"] for name, one in treated.items() if SCENARIOS[name].part == part
+            )
+            for part in PARTS
+        },
         "monitor_changes_nothing": all(map(_unchanged, trials.values())),
         "seconds_of_a_training": round(statistics.median(found["seconds"] for found in trials.values()), 2),
         "invalid": {one.scenario.name: one.why_not for one in judged if not one.valid},
@@ -180,7 +188,7 @@ def show(judged: Sequence[Judged], treated: dict[str, dict[str, Any]]) -> None:
         if not group:
             continue
         print(f"\n== {part}: {sum(one.valid for one in group)} valid of {len(group)}")
-        for detector in group[0].alarms:
+        for detector in scoring.detectors(group):
             found = scoring.summary(group, detector)
             recall, false, lead = found["recall"], found["false_alarms"], found["lead_steps"]
             print(
@@ -190,7 +198,9 @@ def show(judged: Sequence[Judged], treated: dict[str, dict[str, Any]]) -> None:
             )
         cured = [one for name, one in treated.items() if part in ("both", SCENARIOS[name].part)]
         if cured:
-            print(f"first prescription restores {sum(one['restored'] for one in cured)}/{len(cured)}")
+            by_hand = sum(one["restored"] and one["by_hand"] for one in cured)
+            restored = sum(one["restored"] for one in cured)
+            print(f"first prescription restores {restored}/{len(cured)}, {by_hand} of them by a person's hand")
     for one in judged:
         if not one.valid:
             print(f"invalid: {one.scenario.name}: {one.why_not}")

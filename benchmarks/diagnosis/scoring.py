@@ -146,6 +146,11 @@ def _of_rules(rules: Mapping[str, int], onset: int) -> Alarms:
     return Alarms(first, tuple(name for name, step in later.items() if step == first), early, tuple(rules))
 
 
+def detectors(judged: Sequence[Judged]) -> list[str]:
+    """Names of those that saw all of these scenarios."""
+    return [name for name in judged[0].alarms if all(name in one.alarms for one in judged)] if judged else []
+
+
 def summary(judged: Sequence[Judged], detector: str) -> dict[str, Any]:
     """Recall, false alarms and lead time of a detector over valid scenarios."""
     sick = [one for one in judged if one.valid and one.scenario.kind]

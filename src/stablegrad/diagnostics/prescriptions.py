@@ -52,9 +52,11 @@ HEALTHY_UPDATE = 3e-3
 
 #: The step of a monitor's first look.
 FIRST_LOOK = 2
-#: How well new initial weights, and skips with them, answer what was found at the first look already. In trials on
-#: stacks of 14 to 20 layers whose gradient vanishes from the start LayerNorm restored none, multi-skip blocks all.
-INITIAL_WEIGHTS = {"orthogonal_init": 1.2, "multi_skip": 1.3}
+#: How well new initial weights answer what was found there already.
+INITIAL_WEIGHT = 1.2
+#: How well skips answer what is found where a stack of layers loses its gradient: in trials on stacks of 14 to 20
+#: layers LayerNorm restored none of three, multi-skip blocks all.
+DEPTH_WEIGHT = 1.3
 #: Symptoms that explain others only where they were there first.
 _FIRST_TO_COME = ("dead_units", "constant_output")
 
@@ -123,12 +125,15 @@ def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = Non
 def _answer(intervention: Intervention, finding: Finding, rules: Collection[str]) -> float:
     """How well a change answers a finding, among the rules that found something."""
     weight = intervention.telling * intervention.answers.get(finding.rule, 0.0)
-    # What was there at the first look of all came with the initial weights; that labels are not learned anew did not.
-    initial = finding.since <= FIRST_LOOK and "slow_relearning" not in rules
-    # Weights that are too large for any number want a norm; skips are for gradients that get lost.
-    wanted = {"orthogonal_init": finding.rule != "nonfinite_at_once", "multi_skip": "vanishing_gradient" in rules}
-    if weight and initial and wanted.get(intervention.name):
-        return INITIAL_WEIGHTS[intervention.name]
+    # That labels are not learned anew has causes of its own.
+    if not weight or "slow_relearning" in rules:
+        return weight
+    # What was there at the first look of all came with the initial weights; those that are too large for any number
+    # want a norm.
+    if intervention.name == "orthogonal_init" and finding.since <= FIRST_LOOK and finding.rule != "nonfinite_at_once":
+        return INITIAL_WEIGHT
+    if intervention.name == "multi_skip" and "vanishing_gradient" in rules:
+        return DEPTH_WEIGHT
     return weight
 
 
