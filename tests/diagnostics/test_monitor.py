@@ -480,6 +480,21 @@ class TestWrongUse:
             Monitor(network, optimizer, probe=torch.zeros(64, 8, device="meta"))
 
 
+def test_the_report_prescribes_what_fits_the_network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=30.0)
+    with Monitor(model, optimizer, every=2) as monitor:
+        for _ in range(40):
+            optimizer.zero_grad()
+            model(torch.randn(16, 4)).square().mean().backward()
+            optimizer.step()
+    report = monitor.report()
+    assert report.prescriptions[0].name == "weaker_decay"
+    assert "layer_norm" in report.fitting
+    assert "multi_skip" not in report.fitting
+
+
 @pytest.mark.parametrize("zero", ["before the pass", "after the step", "between loss and pass", "to zeros", "never"])
 def test_gradients_that_were_not_cleared_are_seen(zero):
     torch.manual_seed(0)

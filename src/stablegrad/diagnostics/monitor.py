@@ -31,6 +31,7 @@ from torch.optim import Optimizer
 from stablegrad.diagnostics import metrics
 from stablegrad.diagnostics.activations import ActivationWatch
 from stablegrad.diagnostics.history import NETWORK, History
+from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.diagnostics.outputs import first_tensor
 from stablegrad.diagnostics.probe import Probe
@@ -208,9 +209,13 @@ class Monitor:
             if not history.series("gradient_norm").site(layer).any():
                 self._note(f"'{layer}' gets no gradient because no forward pass calls it")
         share = self.seconds / max(time.perf_counter() - self._started, 1e-9)
-        return Report(
-            judge(history, self.thresholds), history, list(self.notes), {"seconds": self.seconds, "share": share}
-        )
+        cost = {"seconds": self.seconds, "share": share}
+        return Report(judge(history, self.thresholds), history, list(self.notes), cost, self._fitting())
+
+    def _fitting(self) -> frozenset[str]:
+        """Interventions that have something to change on one of the networks."""
+        pairs = [(_unwrapped(model), watch.optimizer) for model in self._models.values() for watch in self._updates]
+        return frozenset(name for name, one in INTERVENTIONS.items() if any(one.fits(*pair) for pair in pairs))
 
     def _watch_updates(self, optimizers: Sequence[Optimizer]) -> list[UpdateWatch]:
         owned = [{id(parameter) for group in one.param_groups for parameter in group["params"]} for one in optimizers]

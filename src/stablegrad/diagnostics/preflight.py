@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.monitor import Monitor
-from stablegrad.diagnostics.prescriptions import Prescription, prescribe
 from stablegrad.diagnostics.relearning import (
     FEWEST_PHASES,
     PHASES,
@@ -85,19 +84,12 @@ class PreflightReport(Report):
         speed: the same for the mean accuracy over each phase's steps.
         task: what was learned: rows, classes, phases, steps, optimizer, learning_rate, parameters of both networks.
         trial: outcomes of :func:`stablegrad.diagnostics.trial.verify`, as dictionaries, where there was one.
-        fitting: interventions that have something to change on this network.
     """
 
     relearning: dict[str, list[float]] = field(default_factory=dict)
     speed: dict[str, list[float]] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
     trial: list[dict[str, Any]] = field(default_factory=list)
-    fitting: frozenset[str] = frozenset()
-
-    @property
-    def prescriptions(self) -> list[Prescription]:
-        """What to change on this network, the most promising first."""
-        return prescribe(self.findings, self.fitting)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: as of a report, with relearning, speed, task and trial."""

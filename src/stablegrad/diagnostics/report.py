@@ -20,12 +20,14 @@ class Report:
         history: all figures.
         notes: what could not be seen, and why.
         cost: what the diagnosis took: "seconds", and "share" of the time it watched.
+        fitting: interventions that have something to change on this network; None: it is not known.
     """
 
     findings: list[Finding]
     history: History
     notes: list[str] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
+    fitting: frozenset[str] | None = None
 
     @property
     def verdict(self) -> str:
@@ -35,7 +37,7 @@ class Report:
     @property
     def prescriptions(self) -> list[Prescription]:
         """What to change, the most promising first."""
-        return prescribe(self.findings)
+        return prescribe(self.findings, self.fitting)
 
     def layers(self) -> dict[str, str]:
         """Verdict of every layer and activation that was watched, in the order of the data's way."""
