@@ -50,7 +50,7 @@ bench-kron: $(VENV)/.dev ## what a step of Kron costs beside RAdam, Adam, Muon, 
 bench-kron-digits: $(VENV)/.dev ## Kron beside kron_torch's rule on reshuffled labels, 10 seeds (hours; goes on where it was stopped)
 	$(BIN)/python benchmarks/kron_digits.py
 
-bench-diagnosis: $(VENV)/.dev ## score the rules of the diagnosis on 98 small trainings, the part that they may be tuned on (10 minutes)
+bench-diagnosis: $(VENV)/.dev ## score the rules of the diagnosis on 184 small trainings, the part that they may be tuned on (15 minutes)
 	$(BIN)/python -m benchmarks.diagnosis --part tuning --no-rivals --no-prescriptions
 
 bench-diagnosis-overhead: $(VENV)/.base ## what looks and probings of the diagnosis cost beside updates of PQN (5 minutes)

@@ -482,12 +482,13 @@ class TestWrongUse:
 
 def test_the_report_prescribes_what_fits_the_network():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=30.0)
-    with Monitor(model, optimizer, every=2) as monitor:
-        for _ in range(40):
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=60.0)
+    with Monitor(model, optimizer, every=4) as monitor:
+        for _ in range(160):
             optimizer.zero_grad()
-            model(torch.randn(16, 4)).square().mean().backward()
+            x = torch.randn(32, 4)
+            nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long()).backward()
             optimizer.step()
     report = monitor.report()
     assert report.prescriptions[0].name == "weaker_decay"
