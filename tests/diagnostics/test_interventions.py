@@ -118,6 +118,9 @@ def test_what_takes_a_person_says_so(name):
 def test_fits_says_whether_there_is_something_to_change():
     """Where an intervention fits, applying it once leaves nothing more to change."""
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.Adam(model[0].parameters())
+    assert INTERVENTIONS["train_layer"].fits(model, optimizer)
+    assert not INTERVENTIONS["train_layer"].fits(model, INTERVENTIONS["train_layer"].apply(model, optimizer))
     for name in ("layer_norm", "residual", "activation", "kron"):
         copied = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
         optimizer = torch.optim.Adam(copied.parameters())

@@ -352,6 +352,12 @@ def test_inputs_that_moved_are_no_matter_where_the_network_copes(errors, alarms)
     assert ("input_shift" in rules(made)) is alarms
 
 
+def test_a_layer_whose_gradient_vanished_is_not_left_out():
+    made = pair("update_ratio", 0.0, 1e-3)
+    assert "no_update" not in rules(history(**made, **pair("gradient_norm", 1e-14, 1.0)))
+    assert "no_update" in rules(history(**made, **pair("gradient_norm", 1e-6, 1.0)))
+
+
 def test_nobody_moves_where_the_rate_is_annealed_to_zero():
     assert "no_update" not in rules(
         history(**pair("update_ratio", then(1e-3, 0.0), then(1e-3, 0.0)), gradient_norm__a=1.0)

@@ -106,6 +106,12 @@ def output_shapers(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
     return [one for one in _children(model, _BOUNDED + _RECTIFIED + _NORMS) if id(one[2]) in shaping]
 
 
+def left_out(model: nn.Module, optimizer: Optimizer) -> bool:
+    """Whether a parameter is in no group, in one at a rate of 0, or without ``requires_grad``."""
+    known = {id(one) for group in optimizer.param_groups if float(group["lr"]) > 0 for one in group["params"]}
+    return any(id(one) not in known or not one.requires_grad for one in model.parameters() if one.is_floating_point())
+
+
 def narrow_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
     """(parent, name, module) of norms over next to nothing: one or two values, or the places of one channel."""
     return [one for one in _children(model, _NORMS) if _is_narrow(one[2])]

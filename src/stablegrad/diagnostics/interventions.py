@@ -377,6 +377,7 @@ _ALL = (
         },
         change=changes.train_layer,
         live=True,
+        fits=changes.left_out,
         unmeasured="what training that layer takes",
     ),
     Intervention(

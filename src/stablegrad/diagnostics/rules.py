@@ -136,6 +136,8 @@ def verdict_of(findings: list[Finding]) -> str:
 
 #: Looks over which slow processes are judged: a direction of steps, an error that does not fall.
 SLOW_LOOKS = 10
+#: Gradient of a layer over the strongest layer's below which its steps may be lost in rounding.
+ROUNDED_AWAY = 1e-10
 #: Part of its beginning below which a spread of outputs is next to nothing.
 SHRUNK = 0.1
 #: Change of a layer's weights in one update, over their norm, that is a long step: thirty times the usual 1e-3.
@@ -273,11 +275,16 @@ def no_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 def no_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A layer that gets gradients and never moves while others do: left out of the optimizer, or at a rate of zero."""
-    series = history.series("update_ratio")
+    series, gradients = history.series("update_ratio"), history.series("gradient_norm")
+    strongest = dict(
+        zip(gradients.steps.tolist(), np.nan_to_num(gradients.values, posinf=0.0).max(axis=1, initial=0.0), strict=True)
+    )
     moving = {int(step) for step, row in zip(series.steps, series.values, strict=True) if np.nan_to_num(row).any()}
-    for site, steps, updates, gradients in _columns(series, history.series("gradient_norm")):
+    for site, steps, updates, norms in _columns(series, gradients):
         others = np.array([int(step) in moving for step in steps])
-        since = _holds_since((updates == 0) & (gradients > 0) & others, thresholds.patience)
+        # A gradient that vanished moves its layer by less than numbers are apart.
+        felt = norms > ROUNDED_AWAY * np.array([strongest[int(step)] for step in steps])
+        since = _holds_since((updates == 0) & (norms > 0) & felt & others, thresholds.patience)
         if since is not None:
             yield Finding(
                 "no_update", "collapsing", site, int(steps[since]), 0.0, 0.0,

@@ -105,6 +105,9 @@ class UpdateWatch:
         self._weights = []
 
     def _may_keep(self, number: int, parameter: Tensor) -> bool:
+        # What the optimizer does not have it does not clear: that is another fault.
+        if id(parameter) not in self.trained:
+            return False
         there = parameter.requires_grad and parameter.is_leaf and parameter.grad is not None
         return there and not parameter.grad.is_sparse and self.layer_of[number] >= 0  # type: ignore[union-attr]
 
