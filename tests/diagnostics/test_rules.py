@@ -325,6 +325,7 @@ SMALL = {"update_ratio__a": 1e-4, "gradient_cosine__a": 0.5, "error_signal": 1.0
         ({"error_signal": [0.8**look for look in range(LOOKS)]}, False),  # it works
         ({"update_ratio__a": 1e-3}, False),
         ({"update_ratio__a": then(1e-3, 1e-4)}, False),  # not for long
+        ({"error_signal": then(1.0, 1e-3, looks=10)}, False),  # it is learned
         ({"gradient_cosine__a": None}, False),
     ],
 )

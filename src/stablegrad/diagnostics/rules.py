@@ -136,6 +136,8 @@ def verdict_of(findings: list[Finding]) -> str:
 
 #: Looks over which slow processes are judged: a direction of steps, an error that does not fall.
 SLOW_LOOKS = 10
+#: Part of the error signal of the beginning at which a task is learned.
+LEARNED = 0.05
 #: Gradient of a layer over the strongest layer's below which its steps may be lost in rounding.
 ROUNDED_AWAY = 1e-10
 #: Part of its beginning below which a spread of outputs is next to nothing.
@@ -459,7 +461,9 @@ def _creeping_since(
     if since is None or np.isnan(recent).all() or not np.nanmedian(recent) > thresholds.agreement:
         return None
     before, now = error[-SLOW_LOOKS:][: thresholds.patience], error[-thresholds.patience :]
-    return since if np.median(now) > 0.9 * np.median(before) else None
+    # Where next to nothing of the error is left, nothing needs to be changed.
+    left = np.median(now) > LEARNED * _beginning(error, thresholds.reference_looks)
+    return since if left and np.median(now) > 0.9 * np.median(before) else None
 
 
 def stale_state(history: History, thresholds: Thresholds) -> Iterator[Finding]:
