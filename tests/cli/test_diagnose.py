@@ -20,10 +20,10 @@ def small():
     return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
 
 def deep():
-    parts = [nn.Linear(8, 32), nn.Tanh()]
+    parts = [nn.Linear(8, 64), nn.Tanh()]
     for _ in range(11):
-        parts += [nn.Linear(32, 32), nn.Tanh()]
-    return nn.Sequential(*parts, nn.Linear(32, 4))
+        parts += [nn.Linear(64, 64), nn.Tanh()]
+    return nn.Sequential(*parts, nn.Linear(64, 4))
 
 def images():
     return nn.Sequential(nn.Conv2d(1, 4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
@@ -101,7 +101,7 @@ def test_a_sample_or_a_shape(models, capsys):
     ("arguments", "code", "message"),
     [
         ([], 2, "name what to diagnose: package.module:make_model, or a run folder"),
-        (["nets_of_mine:small", "--input-shape", "7"], 2, "Sequential refuses inputs of shape (32, 7)"),
+        (["nets_of_mine:small", "--input-shape", "7"], 2, "Sequential refuses inputs of shape"),
         (["nets_of_mine:small", "--input-shape", "0"], 2, "--input-shape must be numbers of at least 1, got 0"),
         (["nets_of_mine:small", "--input-shape", "8", "--input-dtype", "float23"], 2, "did you mean 'float32'?"),
         (["nets_of_mine:images"], 2, "name it without the batch: --input-shape 4 84 84"),

@@ -334,4 +334,6 @@ class TestJudgement:
         left, _ = self.judge((0.9, 0.3, 0.3, 0.3), (0.9,) * 4, seen)
         assert set(seen) < set(left)
         # So they do beside a network that is far slower than its twin, though it keeps its speed.
-        assert self.judge((0.5,) * 4, (0.95,) * 4, seen)[0] == seen
+        *rest, slow = self.judge((0.5,) * 4, (0.95,) * 4, seen)[0]
+        assert rest == seen
+        assert (slow.rule, slow.level) == ("slow_relearning", "at risk")

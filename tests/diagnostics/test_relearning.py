@@ -79,7 +79,7 @@ class TestInputs:
 
 class TestTask:
     def test_labels_are_the_same_ones_in_another_order_and_batches_cover_all_rows(self):
-        task = make_task(nn.Linear(8, 4), torch.randn(3, 8), seed=1)
+        task = make_task(nn.Sequential(nn.Linear(8, 256), nn.Linear(256, 4)), torch.randn(3, 8), seed=1)
         assert (task.phases, task.steps, task.classes) == (PHASES, STEPS, 4)
         assert task.inputs.shape == (256, 8)
         assert all((labels.bincount() == 64).all() for labels in task.labels)
@@ -91,7 +91,7 @@ class TestTask:
         first, second, other = (
             make_task(nn.Linear(8, 4), torch.ones(1, 8), seed=seed, phases=3, steps=7) for seed in (1, 1, 2)
         )
-        assert first.batches.shape == (3, 7, 64)
+        assert first.batches.shape == (3, 7, 16)
         assert torch.equal(first.inputs, second.inputs)
         assert torch.equal(first.labels, second.labels)
         assert torch.equal(first.batches, second.batches)
@@ -99,7 +99,13 @@ class TestTask:
 
     @pytest.mark.parametrize(("features", "rows"), [(1, 32), (2, 32), (3, 64), (8, 256), (500, 256)])
     def test_few_features_get_few_rows(self, features, rows):
-        assert len(make_task(nn.Linear(features, 2), torch.zeros(1, features), seed=0).inputs) == rows
+        model = nn.Sequential(nn.Linear(features, 1024), nn.Linear(1024, 2))
+        assert len(make_task(model, torch.zeros(1, features), seed=0).inputs) == rows
+
+    @pytest.mark.parametrize(("width", "rows"), [(8, 32), (64, 64), (200, 256)])
+    def test_small_networks_get_few_rows(self, width, rows):
+        model = nn.Sequential(nn.Linear(8, width), nn.Linear(width, 4))  # 108, 836 and 2,604 parameters
+        assert len(make_task(model, torch.zeros(1, 8), seed=0).inputs) == rows
 
     @pytest.mark.parametrize(
         ("make", "classes"),
@@ -150,7 +156,7 @@ class TestTask:
             (nn.Linear(8, 2), torch.zeros(0, 8), "shape (0, 8) has no rows"),
             (nn.Linear(8, 2), torch.full((1, 8), math.nan), "must hold finite real numbers"),
             (nn.Linear(8, 2), torch.zeros(1, 8, device="meta"), "the sample is on meta, the model on cpu"),
-            (nn.Linear(8, 2), torch.zeros(1, 7), "Linear refuses inputs of shape (64, 7), float32: RuntimeError: mat1"),
+            (nn.Linear(8, 2), torch.zeros(1, 7), "Linear refuses inputs of shape (32, 7), float32: RuntimeError: mat1"),
             (
                 nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(8, 2)),
                 torch.zeros(3, 4, 4),
@@ -159,7 +165,7 @@ class TestTask:
             (Returns(lambda y: None), torch.zeros(1, 8), "Returns returns None without a floating-point tensor"),
             (Returns(lambda y: {"a": 1}), torch.zeros(1, 8), "Returns returns a dict without"),
             (Returns(lambda y: y.argmax(1, keepdim=True)), torch.zeros(1, 8), "Returns returns a Tensor without"),
-            (Returns(lambda y: y.T), torch.zeros(1, 8), "returns 4 rows for 256"),
+            (Returns(lambda y: y.T), torch.zeros(1, 8), "returns 4 rows for 32"),
             (Returns(lambda y: y / 0), torch.zeros(1, 8), "not finite, before any training"),
             (Returns(lambda y: y.detach()), torch.zeros(1, 8), "carries no gradient"),
         ],

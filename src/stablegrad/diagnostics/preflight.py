@@ -60,7 +60,8 @@ class PreflightThresholds(Thresholds):
 
     How fast labels are learned is the mean accuracy over a phase's steps, above chance. A network is judged by the
     later half of its phases, against its twin's and against its own first phase: one that was slow from the start and
-    stays as fast as it was is small or slow, not ill, unless it hardly learns at all.
+    stays as fast as it was is small or slow, not ill; at risk below half of the twin's speed, and collapsed if it
+    hardly learns at all.
     """
 
     relearning: float = 0.75
@@ -282,7 +283,10 @@ def _judge_relearning(
         return _without_harm(findings, f"learns anew as fast as {'a small twin' if twins else 'at first'}")
     if kept >= thresholds.kept and level != "collapsed":
         steady = f"learns at {beside:.0%} of a small twin's speed, and keeps that speed"
-        return _without_harm(findings, steady) if level == "at risk" else (findings, [f"it {steady}"])
+        if level == "at risk":
+            return _without_harm(findings, steady)
+        slow = Finding("slow_relearning", "at risk", "network", 1, beside, limits[level], f"it {steady}")
+        return [*findings, slow], []
     below = [own < thresholds.relearning * other for own, other in zip(speed, small, strict=True)]
     phase = next((number for number in range(len(below)) if all(below[number:])), len(below) // 2)
     compared = f"; a small twin re-learns {late(twins[0].fits):.0%}" if twins else ""

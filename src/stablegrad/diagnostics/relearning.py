@@ -32,6 +32,8 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 #: Rows to learn by heart, by the least number of features that tells so many apart. Many rows tell more than few: on 64
 #: of them networks of 22 layers that fail in training were the fastest of all (docs/diagnosis.md).
 ROWS = ((8, 256), (3, 64), (1, 32))
+#: Parameters a row that a network needs to learn labels by heart; one with fewer learns fewer rows, 32 at least.
+PARAMETERS_PER_ROW = 8
 BATCH = 64
 PHASES = 4
 STEPS = 240
@@ -215,7 +217,9 @@ def make_task(model: nn.Module, sample: Tensor, *, seed: int, phases: int = PHAS
     check_model(model, sample)
     generator = torch.Generator().manual_seed(seed)
     features = math.prod(sample.shape[1:])
+    room = sum(parameter.numel() for parameter in model.parameters()) // PARAMETERS_PER_ROW
     rows = next(rows for least, rows in ROWS if features >= least)
+    rows = min(rows, 2 ** max(room.bit_length() - 1, 5))
     batch = min(BATCH, rows // 2)
     inputs = draw_inputs(sample, rows, generator)
     output, bounded = _output(model, inputs, sample)
