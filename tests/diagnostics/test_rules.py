@@ -413,3 +413,20 @@ def test_whatever_is_missing_or_infinite_there_is_a_verdict(looks, patience):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         judge(made, Thresholds(patience=patience))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "level"),
+    [
+        ((1.9, 1.9, 1.4), "at risk"),
+        ((3.9, 1.3, 1.3), "at risk"),
+        ((30.0, 1.2, 1.2), "collapsing"),
+        ((3.1, 1.9, 3.0, 1.9), None),
+    ],
+)
+def test_features_of_next_to_one_direction(ranks, level):
+    made = History()
+    for look, rank in enumerate(ranks):
+        made.add(100 * (look + 1), {"effective_rank/network": rank})
+    found = [finding.level for finding in judge(made, Thresholds()) if finding.rule == "rank_collapse"]
+    assert found == ([level] if level else [])

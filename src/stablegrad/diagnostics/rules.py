@@ -61,7 +61,11 @@ class Thresholds:
     saturated: float = 0.8
     """saturated_units: share of values at the ends of a bounded activation's range."""
     rank: float = 0.1
-    """rank_collapse: effective rank of the features over its own beginning, once it is below 2."""
+    """rank_collapse, collapsing: effective rank of the features over its own beginning, once it is below low_rank."""
+    low_rank: float = 2.0
+    """rank_collapse, at risk: effective rank of the features. Of 123 healthy trainings none was below it at two looks in
+    a row, of 144 failures 49 (benchmarks/diagnosis); of PQN on LunarLander three of four runs of 22 layers that failed
+    were, and none of 19 others (docs/benchmarks.md)."""
     alike: float = 1.001
     """alike_units: effective rank of the features from the beginning on."""
     churn: float = 0.5
@@ -633,18 +637,22 @@ def saturated_units(history: History, thresholds: Thresholds) -> Iterator[Findin
 def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Features that lie in ever fewer directions (Kumar et al., arXiv 2010.14498).
 
-    In classification the rank of healthy features falls to the number of classes; only a rank far below its own
-    beginning and next to one is alarming.
+    In classification the rank of healthy features falls to the number of classes; only a rank next to one is alarming:
+    at risk, and collapsing where it is far below its own beginning as well.
     """
     series = history.series("effective_rank")
     for site, steps, values in _columns(series):
         beginning = _beginning(values, 1)
-        since = _holds_since((values < thresholds.rank * beginning) & (values < 2.0), min(thresholds.patience, 2))
+        low = (values < thresholds.low_rank) & (values > 0)
+        patience = min(thresholds.patience, 2)
+        fallen = _holds_since(low & (values < thresholds.rank * beginning), patience)
+        since = fallen if fallen is not None else _holds_since(low, patience)
         if since is not None:
             value = float(values[-1])
             yield Finding(
-                "rank_collapse", "collapsing", site, int(steps[since]), value, thresholds.rank * beginning,
-                f"the features before the last layer span {value:.1f} directions; at the beginning {beginning:.0f}",
+                "rank_collapse", "at risk" if fallen is None else "collapsing", site, int(steps[since]), value,
+                thresholds.low_rank if fallen is None else thresholds.rank * beginning,
+                f"the features before the last layer span {value:.1f} directions; at the beginning {beginning:.1f}",
             )  # fmt: skip
 
 
