@@ -10,7 +10,10 @@ from pathlib import Path
 import tyro
 
 from stablegrad.cli.arguments import parse
+from stablegrad.errors import UsageError
+from stablegrad.supervised.config import ALGORITHM as SUPERVISED
 from stablegrad.training.evaluation import evaluate_run
+from stablegrad.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Arguments:
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
     parsed = parse(Arguments, "evaluate", arguments, "Play greedy episodes with a run's newest checkpoint; raw scores.")
+    if RunFolder(parsed.run_dir).read_config().get("algorithm") == SUPERVISED:
+        raise UsageError(
+            f"run '{parsed.run_dir}' is a classifier's, which plays no episodes; "
+            f"'stablegrad report {parsed.run_dir}' shows its training and test accuracy"
+        )
     result = evaluate_run(
         parsed.run_dir,
         episodes=parsed.episodes,

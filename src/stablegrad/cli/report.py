@@ -1,4 +1,4 @@
-"""``stablegrad report``: a run, comparison or study as one offline HTML page; with --summary, pages to decide by."""
+"""``stablegrad report``: a run, comparison or study as an offline page; with --summary, two pages to decide by."""
 
 from __future__ import annotations
 

@@ -168,9 +168,9 @@ def return_figure(series: Sequence[ReturnSeries], against_time: bool = False) ->
     return page_figure(figure, 420, f"Learning curves of {described}")
 
 
-def gradient_figures(maps: GradientMaps) -> list[tuple[str, PageFigure]]:
+def gradient_figures(maps: GradientMaps, time_unit: str = "environment steps") -> list[tuple[str, PageFigure]]:
     """One map a setting, (heading, figure), all on the colour scale of :func:`colour_scale`, all of one row height."""
-    figures = []
+    figures, short = [], time_unit.removeprefix("environment ")
     for name, found, seeds in zip(maps.names, maps.maps, maps.seeds, strict=True):
         # heatmaps of categories cannot be bordered, so layers are numbered and the axis carries their names
         rows = np.arange(len(found.layers))
@@ -186,7 +186,7 @@ def gradient_figures(maps: GradientMaps) -> list[tuple[str, PageFigure]]:
             hoverongaps=False,
             text=[[str(escape(layer))] * found.steps.size for layer in found.layers],
             customdata=np.char.mod("%.2e", 10**found.log10_norms),
-            hovertemplate="%{text}<br>%{x:,.4~s} steps: %{customdata}<extra></extra>",
+            hovertemplate=f"%{{text}}<br>%{{x:,.4~s}} {short}: %{{customdata}}<extra></extra>",
         )
         if found.zero.any():
             figure.add_heatmap(
@@ -197,10 +197,10 @@ def gradient_figures(maps: GradientMaps) -> list[tuple[str, PageFigure]]:
                 showscale=False,
                 hoverongaps=False,
                 text=[[str(escape(layer))] * found.steps.size for layer in found.layers],
-                hovertemplate="%{text}<br>%{x:,.4~s} steps: exactly zero<extra></extra>",
+                hovertemplate=f"%{{text}}<br>%{{x:,.4~s}} {short}: exactly zero<extra></extra>",
             )
         figure.update_layout(
-            xaxis_title="environment steps",
+            xaxis_title=time_unit,
             yaxis={
                 "range": [len(rows) - 0.5, -0.5],
                 "tickvals": rows.tolist(),
@@ -234,11 +234,12 @@ def colour_scale(maps: GradientMaps) -> ColourScale:
     return ColourScale(VIRIDIS, ticks, any(bool(found.zero.any()) for found in maps.maps))
 
 
-def cost_figure(costs: Mapping[str, Mapping[str, Any]]) -> PageFigure | None:
+def cost_figure(costs: Mapping[str, Mapping[str, Any]], unit: str = "environment steps") -> PageFigure | None:
     """Seconds per 1,000 steps, stacked by part, one bar a name.
 
     Args:
         costs: name -> ``seconds_per_1000_steps`` and ``parts``, as in the summary of a comparison.
+        unit: what is counted.
 
     Returns:
         the figure; None where no cost is known.
@@ -246,9 +247,9 @@ def cost_figure(costs: Mapping[str, Mapping[str, Any]]) -> PageFigure | None:
     known = {name: cost for name, cost in costs.items() if cost["seconds_per_1000_steps"] is not None}
     if not known:
         return None
-    figure = go.Figure()
+    figure, short = go.Figure(), unit.removeprefix("environment ")
     for part, colour in PART_COLOURS.items():
-        values = [cost["parts"][part] for cost in known.values()]
+        values = [cost["parts"].get(part) for cost in known.values()]
         if any(values):
             figure.add_bar(
                 y=[str(escape(name)) for name in known],
@@ -256,12 +257,12 @@ def cost_figure(costs: Mapping[str, Mapping[str, Any]]) -> PageFigure | None:
                 name=part,
                 orientation="h",
                 marker={"color": colour},
-                hovertemplate=f"{part}: %{{x:.3~g}} s per 1,000 steps<extra>%{{y}}</extra>",
+                hovertemplate=f"{part}: %{{x:.3~g}} s per 1,000 {short}<extra>%{{y}}</extra>",
             )
     figure.update_layout(
         barmode="stack",
         bargap=0.35,
-        xaxis_title="seconds per 1,000 environment steps",
+        xaxis_title=f"seconds per 1,000 {unit}",
         yaxis={"autorange": "reversed", "fixedrange": True},
     )
     return page_figure(figure, 150 + 50 * len(known), "Where the time goes")

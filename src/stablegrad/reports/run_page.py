@@ -8,6 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from stablegrad.diagnostics.recorded import diagnose_recorded
+from stablegrad.reports.classifier_page import (
+    accuracy_figure,
+    by_epoch,
+    classifier_cost,
+    classifier_facts,
+    classifier_title,
+    phase_rows,
+)
 from stablegrad.reports.diagnosis_page import View, is_look, view
 from stablegrad.reports.page import (
     colour_scale,
@@ -21,6 +29,8 @@ from stablegrad.reports.series import gradient_maps, return_series
 from stablegrad.studies.comparison import RunRecord, read_failure
 from stablegrad.studies.summary import cost_of
 from stablegrad.studies.wording import MISSING, duration, memory, number
+from stablegrad.supervised import SupervisedConfig
+from stablegrad.supervised.config import ALGORITHM as SUPERVISED
 from stablegrad.training.run_folder import RunFolder
 
 
@@ -43,31 +53,61 @@ def write_run_report(run_dir: Path | str) -> Path:
     name = str(config.get("preset") or "run")
     status = str(summary.get("status") or "unfinished")
     run = RunRecord(name, int(config["seed"]), status, read_failure(folder), summary, folder.read_metrics())
-    cost = cost_of([run], finished_only=False)
-    records = {name: [run]}
-    maps = gradient_maps(records)
+    own = _classifier(run, config) if config.get("algorithm") == SUPERVISED else _agent(run, config)
     provenance = config.pop("provenance", None) or {}
     config.pop("format", None)
     return write_page(
         folder.path / "report.html",
-        "run.html",
-        title=f"{config.get('algorithm')} on {config.get('env')}: {name}, seed {run.seed}",
         status=status,
-        error=run.error,
-        facts=_facts(run, config, cost),
-        curves=return_figure(return_series(records, {"cost": {name: cost}})),
-        diagnosis=_diagnosis(run) if maps else None,
-        gradients=gradient_figures(maps) if maps else [],
-        scale=colour_scale(maps) if maps else None,
-        cost=cost_figure({name: cost}),
+        error=run.error or (summary.get("error") if own["template"] == "classifier.html" else None),
         options=option_rows([config]),
         provenance=option_rows([{key: value for key, value in provenance.items() if key != "command"}]),
         command=shlex.join(provenance["command"]) if provenance.get("command") else None,
         directory=str(folder.path),
+        **own,
     )
 
 
-def _diagnosis(run: RunRecord) -> View | None:
+def _agent(run: RunRecord, config: dict[str, Any]) -> dict[str, Any]:
+    """The template of an agent's page and what it alone shows."""
+    name, cost = run.setting, cost_of([run], finished_only=False)
+    maps = gradient_maps({name: [run]})
+    return {
+        "template": "run.html",
+        "title": f"{config.get('algorithm')} on {config.get('env')}: {name}, seed {run.seed}",
+        "facts": _facts(run, config, cost),
+        "curves": return_figure(return_series({name: [run]}, {"cost": {name: cost}})),
+        "diagnosis": _diagnosis(run, "environment steps") if maps else None,
+        "gradients": gradient_figures(maps) if maps else [],
+        "scale": colour_scale(maps) if maps else None,
+        "first": "observation",
+        "cost": cost_figure({name: cost}),
+    }
+
+
+def _classifier(run: RunRecord, config: dict[str, Any]) -> dict[str, Any]:
+    """The template of a classifier's page and what it alone shows."""
+    options = SupervisedConfig.from_json(config)
+    cost = classifier_cost(run)
+    epochs = by_epoch(run)
+    maps = gradient_maps({run.setting: [epochs]}, points=min(len(epochs.metrics), 100))
+    return {
+        "template": "classifier.html",
+        "title": classifier_title(options),
+        "facts": classifier_facts(run, options, cost),
+        "curves": accuracy_figure(run, options),
+        "reshuffles": options.reshuffles,
+        "phases": phase_rows(run, options),
+        "level": f"{options.relearn_accuracy:.0%}",
+        "diagnosis": _diagnosis(run, "updates") if maps else None,
+        "gradients": gradient_figures(maps, "epochs") if maps else [],
+        "scale": colour_scale(maps) if maps else None,
+        "first": "image",
+        "cost": cost_figure({run.setting: cost}, "images"),
+    }
+
+
+def _diagnosis(run: RunRecord, step_name: str) -> View | None:
     """What the run's diagnosis measured while it trained; None where there was none."""
     if not any(is_look(row) for row in run.metrics):
         return None
@@ -76,7 +116,7 @@ def _diagnosis(run: RunRecord) -> View | None:
     seconds, wall = (run.summary.get("seconds") or {}).get("diagnostics"), run.summary.get("wall_seconds")
     cost = {"seconds": seconds, "share": seconds / wall} if seconds is not None and wall else {}
     notes = (run.summary.get("health") or {}).get("notes") or []
-    return view(replace(report, notes=[*notes, *report.notes], cost=cost), "environment steps")
+    return view(replace(report, notes=[*notes, *report.notes], cost=cost), step_name)
 
 
 def _facts(run: RunRecord, config: dict[str, Any], cost: dict[str, Any]) -> list[tuple[str, str]]:

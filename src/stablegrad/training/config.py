@@ -200,6 +200,8 @@ def usable_cores() -> int:
 
 def provenance() -> dict[str, Any]:
     """Versions, git revision and machine, for config.json."""
+    program = Path(sys.argv[0])
+    as_module = program.parts[-2:] == ("stablegrad", "__main__.py")  # python -m stablegrad
     packages = ("stablegrad", "torch", "envpool", "gymnasium", "numpy", "pytorch_optimizer")
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
@@ -210,7 +212,7 @@ def provenance() -> dict[str, Any]:
             "cores": usable_cores(),
             "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["stablegrad" if as_module else program.name, *sys.argv[1:]],
     }
 
 
