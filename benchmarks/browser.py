@@ -15,8 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-DRAWN = "document.documentElement.dataset.figures || null"  # set by the page when the last figure is drawn
-PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+# A page marks a figure when it is drawn, and draws those near the screen only.
+FIRST = "document.querySelector('.figure[data-drawn]') !== null"
+SEEN = """document.readyState === "complete" &&
+    Array.from(document.querySelectorAll(".figure:not([data-drawn])")).every(
+        function (place) { return place.getBoundingClientRect().top >= innerHeight; })"""
+NEXT = """(function () {
+    const next = document.querySelector(".figure:not([data-drawn])");
+    if (next) next.scrollIntoView({block: "center"});
+    return next === null;
+})()"""
+FIGURES = "document.querySelectorAll('.figure').length"
+PAINT = "(performance.getEntriesByName('first-contentful-paint')[0] || {}).startTime"
 TIMING = "JSON.stringify(performance.getEntriesByType('navigation')[0].toJSON())"
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -82,33 +92,56 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
-    def open(self, page: Path, patience: float = 60.0) -> dict[str, float]:
-        """Open a page with the network cut off, and wait until all its figures are drawn.
+    def open(self, page: Path) -> dict[str, float]:
+        """Open a page with the network cut off, and wait until the figures on the screen are drawn.
 
         Returns:
             ``paint_seconds`` and ``load_seconds``, from the start of the navigation to the first text and to the end of
-            the load event, by the browser's own clock; ``drawn_seconds``, to the last figure, by this process's (looked
-            at every 10 ms); ``processor_seconds`` of the page's main thread until then; ``figures``.
+            the load event, by the browser's own clock; ``first_figure_seconds`` and ``screen_seconds``, to the first
+            figure and to the last one on the screen, by this process's (looked at every 10 ms); ``processor_seconds``
+            of the page's main thread until then; ``figures`` of the page.
         """
         self.call("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
         started = time.monotonic()
         self.call("Page.navigate", url=page.absolute().as_uri())
-        while (drawn := self.evaluate(DRAWN)) is None:
-            if time.monotonic() - started > patience:
-                raise TimeoutError(f"'{page}' was not drawn within {patience:.0f} s; {self.errors}")
-            time.sleep(0.01)
+        first = None
+        while not self.evaluate(SEEN):
+            if first is None and self.evaluate(FIRST):
+                first = time.monotonic() - started
+            self._wait(started, f"'{page}' was not drawn")
         seconds = time.monotonic() - started
-        metrics = {one["name"]: one["value"] for one in self.call("Performance.getMetrics")["metrics"]}
+        while (paint := self.evaluate(PAINT)) is None:
+            self._wait(started, f"'{page}' was not painted")
         return {
-            "paint_seconds": self.evaluate(PAINT) / 1000,
+            "paint_seconds": paint / 1000,
             "load_seconds": json.loads(self.evaluate(TIMING))["loadEventEnd"] / 1000,
-            "drawn_seconds": seconds,
-            "processor_seconds": metrics["TaskDuration"],
-            "figures": float(drawn),
+            "first_figure_seconds": seconds if first is None else first,
+            "screen_seconds": seconds,
+            "processor_seconds": self.processor_seconds(),
+            "figures": float(self.evaluate(FIGURES)),
         }
 
+    def scroll(self) -> dict[str, float]:
+        """Scroll from figure to figure until all are drawn: ``scroll_seconds`` that this took."""
+        started = time.monotonic()
+        while not self.evaluate(NEXT):
+            self._wait(started, "the page was not drawn to its end")
+        return {"scroll_seconds": time.monotonic() - started}
+
+    def processor_seconds(self) -> float:
+        """What the page's main thread has computed so far."""
+        metrics = {one["name"]: one["value"] for one in self.call("Performance.getMetrics")["metrics"]}
+        return float(metrics["TaskDuration"])
+
+    def _wait(self, started: float, what: str) -> None:
+        """A hundredth of a second; a minute after the start, an end."""
+        if time.monotonic() - started > 60:
+            raise TimeoutError(f"{what} within a minute; {self.errors}")
+        time.sleep(0.01)
+
     def picture(self, path: Path) -> None:
-        """The whole page as PNG."""
+        """The whole page with all its figures as PNG."""
+        self.evaluate("dispatchEvent(new Event('beforeprint'))")
         result = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(result["data"]))
 

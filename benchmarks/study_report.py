@@ -6,10 +6,15 @@ The runs are written, not trained: 5 Atari games x 2 depths x 2 widths x 2 setti
 with the gradient norms of 16 layers, five of them failed or not finished. A headless Chromium with the network cut off
 opens report.html from the disk ten times, each time in a new process; results/study_report.json has the times of all:
 
-- load_seconds: start of the navigation to the end of the load event, by the browser's clock;
 - paint_seconds: start of the navigation to the first text on the screen, by the browser's clock;
-- drawn_seconds: command to navigate to the last figure drawn, as seen over the DevTools pipe, looked at every 10 ms;
-- processor_seconds: what the page's main thread computed until then, which says what the same takes on an idle machine.
+- load_seconds: start of the navigation to the end of the load event, by the browser's clock;
+- first_figure_seconds: command to navigate to the first figure drawn, as seen over the DevTools pipe every 10 ms;
+- screen_seconds: the same to the last figure on the screen (1280 x 900); others are drawn when they come near it;
+- processor_seconds: what the page's main thread computed until then, which says what it takes on an idle machine;
+- scroll_seconds: from then on, scrolling from figure to figure as soon as the one before is drawn, until all are;
+- all_seconds and all_processor_seconds: the sum of both, every figure drawn.
+
+The bar of 3 s is for all_seconds.
 """
 
 from __future__ import annotations
@@ -114,7 +119,10 @@ def open_pages(page: Path) -> dict[str, Any]:
     for _ in range(OPENINGS):
         with open_browser() as browser:
             browser.look(1280)
-            times.append(browser.open(page))
+            opened = browser.open(page)
+            scrolled = browser.scroll()
+            whole = {"all_seconds": opened["screen_seconds"] + scrolled["scroll_seconds"]}
+            times.append({**opened, **scrolled, **whole, "all_processor_seconds": browser.processor_seconds()})
             requests |= {url.split(":")[0] for url in browser.requests}
             errors += browser.errors
     return {
@@ -125,7 +133,8 @@ def open_pages(page: Path) -> dict[str, Any]:
                 "highest": max(found[name] for found in times),
                 "all": [round(found[name], 3) for found in times],
             }
-            for name in ("paint_seconds", "load_seconds", "drawn_seconds", "processor_seconds")
+            for name in times[0]
+            if name != "figures"
         },
         "figures": times[0]["figures"],
         "schemes_of_requests": sorted(requests),
@@ -154,7 +163,7 @@ def main() -> None:
         }
         result["machine"] = {key: value for key, value in provenance().items() if key != "command"}
     result["passed"] = (
-        result["drawn_seconds"]["median"] <= BAR["seconds"]
+        result["all_seconds"]["median"] <= BAR["seconds"]
         and result["page_bytes"] <= BAR["bytes"]
         and not set(result["schemes_of_requests"]) - {"file", "data", "blob"}
         and not result["errors"]
