@@ -84,8 +84,8 @@ def test_a_finished_run_shows_facts_phases_accuracy_gradients_and_cost(tmp_path)
         "Peak memory": "1 MiB",
     }
     assert phases[1:] == [
-        ["true", "2", "95.0%", "47.5%", "2 epochs"],
-        ["reshuffled, 1", "2", "92.0%", "–", "2 epochs"],
+        ["true", "2", "95.0%", "47.5%", "2"],
+        ["reshuffled, 1", "2", "92.0%", "–", "2"],
         ["reshuffled, 2", "2", "40.0%", "–", "never"],
     ]
     accuracy, gradients, cost = (figure for figure in page.figures if "data" in figure)
@@ -129,7 +129,7 @@ def test_labels_that_stay_have_no_marks_and_no_words_about_them(tmp_path):
     folder = RunFolder.create(tmp_path / "run", SupervisedConfig(epochs=2, reshuffle_every=0).to_json())
     folder.metrics_path.write_text(json.dumps({"step": 5, "train/epoch": 1, "train/accuracy": 0.95}) + "\n")
     page = Page(write_run_report(folder.path))
-    assert tables(page)[1][1:] == [["true", "1 of 2", "95.0%", "–", "1 epoch"]]
+    assert tables(page)[1][1:] == [["true", "1 of 2", "95.0%", "–", "1"]]
     assert "reshuffled, 1" not in page.words and "nothing to do with the images" not in page.words
     assert "shapes" not in page.figures[0]["layout"]
 

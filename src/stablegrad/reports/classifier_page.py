@@ -94,13 +94,7 @@ def phase_rows(run: RunRecord, config: SupervisedConfig) -> list[list[str]]:
                 str(end - first) if over else f"{len(own)} of {end - first}",
                 _share(last.get("train/accuracy")),
                 _share(last.get("test/accuracy")),
-                f"{learned} epoch{'' if learned == 1 else 's'}"
-                if learned is not None
-                else "never"
-                if over
-                else "not yet"
-                if own
-                else MISSING,
+                str(learned) if learned is not None else "never" if over else "not yet" if own else MISSING,
             ]
         )
     return rows
