@@ -63,9 +63,7 @@ class Thresholds:
     rank: float = 0.1
     """rank_collapse, collapsing: effective rank of the features over its own beginning, once it is below low_rank."""
     low_rank: float = 2.0
-    """rank_collapse, at risk: effective rank of the features. Of 123 healthy trainings none was below it at two looks in
-    a row, of 144 failures 49 (benchmarks/diagnosis); of PQN on LunarLander three of four runs of 22 layers that failed
-    were, and none of 19 others (docs/benchmarks.md)."""
+    """rank_collapse, at risk: effective rank of the features, at any time."""
     alike: float = 1.001
     """alike_units: effective rank of the features from the beginning on."""
     churn: float = 0.5
