@@ -125,7 +125,8 @@ def main() -> None:
     for study in arguments.study:
         scores: dict[str, list[float]] = {}
         for row in json.loads((RESULTS / TRUTHS[study].results).read_text())["runs"]:
-            scores.setdefault(row["cell"], []).append(row["figures"][TRUTHS[study].figure])
+            if row["status"] == "finished":
+                scores.setdefault(row["cell"], []).append(row["figures"][TRUTHS[study].figure])
         trained[study] = {cell: statistics.fmean(values) for cell, values in scores.items()}
     jobs = {
         f"{study} | {cell} | seed {seed}": (run, (study, cell, seed, arguments.seconds))

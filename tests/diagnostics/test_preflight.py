@@ -242,7 +242,7 @@ def test_a_network_that_cannot_be_trained_or_copied_is_refused():
 class TestJudgement:
     """The levels of slow_relearning, from figures alone."""
 
-    def judge(self, network, twin, findings=(), usual=None, **thresholds):
+    def judge(self, network, twin, findings=(), fast=None, **thresholds):
         model = nn.Linear(8, 4)
         task = make_task(model, SAMPLE, seed=0, phases=len(network))
 
@@ -251,7 +251,7 @@ class TestJudgement:
             one.accuracies, one.fits = list(accuracies), list(accuracies)
             return one
 
-        twins = [contestant(one) for one in (twin, usual) if one is not None]
+        twins = [contestant(one) for one in (twin, fast) if one is not None]
         return _judge_relearning(list(findings), contestant(network), twins, task, PreflightThresholds(**thresholds))
 
     @pytest.mark.parametrize(
@@ -283,14 +283,14 @@ class TestJudgement:
     @pytest.mark.parametrize(
         ("network", "twin", "rules"),
         [
-            ((0.4,) * 4, (0.45,) * 4, ["slow_optimizer"]),
+            ((0.4,) * 4, (0.5,) * 4, ["slow_optimizer"]),
             # The network learns in spite of it, or is the only one that is slow.
-            ((0.9,) * 4, (0.45,) * 4, []),
+            ((0.9,) * 4, (0.5,) * 4, []),
             ((0.9, 0.3, 0.3, 0.3), (0.85,) * 4, ["slow_relearning"]),
         ],
     )
     def test_a_slow_optimizer_is_told_from_a_network_that_is_ill(self, network, twin, rules):
-        findings, _ = self.judge(network, twin, usual=(0.9,) * 4)
+        findings, _ = self.judge(network, twin, fast=(0.9,) * 4)
         assert [finding.rule for finding in findings] == rules
 
     def test_a_rate_that_is_too_low_is_raised(self):

@@ -3,7 +3,7 @@
 A copy of the network is aged on a synthetic task whose labels are reshuffled again and again (``relearning``), beside a
 small healthy twin on the same rows, labels and batches, with the monitor attached. A network that re-learns fewer and
 fewer of the labels, while the twin re-learns them all, will not keep learning when data and targets move. Where the
-optimizer is the user's, a second twin with the usual one tells a slow optimizer from a network that is ill.
+optimizer is the user's, a second twin with a fast one tells a slow optimizer from a network that is ill.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from stablegrad.diagnostics.relearning import (
     own_randomness,
     plain_logits,
     plan,
+    reference_optimizer,
     rehearse,
 )
 from stablegrad.diagnostics.report import Report
@@ -68,6 +69,8 @@ class PreflightThresholds(Thresholds):
     """slow_relearning, at risk: part of the twin's speed below which a network is slow."""
     relearning_collapsing: float = 0.5
     """slow_relearning, collapsing: the same."""
+    slow_optimizer: float = 0.5
+    """slow_optimizer: part of the speed of a twin with Kron that neither network nor twin reach with the optimizer."""
     relearning_collapsed: float = 0.1
     """slow_relearning, collapsed: the same; so slow a network need not have become slower."""
     kept: float = 0.8
@@ -80,7 +83,7 @@ class PreflightReport(Report):
     """The outcome of a pre-flight.
 
     Attributes:
-        relearning: "network", "twin" and, where the optimizer was given, "reference" (a twin with the usual one) ->
+        relearning: "network", "twin" and, where the optimizer was given, "reference" (a twin with Kron) ->
             accuracy at the end of each phase, 0 to 1; the twin's is empty without one.
         speed: the same for the mean accuracy over each phase's steps.
         task: what was learned: rows, classes, phases, steps, optimizer, learning_rate, parameters of both networks.
@@ -164,7 +167,7 @@ def diagnose(
         if compare_twin:
             makers["twin"] = partial(twin, factory)
             if optimizer is not None:
-                makers["reference"] = partial(twin, default_optimizer(sample_input))
+                makers["reference"] = partial(twin, reference_optimizer(sample_input))
         step_seconds = sum(rehearse(task, make) for make in makers.values())
         planned = plan(step_seconds, max(seconds - (time.perf_counter() - started), 0), phases)
         if planned != (phases, STEPS):
@@ -253,7 +256,7 @@ def _judge_relearning(
     Args:
         findings: the monitor's.
         network: what is judged.
-        twins: none; the twin with the same optimizer; and the one with the usual optimizer, where that is another one.
+        twins: none; the twin with the same optimizer; and the one with a fast optimizer, where the first is the user's.
         task: what they learned.
         thresholds: of the rules.
     """
@@ -261,9 +264,9 @@ def _judge_relearning(
     # Without a twin a network is held against its own first phase.
     small = [speed[0]] * len(speed)
     if twins:
-        small, usual = ([above_chance(one, task.classes) for one in twin.accuracies] for twin in (twins[0], twins[-1]))
-        if late(usual) >= TWIN_LEARNS and max(late(speed), late(small)) < thresholds.relearning * late(usual):
-            return _with_slow_optimizer(findings, late(speed) / late(usual), network, twins, thresholds), []
+        small, fast = ([above_chance(one, task.classes) for one in twin.accuracies] for twin in (twins[0], twins[-1]))
+        if late(fast) >= TWIN_LEARNS and max(late(speed), late(small)) < thresholds.slow_optimizer * late(fast):
+            return _with_slow_optimizer(findings, late(speed) / late(fast), network, twins, thresholds), []
         if late(small) < TWIN_LEARNS:
             return findings, [
                 f"the small twin itself re-learned only {late(twins[0].fits):.0%} of the labels: with these inputs and "
@@ -306,13 +309,13 @@ def _with_slow_optimizer(
     thresholds: PreflightThresholds,
 ) -> list[Finding]:
     """The findings that count, with the one that says that not the network is slow, but its optimizer."""
-    usual = twins[-1].optimizer
+    fast = twins[-1].optimizer
     reason = (
         f"with this optimizer and rate neither the network ({late(network.fits):.0%} of the labels re-learned) nor a "
         f"small twin ({late(twins[0].fits):.0%}) learns anew in time; the twin does ({late(twins[-1].fits):.0%}) with "
-        f"{type(usual).__name__} at {float(usual.param_groups[0]['lr']):g}"
+        f"{type(fast).__name__} at {float(fast.param_groups[0]['lr']):g}"
     )
-    slow = Finding("slow_optimizer", "at risk", "network", 1, beside, thresholds.relearning, reason)
+    slow = Finding("slow_optimizer", "at risk", "network", 1, beside, thresholds.slow_optimizer, reason)
     return sorted([*findings, slow], key=lambda finding: -LEVELS.index(finding.level))
 
 

@@ -294,7 +294,7 @@ def phase_bars(accuracies: Mapping[str, Sequence[float]], chart: Chart) -> Drawn
     for key, name, shape, colour in (
         ("network", "this network", "", SETTING_COLOURS[0]),
         ("twin", "its small twin", "/", SETTING_COLOURS[1]),
-        ("reference", "the twin, usual optimizer", ".", ZERO_COLOUR),
+        ("reference", "the twin with Kron", ".", ZERO_COLOUR),
     ):
         values = list(accuracies.get(key, ()))
         if values:
