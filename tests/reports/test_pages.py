@@ -137,6 +137,10 @@ def test_run_page_of_a_finished_a_failed_and_a_new_run(synthetic, tmp_path):
     page = Page(write_run_report(tmp_path / "failed"))
     assert "This run is failed." in page.words and "NaN in layer head" in page.words
     assert len(page.figures) == 3  # a failed run has a cost as well
+    synthetic.write_run(tmp_path / "alone", status="failed")  # not in a comparison: what stopped it is in its summary
+    summary = json.loads((tmp_path / "alone" / "summary.json").read_text())
+    (tmp_path / "alone" / "summary.json").write_text(json.dumps(summary | {"error": "NaN in layer torso"}))
+    assert "NaN in layer torso" in Page(write_run_report(tmp_path / "alone")).words
     synthetic.write_run(tmp_path / "new", status=None, points=1, returns=np.zeros(1))
     page = Page(write_run_report(tmp_path / "new"))
     assert "This run is unfinished." in page.words and "no return to show" in page.words

@@ -52,7 +52,8 @@ def write_run_report(run_dir: Path | str) -> Path:
     summary = folder.read_summary() or {}
     name = str(config.get("preset") or "run")
     status = str(summary.get("status") or "unfinished")
-    run = RunRecord(name, int(config["seed"]), status, read_failure(folder), summary, folder.read_metrics())
+    error = read_failure(folder) or summary.get("error")
+    run = RunRecord(name, int(config["seed"]), status, error, summary, folder.read_metrics())
     own = _classifier(run, config) if config.get("algorithm") == SUPERVISED else _agent(run, config)
     provenance = config.pop("provenance", None) or {}
     config.pop("format", None)
