@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-kron-digits bench-diagnosis bench-diagnosis-overhead bench-bootstrap bench-study-report
+.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-kron-digits bench-diagnosis bench-diagnosis-overhead bench-bootstrap bench-study-report bench-study-executor bench-preflight
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -77,3 +77,9 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.base $@
+
+bench-study-executor: $(VENV)/.base ## a study by one worker and by two, with workers and the study itself killed (5 minutes)
+	$(BIN)/python benchmarks/study_executor.py
+
+bench-preflight: $(VENV)/.base ## the pre-flight's verdicts beside what training showed, digits and LunarLander (20 minutes)
+	$(BIN)/python benchmarks/preflight_grid.py
