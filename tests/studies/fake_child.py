@@ -1,6 +1,7 @@
 """Stands in for ``python -m stablegrad resume RUN``: the same files, signals and exit codes, without any training.
 
-The run's ``env`` says what it does: "ok", "fail", "crash", "silent", "unsummarised" or "slow" (until told to stop).
+The run's ``env`` says what it does: "ok", "fail", "crash", "silent", "unsummarised", "slow" (until told to stop) or "pair"
+(ends when its partner has started, too).
 A number after a colon restricts that to one seed; all others are "ok".
 """
 
@@ -52,6 +53,13 @@ if behaviour == "silent":
 if behaviour == "slow":
     while True:
         time.sleep(0.05)
+if behaviour == "pair":
+    partner = {"baseline": "stable", "stable": "baseline"}[folder.parent.name]
+    deadline = time.monotonic() + 60
+    while not (folder.parents[1] / partner / folder.name / "starts.log").exists():
+        if time.monotonic() > deadline:
+            sys.exit("the partner does not start")
+        time.sleep(0.01)
 if behaviour != "unsummarised":
     time.sleep(0.3)
     summarise("finished")

@@ -51,7 +51,7 @@ def test_all_runs_finish_and_are_summed_up(tmp_path):
 
 
 def test_pairs_run_side_by_side_in_the_order_of_seeds_and_within_the_workers(tmp_path):
-    run_comparison(tmp_path / "c", configs(), [5, 3], workers=2)
+    run_comparison(tmp_path / "c", configs("pair", "pair"), [5, 3], workers=2)
     spans = {
         (setting, seed): (
             starts(tmp_path / "c", setting, seed)[0]["at"],
