@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 import torch
 import tyro
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from common import RESULTS, measure
 from stablegrad.agents.pqn import build_network
 from stablegrad.diagnostics import LEVELS, diagnose
-from stablegrad.environments import environment_spec
+from stablegrad.environments import environment_spec, make_vector_env
 from stablegrad.optimizers import OptimizerConfig
 from stablegrad.studies.study import read_study
 from stablegrad.supervised import Classifier, SupervisedConfig, load_data
@@ -38,6 +37,7 @@ from stablegrad.training.config import RunConfig
 NAME = "preflight_grid"
 STUDIES = Path(__file__).parents[1] / "studies"
 SAMPLE_ROWS = 64
+RANDOM_STEPS = 30  # of the agent from which inputs are taken
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,14 @@ def classifier(config: SupervisedConfig) -> tuple[nn.Module, Tensor, OptimizerCo
 
 def agent(config: RunConfig) -> tuple[nn.Module, Tensor, OptimizerConfig]:
     """Network, inputs (of a random agent) and optimizer of a run of PQN."""
-    environment = gymnasium.make(config.env)
-    environment.action_space.seed(0)
-    observation, _ = environment.reset(seed=0)
-    seen = [observation]
-    while len(seen) < SAMPLE_ROWS:
-        observation, _, terminated, truncated, _ = environment.step(environment.action_space.sample())
-        seen.append(environment.reset()[0] if terminated or truncated else observation)
-    network = build_network(config.agent, environment_spec(config.env))
-    return network, torch.as_tensor(np.array(seen)), config.agent.optimizer
+    spec, actions = environment_spec(config.env), np.random.default_rng(0)
+    environment = make_vector_env(config.env, SAMPLE_ROWS, seeds=range(SAMPLE_ROWS))
+    environment.reset()
+    for _ in range(RANDOM_STEPS):
+        result = environment.step(actions.integers(spec.num_actions, size=SAMPLE_ROWS))
+    environment.close()
+    network = build_network(config.agent, spec)
+    return network, torch.as_tensor(result.observation), config.agent.optimizer
 
 
 MAKERS: dict[str, Callable[[Any], tuple[nn.Module, Tensor, OptimizerConfig]]] = {

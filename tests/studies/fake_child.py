@@ -1,7 +1,7 @@
 """Stands in for ``python -m stablegrad resume RUN``: the same files, signals and exit codes, without any training.
 
-The run's ``env`` says what it does: "ok", "fail", "crash", "silent", "unsummarised", "slow" (until told to stop) or "pair"
-(ends when its partner has started, too).
+The run's ``env`` says what it does: "ok", "fail", "crash", "silent", "unsummarised", "slow" (until told to stop) or
+"pair" (ends when its partner has started, too).
 A number after a colon restricts that to one seed; all others are "ok".
 """
 
