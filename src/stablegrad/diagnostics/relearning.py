@@ -48,9 +48,9 @@ PROJECTED = 10
 BOUNDED = ("TanhBackward", "SigmoidBackward", "HardtanhBackward", "HardsigmoidBackward")
 BOUNDED_GAIN = 10.0
 
-#: Adam's rates, about four and one times what agents use for vectors and for images: the rates at which, in eight
-#: phases, 12 plain layers lose the ability to learn, with LayerNorm and without, while small and multi-skip networks
-#: keep it. Measured on 1 to 12 layers of 64 to 512 units, three seeds (docs/diagnosis.md).
+#: Adam's rates, about four and one times what agents use for vectors and for images: at them 12 plain layers lose the
+#: ability to learn within four phases, with LayerNorm and without, while small and multi-skip networks keep it
+#: (benchmarks/preflight.py).
 VECTOR_RATE = 2e-3
 IMAGE_RATE = 3e-4
 #: Random images are drawn in blocks of this many pixels, as real ones are no white noise.
