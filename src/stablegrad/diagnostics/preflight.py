@@ -86,7 +86,7 @@ class PreflightReport(Report):
         relearning: "network", "twin" and, where the optimizer was given, "reference" (a twin with Kron) ->
             accuracy at the end of each phase, 0 to 1; the twin's is empty without one.
         speed: the same for the mean accuracy over each phase's steps.
-        task: what was learned: rows, classes, phases, steps, optimizer, learning_rate, parameters of both networks.
+        task: what was learned: rows, classes, phases, steps, optimizer, learning_rate, parameters of the networks.
         trial: outcomes of :func:`stablegrad.diagnostics.trial.verify`, as dictionaries, where there was one.
     """
 
@@ -289,7 +289,7 @@ def _judge_relearning(
         if level == "at risk":
             return _without_harm(findings, steady)
         slow = Finding("slow_relearning", "at risk", "network", 1, beside, limits[level], f"it {steady}")
-        return [*findings, slow], []
+        return _worst_first([*findings, slow]), []
     below = [own < thresholds.relearning * other for own, other in zip(speed, small, strict=True)]
     phase = next((number for number in range(len(below)) if all(below[number:])), len(below) // 2)
     compared = f"; a small twin re-learns {late(twins[0].fits):.0%}" if twins else ""
@@ -298,7 +298,7 @@ def _judge_relearning(
         f"{network.fits[0]:.0%} of the first labels, and has kept {min(kept, 1):.0%} of its speed"
     )
     slow = Finding("slow_relearning", level, "network", phase * task.steps + 1, beside, limits[level], reason)
-    return sorted([*findings, slow], key=lambda finding: -LEVELS.index(finding.level)), []
+    return _worst_first([*findings, slow]), []
 
 
 def _with_slow_optimizer(
@@ -316,7 +316,11 @@ def _with_slow_optimizer(
         f"{type(fast).__name__} at {float(fast.param_groups[0]['lr']):g}"
     )
     slow = Finding("slow_optimizer", "at risk", "network", 1, beside, thresholds.slow_optimizer, reason)
-    return sorted([*findings, slow], key=lambda finding: -LEVELS.index(finding.level))
+    return _worst_first([*findings, slow])
+
+
+def _worst_first(findings: list[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: -LEVELS.index(finding.level))
 
 
 def _without_harm(findings: list[Finding], shown: str) -> tuple[list[Finding], list[str]]:

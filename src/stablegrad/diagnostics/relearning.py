@@ -31,7 +31,7 @@ from stablegrad.optimizers import Kron
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 #: Rows to learn by heart, by the least number of features that tells so many apart. Many rows tell more than few: on 64
-#: of them networks of 22 layers that fail in training were the fastest of all (docs/diagnosis.md).
+#: of them networks of 22 layers that fail in training were the fastest of all (docs/benchmarks.md).
 ROWS = ((8, 256), (3, 64), (1, 32))
 #: Parameters a row that a network needs to learn labels by heart; one with fewer learns fewer rows, 32 at least.
 PARAMETERS_PER_ROW = 8
