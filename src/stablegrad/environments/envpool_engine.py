@@ -17,14 +17,12 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
-import envpool
 import numpy as np
-from envpool.registration import registry
 from gymnasium import spaces
 
 from stablegrad.environments.actions import ActionAdapter
@@ -72,7 +70,7 @@ class EnvpoolVectorEnv:
             _require_opengl(env_id, name)
             options["render_mode"] = "rgb_array"
         with faults_of(env_id, "being made"), _quiet_precision_warnings():
-            self._pool: Any = envpool.make(
+            self._pool: Any = _envpool().make(
                 name,
                 env_type="gymnasium",
                 num_envs=self.num_envs,
@@ -157,14 +155,26 @@ class EnvpoolVectorEnv:
         return self._pool
 
 
+def _envpool() -> Any:
+    """The package, imported where it is first needed: it takes a second, which most commands need not wait for."""
+    import envpool
+
+    return envpool
+
+
+def _registered() -> Mapping[str, tuple[Any, ...]]:
+    """What envpool knows of each of its ids; the module that holds it comes first."""
+    return cast(Mapping[str, tuple[Any, ...]], _envpool().registration.registry.specs)
+
+
 def envpool_ids() -> list[str]:
     """All ids that envpool registers."""
-    return list(registry.specs)
+    return list(_registered())
 
 
 def import_path(name: str) -> str:
     """The envpool module that holds an environment, which names its family ("envpool.mujoco.dmc")."""
-    path: str = registry.specs[name][0]
+    path: str = _registered()[name][0]
     return path
 
 
@@ -187,7 +197,7 @@ def envpool_spec(env_id: str, name: str, atari: AtariOptions | None = None) -> E
 def action_kind(name: str) -> str | None:
     """Kind of action of a single-player environment ("discrete", "continuous", "multi-discrete"); None for several."""
     with _quiet_precision_warnings():
-        engine_spec = envpool.make_spec(name)
+        engine_spec = _envpool().make_spec(name)
         if engine_spec.config.max_num_players != 1:
             return None
         space = engine_spec.action_space
@@ -201,7 +211,7 @@ def _describe(
 ) -> tuple[EnvironmentSpec, ObservationLayout, ActionAdapter]:
     options = _engine_options(env_id, name, atari)
     with faults_of(env_id, "being described"), _quiet_precision_warnings():
-        engine_spec = envpool.make_spec(name, **options)
+        engine_spec = _envpool().make_spec(name, **options)
         players = engine_spec.config.max_num_players
         limit = engine_spec.config.max_episode_steps
         observation_space, action_space = engine_spec.observation_space, engine_spec.action_space

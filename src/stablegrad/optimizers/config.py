@@ -9,7 +9,7 @@ from torch import nn
 
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.optimizers.catalogue import OPTIMIZERS, default_learning_rate, make_optimizer
-from stablegrad.optimizers.kron import Kron
+from stablegrad.optimizers.kron import group_defaults
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class KronConfig:
     """fp32 or bf16, of Kron's own products with pro and quad; None: fp32."""
 
     def __post_init__(self) -> None:
-        Kron([torch.zeros(1)], **asdict(self))
+        group_defaults(**asdict(self))
 
 
 @dataclass(frozen=True)

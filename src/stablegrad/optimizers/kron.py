@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -81,31 +81,23 @@ class Kron(torch.optim.Optimizer):
         precision: str | None = None,
         compat: bool = False,
     ) -> None:
-        if rule not in RULES:
-            raise unknown_name("Kron rule", rule, RULES)
-        if compat and rule != "classic":
-            raise UsageError(f"Kron option compat needs rule='classic', got rule={rule!r}")
-        if rule == "classic" and block_size is not None:
-            raise UsageError("Kron option block_size needs rule='pro' or 'quad'; 'classic' works on whole matrices")
-        if precision is not None and precision not in PRECISIONS:
-            raise unknown_name("precision", precision, PRECISIONS)
-        if rule == "classic" and precision is not None:
-            raise UsageError("Kron option precision needs rule='pro' or 'quad'; 'classic' computes in float32")
+        defaults = group_defaults(
+            rule,
+            lr,
+            momentum,
+            weight_decay,
+            block_size,
+            precondition_lr,
+            refresh_warmup,
+            refresh_floor,
+            precision,
+            compat,
+        )
         self.rule = rule
         self.compat = compat
         self.precision = precision
         self._laid_out: dict[int, tuple[list[Tensor], list[Cohort]]] = {}
         self._draws = classic.BalanceDraws()
-        defaults: dict[str, Any] = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "precondition_lr": precondition_lr,
-            "refresh_warmup": refresh_warmup if refresh_warmup is not None else (500 if rule == "classic" else 100),
-            "refresh_floor": _refresh_floor(rule) if refresh_floor is None else refresh_floor,
-        }
-        if rule != "classic":
-            defaults["block_size"] = DEFAULT_BLOCK_SIZE if block_size is None else block_size
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -122,23 +114,7 @@ class Kron(torch.optim.Optimizer):
             raise
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        for option, holds, expected in (
-            ("lr", lambda value: 0 <= value < float("inf"), "at least 0"),
-            ("momentum", lambda value: 0 <= value < 1, "in [0, 1)"),
-            ("weight_decay", lambda value: 0 <= value < float("inf"), "at least 0"),
-            ("precondition_lr", lambda value: 0 < value < 1, "in (0, 1)"),
-            ("refresh_warmup", lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1"),
-            ("refresh_floor", lambda value: 0 < value <= 1, "in (0, 1]"),
-            ("block_size", lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1"),
-        ):
-            if option not in self.defaults:
-                if option in group:
-                    raise UsageError(f"Kron option {option} needs rule='pro' or 'quad', got rule={self.rule!r}")
-            elif isinstance(group[option], Tensor) and (option != "lr" or group[option].numel() != 1):
-                shape = tuple(group[option].shape)
-                raise UsageError(f"Kron option {option} must be a number, got a tensor of shape {shape}")
-            elif not holds(group[option]):
-                raise UsageError(f"Kron option {option} must be {expected}, got {group[option]}")
+        _check_ranges(group, self.defaults.keys(), self.rule)
         for i, param in enumerate(group["params"]):
             if not param.is_floating_point() or param.layout != torch.strided:
                 raise UsageError(
@@ -347,6 +323,64 @@ class Kron(torch.optim.Optimizer):
         super().__setstate__(state)
         self._laid_out = {}
         self._draws = classic.BalanceDraws()
+
+
+def group_defaults(
+    rule: str = "pro",
+    lr: float | Tensor = 1e-3,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    block_size: int | None = None,
+    precondition_lr: float = 0.1,
+    refresh_warmup: int | None = None,
+    refresh_floor: float | None = None,
+    precision: str | None = None,
+    compat: bool = False,
+) -> dict[str, Any]:
+    """The options of a parameter group, checked without making an optimizer; arguments and errors as of Kron."""
+    if rule not in RULES:
+        raise unknown_name("Kron rule", rule, RULES)
+    if compat and rule != "classic":
+        raise UsageError(f"Kron option compat needs rule='classic', got rule={rule!r}")
+    if rule == "classic" and block_size is not None:
+        raise UsageError("Kron option block_size needs rule='pro' or 'quad'; 'classic' works on whole matrices")
+    if precision is not None and precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
+    if rule == "classic" and precision is not None:
+        raise UsageError("Kron option precision needs rule='pro' or 'quad'; 'classic' computes in float32")
+    options: dict[str, Any] = {
+        "lr": lr,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "precondition_lr": precondition_lr,
+        "refresh_warmup": refresh_warmup if refresh_warmup is not None else (500 if rule == "classic" else 100),
+        "refresh_floor": _refresh_floor(rule) if refresh_floor is None else refresh_floor,
+    }
+    if rule != "classic":
+        options["block_size"] = DEFAULT_BLOCK_SIZE if block_size is None else block_size
+    _check_ranges(options, options.keys(), rule)
+    return options
+
+
+def _check_ranges(group: Mapping[str, Any], options: Collection[str], rule: str) -> None:
+    """Check a parameter group, whose options should be ``options``."""
+    for option, holds, expected in (
+        ("lr", lambda value: 0 <= value < float("inf"), "at least 0"),
+        ("momentum", lambda value: 0 <= value < 1, "in [0, 1)"),
+        ("weight_decay", lambda value: 0 <= value < float("inf"), "at least 0"),
+        ("precondition_lr", lambda value: 0 < value < 1, "in (0, 1)"),
+        ("refresh_warmup", lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1"),
+        ("refresh_floor", lambda value: 0 < value <= 1, "in (0, 1]"),
+        ("block_size", lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1"),
+    ):
+        if option not in options:
+            if option in group:
+                raise UsageError(f"Kron option {option} needs rule='pro' or 'quad', got rule={rule!r}")
+        elif isinstance(group[option], Tensor) and (option != "lr" or group[option].numel() != 1):
+            shape = tuple(group[option].shape)
+            raise UsageError(f"Kron option {option} must be a number, got a tensor of shape {shape}")
+        elif not holds(group[option]):
+            raise UsageError(f"Kron option {option} must be {expected}, got {group[option]}")
 
 
 def _describe(group: dict[str, Any], index: int) -> str:

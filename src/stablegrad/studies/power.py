@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from stablegrad.studies.scores import finite
 
@@ -38,11 +38,11 @@ def power_of_pairs(count: int, effect: float, confidence: float = 0.95) -> float
     if not 0 < confidence < 1:
         raise ValueError(f"confidence should lie between 0 and 1, got {confidence}")
     shift, freedom = abs(effect) * math.sqrt(count), count - 1
-    bound = float(stats.t.ppf((1 + confidence) / 2, freedom))
+    bound = float(special.stdtrit(freedom, (1 + confidence) / 2))
     # The noncentral t's tails, as a mean over the scatter that the sample shows relative to the true one: scipy's own
     # noncentral t is NaN where the shift is large.
-    scatter = np.sqrt(stats.chi2.ppf(_NODES, freedom) / freedom)
-    beyond = stats.norm.cdf(shift - bound * scatter) + stats.norm.cdf(-shift - bound * scatter)
+    scatter = np.sqrt(special.chdtri(freedom, 1 - _NODES) / freedom)
+    beyond = special.ndtr(shift - bound * scatter) + special.ndtr(-shift - bound * scatter)
     return float(np.dot(_WEIGHTS, beyond))
 
 

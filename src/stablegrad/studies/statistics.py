@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from stablegrad.studies.aggregates import (
     aggregate_iqm,
@@ -103,7 +103,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, axis: int = 0) ->
     mean = array.mean(axis=axis)
     if count < 2:
         return MeanInterval(mean, None, count)
-    half = stats.t.ppf((1 + confidence) / 2, count - 1) * array.std(axis=axis, ddof=1) / np.sqrt(count)
+    half = stdtrit(count - 1, (1 + confidence) / 2) * array.std(axis=axis, ddof=1) / np.sqrt(count)
     return MeanInterval(mean, (mean - half, mean + half), count)
 
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import linalg, stats
+from scipy import linalg
+from scipy.special import stdtrit
 from torch import Tensor
 
 from stablegrad.errors import UsageError
@@ -97,7 +98,7 @@ def hessian_trace(
         signs = signs.to(gradient)
         draws.append(torch.dot(signs, product(signs)))
     scatter, trace = torch.std_mean(torch.stack(draws))
-    half = float(stats.t.ppf(0.975, samples - 1)) / math.sqrt(samples) * scatter
+    half = float(stdtrit(samples - 1, 0.975)) / math.sqrt(samples) * scatter
     return Estimate(trace, trace - half, trace + half)
 
 
