@@ -1,6 +1,6 @@
 """Studies on one machine: what a second worker gains, what scheduling costs, and what killing does not change.
 
-    python benchmarks/study_executor.py [--seeds 6] [--kills 10]
+    python benchmarks/study_executor.py [--seeds 6] [--epochs 30] [--kills 10]
 
 A study of short runs, one thread each: by one worker and by two, each in a new process, imports included; then by two
 workers, of which one is killed with -9 at random moments ``kills`` times; then the process that runs the study is
@@ -37,7 +37,7 @@ seeds = {seeds}
 report = ["relearning.mean_final_accuracy", "gradients/norm"]
 [base]
 algorithm = "relearn"
-epochs = 30
+epochs = {epochs}
 reshuffle_every = 10
 batch_size = 32
 checkpoint_every = 3
@@ -53,6 +53,8 @@ class Arguments:
 
     seeds: int = 6
     """Seeds of the study; it has two settings."""
+    epochs: int = 30
+    """Epochs of a run; the longer it is, the less the study's start-up counts."""
     kills: int = 10
     """Workers to kill."""
     seed: int = 0
@@ -107,7 +109,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         file = scratch / "executor.toml"
-        file.write_text(STUDY.format(seeds=[*range(1, arguments.seeds + 1)]))
+        file.write_text(STUDY.format(seeds=[*range(1, arguments.seeds + 1)], epochs=arguments.epochs))
         one, two = (seconds_of(file, scratch / f"workers-{workers}", workers) for workers in (1, 2))
         undisturbed = StudyFolder.read(scratch / "workers-1")
         runs = undisturbed.study.runs
