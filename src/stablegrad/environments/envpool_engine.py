@@ -156,7 +156,7 @@ class EnvpoolVectorEnv:
 
 
 def _envpool() -> Any:
-    """The package, imported where it is first needed: it takes a second, which most commands need not wait for."""
+    """The package, imported where it is first needed: it takes a second, and classifiers do without."""
     import envpool
 
     return envpool

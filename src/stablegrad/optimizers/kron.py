@@ -82,17 +82,19 @@ class Kron(torch.optim.Optimizer):
         compat: bool = False,
     ) -> None:
         defaults = group_defaults(
-            rule,
-            lr,
-            momentum,
-            weight_decay,
-            block_size,
-            precondition_lr,
-            refresh_warmup,
-            refresh_floor,
-            precision,
-            compat,
+            rule=rule,
+            block_size=block_size,
+            refresh_warmup=refresh_warmup,
+            refresh_floor=refresh_floor,
+            precision=precision,
+            compat=compat,
         )
+        defaults |= {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "precondition_lr": precondition_lr,
+        }
         self.rule = rule
         self.compat = compat
         self.precision = precision
@@ -326,18 +328,18 @@ class Kron(torch.optim.Optimizer):
 
 
 def group_defaults(
-    rule: str = "pro",
-    lr: float | Tensor = 1e-3,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    block_size: int | None = None,
-    precondition_lr: float = 0.1,
-    refresh_warmup: int | None = None,
-    refresh_floor: float | None = None,
-    precision: str | None = None,
+    *,
+    rule: str,
+    block_size: int | None,
+    refresh_warmup: int | None,
+    refresh_floor: float | None,
+    precision: str | None,
     compat: bool = False,
 ) -> dict[str, Any]:
-    """The options of a parameter group, checked without making an optimizer; arguments and errors as of Kron."""
+    """A parameter group's options that depend on the rule; arguments and errors as of Kron.
+
+    Settings are checked with it: making an optimizer would import torch's compiler, which takes two seconds.
+    """
     if rule not in RULES:
         raise unknown_name("Kron rule", rule, RULES)
     if compat and rule != "classic":
@@ -349,10 +351,6 @@ def group_defaults(
     if rule == "classic" and precision is not None:
         raise UsageError("Kron option precision needs rule='pro' or 'quad'; 'classic' computes in float32")
     options: dict[str, Any] = {
-        "lr": lr,
-        "momentum": momentum,
-        "weight_decay": weight_decay,
-        "precondition_lr": precondition_lr,
         "refresh_warmup": refresh_warmup if refresh_warmup is not None else (500 if rule == "classic" else 100),
         "refresh_floor": _refresh_floor(rule) if refresh_floor is None else refresh_floor,
     }

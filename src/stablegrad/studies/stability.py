@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.signal import savgol_filter
 
 MINIMUM_POINTS = 10
 
@@ -45,6 +44,8 @@ def smooth(returns: ArrayLike, window: float) -> NDArray[np.float64]:
     Returns:
         the smoothed curve, shape [points].
     """
+    from scipy.signal import savgol_filter  # half a second, with scipy.stats
+
     values = np.asarray(returns, dtype=np.float64)
     width = min(max(5, round(window * values.size)), values.size)
     return savgol_filter(values, width - (width + 1) % 2, polyorder=1, mode="interp")
