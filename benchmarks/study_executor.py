@@ -1,6 +1,6 @@
 """Studies on one machine: what a second worker gains, what scheduling costs, and what killing does not change.
 
-    python benchmarks/study_executor.py [--seeds 6] [--epochs 30] [--kills 10]
+    python benchmarks/study_executor.py [--seeds 12] [--epochs 60] [--kills 10]
 
 A study of short runs, one thread each: by one worker and by two, each in a new process, imports included; then by two
 workers, of which one is killed with -9 at random moments ``kills`` times; then the process that runs the study is
@@ -51,9 +51,9 @@ setting = [{{name = "baseline"}}, {{name = "stable", preset = "stable"}}]
 class Arguments:
     """What the benchmark takes."""
 
-    seeds: int = 6
+    seeds: int = 12
     """Seeds of the study; it has two settings."""
-    epochs: int = 30
+    epochs: int = 60
     """Epochs of a run; the longer it is, the less the study's start-up counts."""
     kills: int = 10
     """Workers to kill."""

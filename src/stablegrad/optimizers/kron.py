@@ -81,7 +81,12 @@ class Kron(torch.optim.Optimizer):
         precision: str | None = None,
         compat: bool = False,
     ) -> None:
-        defaults = group_defaults(
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "precondition_lr": precondition_lr,
+        } | group_defaults(
             rule=rule,
             block_size=block_size,
             refresh_warmup=refresh_warmup,
@@ -89,12 +94,6 @@ class Kron(torch.optim.Optimizer):
             precision=precision,
             compat=compat,
         )
-        defaults |= {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "precondition_lr": precondition_lr,
-        }
         self.rule = rule
         self.compat = compat
         self.precision = precision
