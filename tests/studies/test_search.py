@@ -196,6 +196,36 @@ def test_a_search_killed_and_resumed_repeats_nothing_and_ends_the_same(fake, tmp
     assert len(list((tmp_path / "b/trials").iterdir())) == 6
 
 
+@pytest.mark.parametrize("drawn", [0, 1, 2, 3])
+def test_a_search_killed_while_a_trial_is_drawn_draws_it_the_same(fake, tmp_path, monkeypatch, drawn):
+    undisturbed = run_search(SearchFolder.open(tmp_path / "a", plan(6, confirm_seeds=2)), 1)
+    number = next(row["number"] for row in undisturbed["trials"] if row["source"] == "sampled")
+    original = search.Space.suggest
+
+    def interrupted(self, trial):
+        if trial.number == number:
+            left = iter(range(drawn))
+            for name in ("suggest_categorical", "suggest_float", "suggest_int"):
+                monkeypatch.setattr(trial, name, _until_used_up(getattr(trial, name), left))
+        return original(self, trial)
+
+    monkeypatch.setattr(search.Space, "suggest", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(SearchFolder.open(tmp_path / "b", plan(6, confirm_seeds=2)), 1)
+    monkeypatch.setattr(search.Space, "suggest", original)
+    result = run_search(SearchFolder.read(tmp_path / "b"), 1)
+    assert [row["changes"] for row in result["trials"]] == [row["changes"] for row in undisturbed["trials"]]
+
+
+def _until_used_up(call, left):
+    def limited(*arguments, **options):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return call(*arguments, **options)
+
+    return limited
+
+
 def _measured(monkeypatch, seconds):
     def plan_cells(cells, workers):
         return {cell.name: CellPlan(cell, 1, 1, seconds, False) for cell in cells}

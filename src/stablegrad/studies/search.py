@@ -214,14 +214,13 @@ class _Search:
         state = self.optuna.trial.TrialState
         self._learn_from_baseline()
         executor = LocalExecutor(self.plan.base.threads)
-        left = self.study.get_trials(deepcopy=False, states=(state.RUNNING,))
-        waiting = [self.optuna.trial.Trial(self.study, one._trial_id) for one in left]
+        waiting = self.study.get_trials(deepcopy=False, states=(state.RUNNING,))
         try:
             while True:
                 if self.signals:
                     raise KeyboardInterrupt
                 while len(self.running) < self.workers:
-                    trial = waiting.pop(0) if waiting else self._next_trial()
+                    trial = self._same_trial(waiting.pop(0)) if waiting else self._next_trial()
                     if trial is None:
                         break
                     self._start(executor, self._live(trial))
@@ -253,10 +252,7 @@ class _Search:
             return None
         if begun >= FEWEST_TRIALS and self.clock.spent + MARGIN * self._trial_seconds() > self._search_limit():
             return None
-        # Of one number and one past, one proposal: a search that was stopped goes on as it would have.
-        self.study.sampler = self.optuna.samplers.TPESampler(
-            seed=1000 * self.plan.seeds[0] + begun, n_startup_trials=STARTUP_TRIALS
-        )
+        self._seed_sampler(begun)
         if not waiting:
             prescriptions = self.prescriptions()
             tried = {one.user_attrs["source"] for one in trials}
@@ -269,6 +265,22 @@ class _Search:
                 pinned = self.space.pinned(self.space.order(prescriptions), sampled)
                 self.study.enqueue_trial(pinned, user_attrs={"source": "sampled"})
         return self.study.ask()
+
+    def _seed_sampler(self, number: int) -> None:
+        """Of one number and one past, one proposal: a search that was stopped goes on as it would have."""
+        self.study.sampler = self.optuna.samplers.TPESampler(
+            seed=1000 * self.plan.seeds[0] + number, n_startup_trials=STARTUP_TRIALS
+        )
+
+    def _same_trial(self, begun: Any) -> Any:
+        """A trial that was begun by a process which has gone, perhaps before all its options were drawn."""
+        self._seed_sampler(begun.number)
+        trial = self.optuna.trial.Trial(self.study, begun._trial_id)
+        for name in begun.params:
+            if name not in begun.system_attrs.get("fixed_params", {}):
+                # What was drawn stays, and is drawn once more so that the rest comes as it would have.
+                self.study.sampler.sample_independent(self.study, begun, name, begun.distributions[name])
+        return trial
 
     def _live(self, trial: Any) -> _Live:
         config = self.space.config(self.space.suggest(trial))
