@@ -1,4 +1,6 @@
+import socket
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -8,14 +10,20 @@ from stablegrad.studies.runner import run_study
 from stablegrad.studies.study import StudyFolder, read_study
 
 STUDY = """
-seeds = 2
+seeds = 4
 [base]
 algorithm = "relearn"
-data_limit = 64
-epochs = 2
-reshuffle_every = 1
-width = 8
+data_limit = 512
+epochs = 80
+reshuffle_every = 20
+checkpoint_every = 4
+width = 16
 """
+
+
+@pytest.fixture
+def ray():
+    return pytest.importorskip("ray", reason="Ray is an extra, and not for every Python")
 
 
 def test_a_missing_ray_is_said(monkeypatch):
@@ -24,15 +32,60 @@ def test_a_missing_ray_is_said(monkeypatch):
         make_executor("ray")
 
 
-def test_a_study_on_ray_ends_like_one_on_this_machine(tmp_path):
-    ray = pytest.importorskip("ray", reason="Ray is an extra")
+def _refused_address() -> str:
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("protocol", ["", "ray://"])
+def test_an_address_that_does_not_answer_is_said_at_once(ray, protocol):
+    address = protocol + _refused_address()
+    with pytest.raises(UsageError, match=f"no Ray cluster answers at {address}: .*refused"):
+        make_executor("ray", address=address)
+
+
+def test_what_a_dead_cluster_left_is_named(ray, monkeypatch, tmp_path):
+    address = _refused_address()
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UsageError, match=rf"no Ray cluster answers at {address} \(\$RAY_ADDRESS\)"):
+        make_executor("ray")
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(address + "\n")
+    with pytest.raises(UsageError, match=rf"no Ray cluster answers at {address} \(.*; 'ray stop' clears"):
+        make_executor("ray", address="auto")
+
+
+def test_an_address_that_is_none_is_said(ray):
+    with pytest.raises(UsageError, match="no Ray cluster at nonsense"):
+        make_executor("ray", address="nonsense")
+
+
+def test_a_study_that_loses_a_machine_ends_like_one_on_this_machine(ray, tmp_path):
+    """Runs of the lost machine go on where there is room, though no more than one run has a place at a time."""
+    from ray.cluster_utils import Cluster
+
     file = tmp_path / "study.toml"
     file.write_text(STUDY)
     folders = {name: StudyFolder.open(tmp_path / name, read_study(file), file) for name in ("local", "ray")}
+    assert run_study(folders["local"], make_executor("local"), 2)["finished"] == 4
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    machines = [cluster.add_node(num_cpus=1)]
+
+    def lose_a_machine(progress):
+        if machines and any(progress.running.values()):
+            cluster.remove_node(machines.pop(), allow_graceful=False)
+
     try:
-        for name, folder in folders.items():
-            executor = make_executor(name)
-            assert run_study(folder, executor, 2)["finished"] == 2
+        executor = make_executor("ray", address=cluster.address)
+        assert executor.workers == 2
+        summary = run_study(folders["ray"], executor, 2, on_progress=lose_a_machine)
     finally:
         ray.shutdown()
+        cluster.shutdown()
+    assert not machines
+    assert summary["finished"] == 4
     assert folders["ray"].results_path.read_bytes() == folders["local"].results_path.read_bytes()

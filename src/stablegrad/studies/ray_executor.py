@@ -6,6 +6,9 @@ the actor, so all that is said there holds here.
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from stablegrad.studies.executors import LocalExecutor
 from stablegrad.training.config import usable_cores
 
 KILLED = -9  # the exit status of a run whose actor, or machine, is gone
+ANSWER_SECONDS = 5.0  # Ray itself tries a dead address for minutes
 
 
 class RayExecutor:
@@ -33,8 +37,9 @@ class RayExecutor:
         except ImportError as error:
             raise UsageError("--executor ray needs Ray: pip install 'stablegrad[ray]'") from error
         self._ray: Any = ray
+        _check_answers(address)
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UsageError(f"no Ray cluster at {address or 'its default address'}: {error}") from error
         cores = threads or usable_cores()
@@ -44,24 +49,53 @@ class RayExecutor:
         self._actor: Any = ray.remote(num_cpus=cores, max_restarts=0, max_task_retries=0)(_Place)
         self._idle: list[Any] = []
         self._running: dict[Any, tuple[Path, Any]] = {}
+        self._unplaced: dict[Any, Any] = {}  # what tells that Ray has put an actor somewhere -> the run of that actor
 
     def start(self, folder: Path) -> None:
         """Start or continue the run in a folder."""
-        actor = self._idle.pop() if self._idle else self._actor.remote(self._threads)
-        self._running[actor.carry_out.remote(str(folder.absolute()))] = (folder, actor)
+        if self._idle:
+            self._carry_out(folder, self._idle.pop())
+            return
+        actor = self._actor.remote(self._threads)
+        run = self._carry_out(folder, actor)
+        self._unplaced[actor.__ray_ready__.remote()] = run
+
+    def _carry_out(self, folder: Path, actor: Any) -> Any:
+        run = actor.carry_out.remote(str(folder.absolute()))
+        self._running[run] = (folder, actor)
+        return run
 
     def ended(self, timeout: float) -> dict[Path, int]:
         """The runs that have ended since the last call, with their exit status."""
         ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout)
         codes = {}
-        for reference in ready:
-            folder, actor = self._running.pop(reference)
+        for run in ready:
+            folder, actor = self._running.pop(run)
             try:
-                codes[folder] = self._ray.get(reference)
-                self._idle.append(actor)
+                codes[folder] = self._ray.get(run)
             except self._ray.exceptions.RayError:
                 codes[folder] = KILLED
+            else:
+                self._use(actor)
         return codes
+
+    def _use(self, actor: Any) -> None:
+        """Give a place that has become free to a run that has none.
+
+        Where machines are gone there are fewer places than runs, and what waits for one would wait for ever for the
+        cores that an idle actor holds.
+        """
+        placed, _ = self._ray.wait(list(self._unplaced), num_returns=len(self._unplaced), timeout=0)
+        for ready in placed:
+            del self._unplaced[ready]
+        for ready, run in list(self._unplaced.items()):
+            del self._unplaced[ready]
+            if run in self._running:
+                folder, placeless = self._running.pop(run)
+                self._ray.kill(placeless)
+                self._carry_out(folder, actor)
+                return
+        self._idle.append(actor)
 
     def stop(self) -> None:
         """Kill what still runs."""
@@ -69,6 +103,7 @@ class RayExecutor:
             self._ray.kill(actor)
         self._idle.clear()
         self._running.clear()
+        self._unplaced.clear()
 
 
 class _Place:
@@ -85,3 +120,26 @@ class _Place:
             ended = self._executor.ended(timeout=3600.0)
             if ended:
                 return ended[folder]
+
+
+def _check_answers(address: str | None) -> None:
+    """See that something listens at the address that Ray would take.
+
+    Raises:
+        UsageError: nothing does.
+    """
+    source = ""
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS")
+        source = " ($RAY_ADDRESS)"
+        left_by_ray = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+        if not address and left_by_ray.exists():
+            address = left_by_ray.read_text().strip()
+            source = f" ({left_by_ray}; 'ray stop' clears what a dead cluster left)"
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # Ray's own words serve
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"no Ray cluster answers at {address}{source}: {error}") from error
