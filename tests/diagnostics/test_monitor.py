@@ -515,3 +515,35 @@ def test_gradients_that_were_not_cleared_are_seen(zero):
                 optimizer.zero_grad()
     found = [finding.rule for finding in monitor.report().findings]
     assert ("leftover_gradient" in found) is (zero == "never")
+
+
+@pytest.mark.parametrize("lr", [1e-3, 20.0])
+def test_the_gain_is_that_of_the_weights_before_the_first_step(lr):
+    network, optimizer = make(lr=lr)
+    gains = {
+        name: layer.weight.norm().item() / len(layer.bias) ** 0.5
+        for name, layer in network.named_children()
+        if isinstance(layer, nn.Linear)
+    }
+    with Monitor(network, optimizer, every=2) as monitor:
+        train(network, optimizer, batches(6))
+    seen = {
+        step: {key: value for key, value in figures.items() if key.startswith("weight_gain/")}
+        for step, figures in monitor.fetch().rows
+    }
+    assert seen[2] == pytest.approx({f"weight_gain/{name}": gain for name, gain in gains.items()})
+    assert not seen[4] and not seen[6]
+
+
+def test_only_matrices_that_multiply_inputs_have_a_gain():
+    """A row of an embedding is an output, not a row of weights of one."""
+    network = nn.Sequential(nn.Embedding(10, 6), nn.Flatten(), nn.Linear(12, 4))
+    optimizer = torch.optim.Adam(network.parameters())
+    with Monitor(network, optimizer, every=2) as monitor:
+        for _ in range(2):
+            optimizer.zero_grad()
+            network(torch.randint(10, (8, 2))).square().mean().backward()
+            optimizer.step()
+    figures = row(monitor, 2)
+    assert figures["weight_gain/2"] > 0 and "weight_norm/0" in figures
+    assert not figures.get("weight_gain/0", float("nan")) > 0

@@ -48,6 +48,8 @@ def test_a_healthy_network_needs_nothing():
         ("runaway", "slower_targets"),
         ("unscaled_input", "normalise_inputs"),
         ("alike_units", "orthogonal_init"),
+        ("unscaled_weights", "orthogonal_init"),
+        ("extreme_rate", "lower_learning_rate"),
     ],
 )
 def test_the_first_answer_to_one_rule(rule, first):
@@ -112,6 +114,8 @@ def test_dead_units_explain_what_they_cut_off():
         ("input_shift", ("saturated_units", "no_gradient"), "normalise_inputs"),
         ("no_update", ("vanishing_gradient", "exploding_gradient"), "train_layer"),
         ("stale_state", ("small_update",), "reset_optimizer_state"),
+        ("unscaled_weights", ("vanishing_gradient", "saturated_units", "nonfinite_at_once"), "orthogonal_init"),
+        ("extreme_rate", ("rank_collapse", "thrown_weights"), "lower_learning_rate"),
     ],
 )
 def test_the_cause_is_answered_and_not_what_follows_from_it(cause, damage, first):
@@ -123,7 +127,10 @@ def test_the_cause_is_answered_and_not_what_follows_from_it(cause, damage, first
     [
         ("small_update", 3e-7, 1e4),
         ("small_update", 1e-4, 100),
-        ("small_update", 1e-12, 1e4),
+        ("small_update", 5e-8, 1e5),
+        ("small_update", 1e-12, 1e5),
+        ("extreme_rate", 0.36, 1e-3),
+        ("extreme_rate", 16.0, 1e-4),
         ("large_update", 0.4, 0.01),
         ("large_update", 40.0, 0.01),
     ],

@@ -145,7 +145,7 @@ def long(before, after):
 
 #: Rules about the beginning, about a single moment, or about more looks than these: they have tests of their own.
 APART = {"nonfinite", "overshooting", "update_burst", "ascending", "runaway", "alike_units", "blocked_output",
-         "unscaled_input"}  # fmt: skip
+         "unscaled_input", "unscaled_weights", "extreme_rate"}  # fmt: skip
 
 
 def test_every_rule_is_tested():
@@ -398,7 +398,7 @@ def test_wrong_thresholds(options):
 METRICS = (
     "gradient_norm weight_norm update_ratio effective_learning_rate normalised_step nonfinite dormant gradient_dormant "
     "leftover_gradient dead saturated gradient_cosine error_signal output_size output_spread input_mean input_std "
-    "effective_rank churn loss"
+    "effective_rank churn loss weight_gain"
 )
 KEYS = [f"{metric}/{site}" for metric in METRICS.split() for site in ("a", "b", "network")]
 FIGURES = st.dictionaries(st.sampled_from(KEYS), st.sampled_from([0.0, 1e-30, 0.5, 1.0, 1e30, math.inf, -math.inf]))
@@ -430,3 +430,70 @@ def test_features_of_next_to_one_direction(ranks, level):
         made.add(100 * (look + 1), {"effective_rank/network": rank})
     found = [finding.level for finding in judge(made, Thresholds()) if finding.rule == "rank_collapse"]
     assert found == ([level] if level else [])
+
+
+def first(value):
+    return [value] + [None] * (LOOKS - 1)
+
+
+def test_what_broke_later_is_not_of_the_first_weights():
+    at_once, later = ({"dead__a": [0.1] * looks + [1.0] * (40 - looks)} for looks in (0, 20))
+    made = []
+    for dead in (at_once, later):
+        figures = History()
+        for look in range(40):
+            row = {"dead/a": dead["dead__a"][look], "weight_norm/a": 1.0}
+            figures.add(10 * (look + 1), row | ({"weight_gain/a": 9.0} if look == 0 else {}))
+        made.append("unscaled_weights" in rules(figures))
+    assert made == [True, False]
+
+
+SICK = {"output_size": 1.0, "output_spread": 1e-6}
+
+
+@pytest.mark.parametrize(("gain", "size"), [(9.0, "large"), (0.01, "small")])
+def test_weights_that_stretch_or_shrink_are_found_where_something_is_wrong_from_the_start(gain, size):
+    gains = pair("weight_gain", first(gain), first(1.0 if gain > 1 else gain)) | NORMS
+    finding = next(one for one in judge(history(**gains, **SICK)) if one.rule == "unscaled_weights")
+    assert (finding.site, finding.level, finding.since, finding.value) == ("a", "collapsing", 10, gain)
+    assert f"too {size}" in finding.reason
+    assert "unscaled_weights" not in rules(history(**gains))  # it learns all the same
+
+
+@pytest.mark.parametrize("gains", [(1.0, 0.01, 0.58), (0.58, 0.58, 0.01), (0.0, 0.0, 0.58), (math.nan, 0.58, 0.01)])
+def test_small_heads_and_zeros_are_meant_so(gains):
+    figures = {f"weight_gain__{site}": first(gain) for site, gain in zip("abc", gains, strict=True)}
+    assert "unscaled_weights" not in rules(history(**figures, **NORMS, **SICK))
+
+
+def test_first_steps_as_long_as_weights_are_an_extreme_rate():
+    """Of Adam: 0.7 times a rate of 0.5, where the effective rate is that over the weights' square."""
+    figures = {"normalised_step__a": 0.7, "effective_learning_rate__a": 0.5 / 16, "weight_norm__a": 4.0}
+    finding = rules(history(**figures, effective_rank=1.2))["extreme_rate"]
+    assert finding.value == pytest.approx(0.35)
+    assert "extreme_rate" not in rules(history(**figures, effective_rank=20.0))  # nothing came of it
+    usual = figures | {"effective_learning_rate__a": 1e-3 / 16}
+    assert "extreme_rate" not in rules(history(**usual, effective_rank=1.2))
+
+
+def test_short_steps_are_right_where_all_is_learned():
+    figures = {"normalised_step__a": long(0.2, 1e-3), "gradient_cosine__a": 0.6}
+    assert "stale_state" in rules(history(**figures, error_signal=1.0))
+    learned = [1.0, 1.0, 0.2, *[0.03] * (LOOKS - 3)]
+    assert "stale_state" not in rules(history(**figures, error_signal=learned))
+    # At once it fell as the loss has another scale.
+    assert "stale_state" in rules(history(**figures, error_signal=[1e5, 1e5, *[1.0] * (LOOKS - 2)]))
+
+
+def test_long_first_steps_do_not_hide_a_burst():
+    """An optimizer without a memory yet, such as Adagrad, begins with long steps."""
+    updates = [0.2, 0.2, 0.1, *[1e-3] * 4, 3.0, *[1e-5] * 4]
+    assert "update_burst" in rules(history(update_ratio__a=updates, dead__a=then(0.1, 1.0, looks=4)))
+    often = [0.2, 0.2, 0.1, 1e-3, 0.2, *[1e-3] * 2, 3.0, *[1e-5] * 4]
+    assert "update_burst" not in rules(history(update_ratio__a=often, dead__a=then(0.1, 1.0, looks=4)))
+
+
+@pytest.mark.parametrize(("saturated", "alarms"), [(0.1, False), (then(0.1, 0.99), True)])
+def test_moved_inputs_that_broke_something_count_where_the_error_had_not_fallen(saturated, alarms):
+    moved = {"input_mean": then(0.0, 50.0), "input_std": 1.0, "error_signal": 1.0}
+    assert ("input_shift" in rules(history(**moved, saturated__a=saturated))) is alarms

@@ -26,6 +26,7 @@ LAYER_METRICS = (
     "gradient_snr",
     "effective_learning_rate",
     "normalised_step",
+    "weight_gain",
 )
 ACTIVATION_METRICS = ("dormant", "dead", "gradient_dormant", "saturated")
 

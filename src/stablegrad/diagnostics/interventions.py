@@ -141,6 +141,7 @@ _ALL = (
             "rank_collapse": 0.6,
             "diverging_output": 0.5,
             "runaway": 0.7,
+            "unscaled_weights": 0.7,
             "input_shift": 0.5,
             "slow_relearning": 0.1,
         },
@@ -241,6 +242,7 @@ _ALL = (
         helps="orthogonal weights of the right gain neither shrink nor stretch what passes through them",
         answers={
             "alike_units": 1.0,
+            "unscaled_weights": 1.0,
             "nonfinite_at_once": 0.9,
             "vanishing_gradient": 0.6,
             "saturated_units": 0.5,
@@ -297,6 +299,7 @@ _ALL = (
         answers={
             "large_update": 1.0,
             "thrown_weights": 1.0,
+            "extreme_rate": 1.0,
             "overshooting": 1.0,
             "policy_churn": 1.0,
             "rising_loss": 1.0,
@@ -480,6 +483,7 @@ _ALL = (
         helps="a step that changes no matrix by more than 2% cannot undo what was learned, whatever the rate does",
         answers={
             "update_burst": 1.0,
+            "extreme_rate": 0.5,
             "thrown_weights": 0.8,
             "large_update": 0.7,
             "exploding_gradient": 0.5,

@@ -17,6 +17,8 @@ _NORMS = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
 )
+# Their matrices have a row an output. (Those of transposed convolutions have not.)
+_MULTIPLYING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,14 @@ class Layers:
             networks, each under its network's name.
         parameters: all parameters, each once however often it is shared.
         layer_of: for each of them the index of its layer, or -1 where it belongs to none (norms).
+        outputs: for each of them to how many outputs it adds products of inputs (rows of a matrix); 0 where it is no
+            matrix that multiplies inputs.
     """
 
     names: list[str]
     parameters: list[nn.Parameter]
     layer_of: list[int]
+    outputs: list[int]
 
     def frozen(self) -> list[str]:
         """Layers of which no parameter is trained at the moment (``requires_grad`` False)."""
@@ -52,6 +57,7 @@ def find_layers(models: Mapping[str, nn.Module]) -> Layers:
         UsageError: there is no parameter at all.
     """
     owners: list[tuple[str, nn.Parameter]] = []
+    outputs: list[int] = []
     seen: set[int] = set()
     norms: set[str] = set()
     for prefix, model in models.items():
@@ -60,6 +66,8 @@ def find_layers(models: Mapping[str, nn.Module]) -> Layers:
                 if id(parameter) not in seen:
                     seen.add(id(parameter))
                     owners.append((join(prefix, module_name), parameter))
+                    multiplies = parameter.ndim >= 2 and isinstance(module, _MULTIPLYING)
+                    outputs.append(parameter.shape[0] if multiplies else 0)
                     if isinstance(module, _NORMS):
                         norms.add(join(prefix, module_name))
     if not owners:
@@ -69,7 +77,8 @@ def find_layers(models: Mapping[str, nn.Module]) -> Layers:
     }
     names = list(dict.fromkeys(layer for layer, _ in owners if layer in matrices))
     number = {name: index for index, name in enumerate(names)}
-    return Layers(names, [parameter for _, parameter in owners], [number.get(layer, -1) for layer, _ in owners])
+    layer_of = [number.get(layer, -1) for layer, _ in owners]
+    return Layers(names, [parameter for _, parameter in owners], layer_of, outputs)
 
 
 def join(*parts: str) -> str:

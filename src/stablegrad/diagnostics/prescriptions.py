@@ -21,7 +21,10 @@ _DAMAGE = (
     *("no_gradient", "fading_gradient", "vanishing_gradient", "small_update", "stale_state", "policy_churn"),
 )
 #: What is wrong with the program itself, whatever it leads to.
-_PROGRAM = ("leftover_gradient", "input_shift", "unscaled_input", "alike_units", "blocked_output")
+_PROGRAM = (
+    *("leftover_gradient", "input_shift", "unscaled_input", "unscaled_weights", "extreme_rate", "alike_units"),
+    "blocked_output",
+)
 #: What a network that runs away passes through.
 _RUNNING = ("large_update", "thrown_weights", "update_burst", "exploding_gradient", "nonfinite", "nonfinite_suddenly")
 #: Rules whose findings need no answer of their own where one of these rules found the cause in the same network: units
@@ -39,7 +42,15 @@ EXPLAINED_BY: dict[str, tuple[str, ...]] = {
     # Layers behind one that does not move get what it lets through.
     "vanishing_gradient": ("no_update", "thrown_weights", "update_burst", *_PROGRAM),
     "exploding_gradient": ("no_update", "diverging_output", "runaway", "ascending", *_PROGRAM),
-    "nonfinite": ("nonfinite_input", "nonfinite_at_once", "nonfinite_suddenly", "ascending", "runaway", *_PROGRAM),
+    "nonfinite": (
+        "nonfinite_input",
+        "nonfinite_at_once",
+        "thrown_weights",
+        "nonfinite_suddenly",
+        "ascending",
+        "runaway",
+        *_PROGRAM,
+    ),
     "nonfinite_at_once": ("nonfinite_input", *_PROGRAM),
     "nonfinite_suddenly": ("nonfinite_input", "ascending", "runaway", "leftover_gradient"),
     "shrinking_output": ("constant_output", "thrown_weights", "update_burst", *_PROGRAM),
@@ -49,6 +60,8 @@ EXPLAINED_BY: dict[str, tuple[str, ...]] = {
 #: The change of the median layer in one update, over its weights, that a learning rate is set for: what early training
 #: of healthy networks shows (benchmarks/diagnosis).
 HEALTHY_UPDATE = 3e-3
+#: Root mean square of a first step of Adam and its like at their usual rate.
+USUAL_STEP = 1e-3
 
 #: The step of a monitor's first look.
 FIRST_LOOK = 2
@@ -162,14 +175,19 @@ def _prescription(intervention: Intervention, worst: dict[str, Finding], finding
 
 
 def _rate_factor(name: str, worst: dict[str, Finding]) -> float | None:
-    """The power of ten that brings updates to a healthy size: 10 to 10,000, or a tenth or a hundredth."""
+    """The power of ten that brings updates to a healthy size: 10 to 100,000, or a tenth or a hundredth.
+
+    Where the first steps of an optimizer that normalises them were extreme, the one that makes them usual.
+    """
     rules = {"raise_learning_rate": ("small_update",), "lower_learning_rate": ("large_update", "thrown_weights")}
     if name not in rules:
         return None
+    if name == "lower_learning_rate" and "extreme_rate" in worst:
+        return 10.0 ** round(math.log10(USUAL_STEP / worst["extreme_rate"].value))
     found = next((worst[rule].value for rule in rules[name] if rule in worst), math.nan)
     away = abs(math.log10(HEALTHY_UPDATE / found)) if 0 < found < math.inf else 0.0
     # Rather too high than too low: early updates of healthy networks are longer than later ones.
     raises = name == "raise_learning_rate"
     # Steps that are far too long make gradients and the steps that follow longer yet: what is seen is too much.
-    decades = min(max(math.ceil(away) if raises else math.floor(away), 1), 4 if raises else 2)
+    decades = min(max(math.ceil(away) if raises else math.floor(away), 1), 5 if raises else 2)
     return 10.0**decades if raises else 10.0**-decades

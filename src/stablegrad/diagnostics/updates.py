@@ -54,6 +54,13 @@ class UpdateWatch:
             if layer >= 0:
                 sizes[layer] += parameter.numel()
         self._sizes = sizes
+        counts = torch.tensor([layers.outputs[number] for number in numbers], device=self._layer_of.device)
+        #: The layer of a matrix that multiplies inputs, -1 for other parameters; and the outputs of each layer.
+        self._multiplied = torch.where(counts > 0, self._layer_of, -1)
+        matrices = self._multiplied >= 0
+        self._outputs = torch.zeros_like(sizes).index_add_(0, self._layer_of[matrices], counts[matrices].to(sizes))
+        # Of the weights before the first step of all, which is not looked at: a rate far too high replaces them.
+        self._first_gain: Tensor | None = None
         self.trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self.steps = 0
         self.before_look: Callable[[], None] = lambda: None
@@ -134,6 +141,9 @@ class UpdateWatch:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             self.note("a step was captured into a CUDA graph; what the graph repeats is not seen")
             return
+        if step == 1:
+            norms = metrics.layer_norms([one.detach() for one in self.parameters], self._multiplied, len(self._sizes))
+            self._first_gain = metrics.weight_gain(norms, self._outputs)
         for handle in self._gradient_hooks:
             handle.remove()
         self._gradient_hooks = []
@@ -199,6 +209,8 @@ class UpdateWatch:
             before = metrics.layer_norms(first.norms, layer_of, count)
             figures["gradient_cosine"] = cosine
             figures["gradient_snr"] = metrics.signal_to_noise(before, gradient_norm, cosine * before * gradient_norm)
+        if self._first_gain is not None:
+            figures["weight_gain"], self._first_gain = self._first_gain, None
         for layer, norm in self._leftover:
             figures["leftover_gradient"] = torch.full_like(gradient_norm, torch.nan)
             figures["leftover_gradient"][layer] = norm

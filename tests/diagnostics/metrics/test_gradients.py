@@ -214,3 +214,17 @@ def test_the_normalised_step_of_adams_first_is_one_and_of_sgd_the_gradients_size
     assert metrics.normalised_step(change, rates, size).item() == pytest.approx(1, rel=1e-3)
     assert metrics.normalised_step(torch.ones(3), torch.tensor([0.0, torch.nan, 1.0]), torch.ones(3)).tolist()[2] == 1
     assert metrics.normalised_step(torch.ones(2), torch.tensor([0.0, torch.nan]), torch.ones(2)).isnan().all()
+
+
+@pytest.mark.parametrize(
+    "layer", [torch.nn.Linear(300, 40), torch.nn.Conv2d(30, 16, 3), torch.nn.Linear(64, 64, bias=False)]
+)
+def test_the_gain_is_what_a_layer_makes_of_noise(layer):
+    """Of inputs of mean square 1 that do not depend on each other, measured."""
+    shape = (20_000, *layer.weight.shape[1:])
+    torch.nn.init.zeros_(layer.bias) if layer.bias is not None else None
+    outputs = layer(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    norm = layer.weight.detach().norm()[None]
+    gain = metrics.weight_gain(norm, torch.tensor([float(layer.weight.shape[0])]))
+    torch.testing.assert_close(gain[0], outputs.square().mean().sqrt().detach(), rtol=0.02, atol=0)
+    assert metrics.weight_gain(norm, torch.zeros(1)).isnan().all()

@@ -20,6 +20,7 @@ from stablegrad.diagnostics.metrics.gradients import (
     normalised_step,
     signal_to_noise,
     update_ratio,
+    weight_gain,
 )
 from stablegrad.diagnostics.metrics.per_sample import gradient_gram, per_sample_gradients
 from stablegrad.diagnostics.metrics.policy import churn_split, policy_churn
@@ -73,4 +74,5 @@ __all__ = [
     "unit_mean_abs",
     "update_ratio",
     "value_statistics",
+    "weight_gain",
 ]

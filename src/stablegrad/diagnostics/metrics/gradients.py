@@ -145,6 +145,24 @@ def normalised_step(update_norm: Tensor, learning_rate: Tensor, size: Tensor) ->
     return torch.where(step > 0, update_norm / step, torch.nan)
 
 
+@torch.no_grad()
+def weight_gain(weight_norm: Tensor, outputs: Tensor) -> Tensor:
+    r"""By how much a layer stretches inputs whose entries are independent, :math:`\lVert w \rVert / \sqrt{m}`.
+
+    That is the root mean square of its outputs, biases apart, for inputs of mean square 1. Usual initialisations have
+    0.58 (torch's own) to 1.7 (for tanh), less where there are more outputs than inputs (Glorot and Bengio 2010; He et
+    al., arXiv 1502.01852).
+
+    Args:
+        weight_norm: [layers] norms of the weights, without biases.
+        outputs: [layers] the number m of outputs of each layer, the rows of its matrices; 0 where that is not known.
+
+    Returns:
+        [layers] in [0, inf]; NaN where ``outputs`` is 0.
+    """
+    return torch.where(outputs > 0, weight_norm / outputs.clamp_min(1).sqrt(), torch.nan)
+
+
 def _dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     """At least float32: half precision overflows at a norm of 65504."""
     return reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)

@@ -1,0 +1,101 @@
+"""The rules: figures in, findings out. Each is a function with a name, a source and a threshold that can be set.
+
+A network is judged against its own beginning (its first looks) and its own history, because thresholds that fit one
+network miss another by orders of magnitude; a constant stands only where a figure has a scale of its own (a share of
+units, a ratio of update to weight). A rule speaks when its condition has held for ``patience`` looks in a row up to the
+newest one: a spike, or a dip that recovered, raises no alarm.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stablegrad.diagnostics.history import History
+from stablegrad.diagnostics.rules.beginning import input_shift, unscaled_input, unscaled_weights
+from stablegrad.diagnostics.rules.finding import LEVELS, Finding, Rule, Thresholds
+from stablegrad.diagnostics.rules.gradients import (
+    exploding_gradient,
+    fading_gradient,
+    leftover_gradient,
+    no_gradient,
+    no_update,
+    vanishing_gradient,
+)
+from stablegrad.diagnostics.rules.numbers import nonfinite, nonfinite_at_once, nonfinite_input, nonfinite_suddenly
+from stablegrad.diagnostics.rules.outputs import (
+    alike_units,
+    constant_output,
+    diverging_output,
+    policy_churn,
+    rank_collapse,
+    rising_loss,
+    shrinking_output,
+)
+from stablegrad.diagnostics.rules.steps import (
+    ascending,
+    extreme_rate,
+    large_update,
+    overshooting,
+    runaway,
+    small_update,
+    stale_state,
+    thrown_weights,
+    update_burst,
+)
+from stablegrad.diagnostics.rules.units import blocked_output, dead_units, dormant_units, saturated_units
+
+__all__ = ["LEVELS", "RULES", "Finding", "Rule", "Thresholds", "judge", "verdict_of"]
+
+RULES: dict[str, Rule] = {
+    rule.__name__: rule
+    for rule in (
+        nonfinite,
+        nonfinite_input,
+        nonfinite_at_once,
+        nonfinite_suddenly,
+        no_gradient,
+        no_update,
+        vanishing_gradient,
+        fading_gradient,
+        exploding_gradient,
+        large_update,
+        thrown_weights,
+        update_burst,
+        small_update,
+        stale_state,
+        overshooting,
+        leftover_gradient,
+        ascending,
+        runaway,
+        dormant_units,
+        dead_units,
+        saturated_units,
+        rank_collapse,
+        alike_units,
+        policy_churn,
+        constant_output,
+        blocked_output,
+        shrinking_output,
+        diverging_output,
+        input_shift,
+        unscaled_input,
+        unscaled_weights,
+        extreme_rate,
+        rising_loss,
+    )
+}
+
+
+def judge(history: History, thresholds: Thresholds | None = None) -> list[Finding]:
+    """All findings, the worst first; of equal ones, the earliest in the network first."""
+    thresholds = thresholds or Thresholds()
+    # Figures may be zero or infinite; what cannot be computed of them meets no condition.
+    with np.errstate(all="ignore"):
+        found = [finding for rule in RULES.values() for finding in rule(history, thresholds)]
+    place = {site: number for number, site in enumerate(history.order)}
+    return sorted(found, key=lambda finding: (-LEVELS.index(finding.level), finding.since, place.get(finding.site, -1)))
+
+
+def verdict_of(findings: list[Finding]) -> str:
+    """The worst level of all findings."""
+    return max((finding.level for finding in findings), key=LEVELS.index, default="healthy")

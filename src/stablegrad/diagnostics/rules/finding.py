@@ -1,0 +1,115 @@
+"""What a rule says, and the thresholds of all rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from stablegrad.diagnostics.history import History
+from stablegrad.errors import UsageError
+
+LEVELS = ("healthy", "at risk", "collapsing", "collapsed")
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What the rules alarm at. All can be set; the defaults are judgements (``make bench-diagnosis`` scores them)."""
+
+    patience: int = 3
+    """Looks in a row for which a condition must hold."""
+    reference_looks: int = 3
+    """First looks, whose median is a network's own beginning."""
+    fading: float = 1e-2
+    """fading_gradient: part of its own beginning to which a layer's share of the error signal may fall."""
+    vanishing: float = 1e-4
+    """vanishing_gradient: gradient norm over weight norm of a layer, over that of the strongest layer."""
+    exploding: float = 1e3
+    """exploding_gradient: gradient norm over its own beginning."""
+    large_update: float = 0.05
+    """large_update: median change of a layer's weights in one update, over their norm."""
+    throwing: float = 0.3
+    """thrown_weights: the same at any one look, where damage is left behind."""
+    burst: float = 30.0
+    """update_burst: the same over its median until then."""
+    small_update: float = 3e-6
+    """small_update: the same, from below, while the error stays."""
+    creeping_update: float = 2e-4
+    """small_update: the same, where step after step points the same way and the error stays."""
+    agreement: float = 0.3
+    """small_update: cosine of consecutive gradients, the median layer's, above which steps point the same way."""
+    stale: float = 1e-2
+    """stale_state: root mean square of a step over the learning rate, of an optimizer that normalises its steps."""
+    overshooting: float = 0.65
+    """overshooting: cosine below minus this, of consecutive gradients of a layer that changes by percents a step."""
+    runaway: float = 3.0
+    """runaway, ascending: growth of outputs and of updates over their own beginning."""
+    dormant: float = 0.6
+    """dormant_units: share of units of an activation that pass on next to nothing (Sokar et al. 2023)."""
+    dead: float = 0.8
+    """dead_units: share of units that are exactly zero on every sample."""
+    saturated: float = 0.8
+    """saturated_units: share of values at the ends of a bounded activation's range."""
+    rank: float = 0.1
+    """rank_collapse, collapsing: effective rank of the features over its own beginning, once it is below low_rank."""
+    low_rank: float = 2.0
+    """rank_collapse, at risk: effective rank of the features, at any time."""
+    alike: float = 1.001
+    """alike_units: effective rank of the features from the beginning on."""
+    churn: float = 0.5
+    """policy_churn: share of rows whose best output changes in one update (Schaul et al. 2022)."""
+    constant_output: float = 1e-3
+    """constant_output: spread of the outputs over a batch, relative to their size."""
+    shrinking: float = 0.4
+    """shrinking_output: the spread, and the spread relative to the size, over their own beginning."""
+    diverging: float = 30.0
+    """diverging_output: growth of both outputs and error signal over the run's best."""
+    input_shift: float = 4.0
+    """input_shift: move of the inputs' mean or spread, in their own standard deviations at the beginning."""
+    unmoved: float = 2.0
+    """input_shift: growth of the error signal over its lowest before the shift, below which the network copes."""
+    unscaled: float = 50.0
+    """unscaled_input: root mean square of the inputs at the beginning, where damage is there as well."""
+    stretching: float = 5.0
+    """unscaled_weights: gain of a layer's first weights, above which they are too large where damage is there too."""
+    starving: float = 0.05
+    """unscaled_weights: the same of a hidden layer, below which they are too small."""
+    extreme_step: float = 0.03
+    """extreme_rate: root mean square of a first step of an optimizer that normalises its steps, with damage."""
+    loss_rise: float = 10.0
+    """rising_loss: loss over the lowest median it had, where the loop logs one."""
+
+    def __post_init__(self) -> None:
+        for name in ("patience", "reference_looks"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name} must be an integer of at least 1, got {value!r}")
+        for name in self.__dataclass_fields__:
+            if not getattr(self, name) > 0 or not math.isfinite(getattr(self, name)):
+                raise UsageError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        rule: name of the rule.
+        level: "at risk", "collapsing" or "collapsed".
+        site: layer or activation, or "network".
+        since: step at which the condition began to hold.
+        value: the figure now.
+        reference: what it is held against.
+        reason: a sentence for people.
+    """
+
+    rule: str
+    level: str
+    site: str
+    since: int
+    value: float
+    reference: float
+    reason: str
+
+
+Rule = Callable[[History, Thresholds], Iterator[Finding]]

@@ -1,0 +1,68 @@
+"""Figures that are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from stablegrad.diagnostics.history import NETWORK, History
+from stablegrad.diagnostics.rules.finding import Finding, Thresholds
+from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, columns
+
+
+def nonfinite(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A gradient that is not a number or infinite. Holds at once: nothing after it can be trusted."""
+    for site, steps, _ in columns(history.series("nonfinite")):
+        yield Finding(
+            "nonfinite", "collapsed", site, int(steps[0]), math.nan, 0.0,
+            f"the gradient of '{site}' stopped being finite at step {steps[0]:,}",
+        )  # fmt: skip
+
+
+def nonfinite_input(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Inputs that are not numbers or infinite, where gradients are so too: what goes in is at fault."""
+    first = [int(steps[0]) for _, steps, _ in columns(history.series("nonfinite"))]
+    for site, steps, values in columns(history.series("input_mean")):
+        bad = steps[~np.isfinite(values)]
+        if first and len(bad) and bad[0] <= min(first):
+            yield Finding(
+                "nonfinite_input", "collapsed", site, int(bad[0]), math.nan, 0.0,
+                f"inputs were not finite at step {bad[0]:,}",
+            )  # fmt: skip
+
+
+def nonfinite_at_once(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Gradients that are not finite at the first look of all: the weights are too large to begin with."""
+    steps = bad_looks(history)
+    looks = history.series("gradient_norm").steps
+    inputs = history.series("input_mean")
+    at_once = len(steps) and not (looks < steps[0]).any()
+    if at_once and np.isfinite(inputs.values[:1]).all():
+        yield Finding(
+            "nonfinite_at_once", "collapsed", NETWORK, int(steps[0]), math.nan, 0.0,
+            f"the gradients of finite inputs were not finite at step {steps[0]:,}, the first that was looked at",
+        )  # fmt: skip
+
+
+def nonfinite_suddenly(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Gradients that stop being finite although updates were of a usual size until then: the loss is at fault.
+
+    A logarithm of zero, an exponential of something large, a division by a spread of zero, or half precision. What
+    grows too large on its way shows in the updates before.
+    """
+    steps = bad_looks(history)
+    updates, normalised = history.series("update_ratio"), history.series("normalised_step")
+    before = updates.values[updates.steps < steps[0]] if len(steps) else np.empty((0, 0))
+    if not len(before):
+        return
+    typical = np.nanmedian(before, axis=1)
+    # Steps that are normalised cannot grow without end, so what is not finite does not come from them.
+    largest = thresholds.throwing if normalised else thresholds.large_update
+    grew = len(typical) > 2 and typical[-1] > thresholds.runaway * beginning_of(typical, thresholds.reference_looks)
+    if not typical[-1] > largest and not grew:
+        yield Finding(
+            "nonfinite_suddenly", "collapsed", NETWORK, int(steps[0]), math.nan, 0.0,
+            f"gradients stopped being finite at step {steps[0]:,}, after updates of a usual size",
+        )  # fmt: skip

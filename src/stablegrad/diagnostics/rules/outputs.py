@@ -1,0 +1,128 @@
+"""Features before the last layer, what comes out, and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from stablegrad.diagnostics.history import NETWORK, History
+from stablegrad.diagnostics.rules.finding import Finding, Thresholds
+from stablegrad.diagnostics.rules.shared import SLOW_LOOKS, beginning_of, columns, holds_since, percent, running_low
+from stablegrad.diagnostics.rules.units import dead_units
+
+#: Part of its beginning below which a spread of outputs is next to nothing.
+SHRUNK = 0.1
+
+
+def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Features that lie in ever fewer directions (Kumar et al., arXiv 2010.14498).
+
+    In classification the rank of healthy features falls to the number of classes; only a rank next to one is alarming:
+    at risk, and collapsing where it is far below its own beginning as well.
+    """
+    series = history.series("effective_rank")
+    for site, steps, values in columns(series):
+        beginning = beginning_of(values, 1)
+        low = (values < thresholds.low_rank) & (values > 0)
+        patience = min(thresholds.patience, 2)
+        fallen = holds_since(low & (values < thresholds.rank * beginning), patience)
+        since = fallen if fallen is not None else holds_since(low, patience)
+        if since is not None:
+            value = float(values[-1])
+            yield Finding(
+                "rank_collapse", "at risk" if fallen is None else "collapsing", site, int(steps[since]), value,
+                thresholds.low_rank if fallen is None else thresholds.rank * beginning,
+                f"the features before the last layer span {value:.1f} directions; at the beginning {beginning:.1f}",
+            )  # fmt: skip
+
+
+def alike_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Features that all say the same from the beginning on: units that started alike get the same gradients."""
+    layers = len(history.series("weight_norm").sites)
+    outputs = columns(history.series("output_spread"), history.series("output_size"))
+    # Where outputs are next to constant, features are alike as nothing comes through.
+    speaks = any(spreads[0] > 0.1 * sizes[0] for _, _, spreads, sizes in outputs)
+    dead = {finding.site for rule in (dead_units, constant_output) for finding in rule(history, thresholds)}
+    for site, steps, values in columns(history.series("effective_rank")):
+        alike = (values < thresholds.alike) & (values > 0)
+        if layers > 1 and speaks and len(values) >= 2 and alike.all() and not dead:
+            yield Finding(
+                "alike_units", "collapsing", site, int(steps[0]), float(values[-1]), thresholds.alike,
+                "all features before the last layer are one, and were from the beginning: the units are alike",
+            )  # fmt: skip
+
+
+def policy_churn(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """The best output of a row changes for much of the batch in one single update (Schaul et al., arXiv 2206.00730)."""
+    for site, steps, values in columns(history.series("churn")):
+        since = holds_since(values > thresholds.churn, min(thresholds.patience, 2))
+        if since is not None:
+            value = float(values[-1])
+            yield Finding(
+                "policy_churn", "at risk", site, int(steps[since]), value, thresholds.churn,
+                f"one update changes the best output of {percent(value)} of the rows",
+            )  # fmt: skip
+
+
+def constant_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A network that answers the same whatever it is given."""
+    for site, steps, spreads, sizes in columns(history.series("output_spread"), history.series("output_size")):
+        # An output of zeros has no size to compare with. Beside a large mean that all answers share, a spread that
+        # grows is what is being learned.
+        constant = (spreads < thresholds.constant_output * sizes) | ((spreads == 0) & (sizes == 0))
+        constant &= ~(spreads > 2 * beginning_of(spreads, max(thresholds.reference_looks - 1, 1)))
+        since = holds_since(constant, thresholds.patience)
+        if since is not None:
+            value = float(spreads[-1] / sizes[-1]) if sizes[-1] else 0.0
+            yield Finding(
+                "constant_output", "collapsed", site, int(steps[since]), value, thresholds.constant_output,
+                f"the output is the same for all inputs (its spread is {value:.1e} of its size)",
+            )  # fmt: skip
+
+
+def shrinking_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Outputs that become ever more alike, in themselves and for their size: something pulls them together."""
+    for site, steps, spreads, sizes in columns(history.series("output_spread"), history.series("output_size")):
+        own, relative = (
+            one / beginning_of(one, thresholds.reference_looks) for one in (spreads, spreads / np.maximum(sizes, 1e-30))
+        )
+        shrunk = np.maximum(own, relative)
+        since = holds_since(shrunk < thresholds.shrinking, thresholds.patience)
+        # Outputs that were too large to begin with draw together before they spread by what is learned.
+        brief = holds_since(shrunk < thresholds.shrinking, SLOW_LOOKS) is None and shrunk[-1] > SHRUNK
+        if since is not None and not brief and own[-1] < 1.5 * own[since:].min():
+            yield Finding(
+                "shrinking_output", "at risk", site, int(steps[since]), float(relative[-1]), thresholds.shrinking,
+                f"outputs for different inputs differ by {percent(float(own[-1]))} of what they did at first",
+            )  # fmt: skip
+
+
+def diverging_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Outputs and their error grow together, far above the best they have been: values that chase each other up."""
+    for site, steps, sizes, errors in columns(history.series("output_size"), history.series("error_signal")):
+        growth = np.minimum(sizes / running_low(sizes), errors / running_low(errors))
+        # Outputs grow out of a small beginning by themselves, and an error that was next to nothing jumps easily.
+        above = errors > 2 * beginning_of(errors, thresholds.reference_looks)
+        since = holds_since((growth > thresholds.diverging) & above, thresholds.patience)
+        if since is not None:
+            value = float(growth[-1])
+            yield Finding(
+                "diverging_output", "collapsing", site, int(steps[since]), value, thresholds.diverging,
+                f"outputs and their error are both {value:.0f} times the lowest they have been, and stay there",
+            )  # fmt: skip
+
+
+def rising_loss(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A logged loss that is far above the lowest it has been."""
+    steps, values = history.network("loss")
+    if not len(values):
+        return
+    low = running_low(values)
+    since = holds_since(values > thresholds.loss_rise * low, 3 * thresholds.patience)
+    if since is not None:
+        value = float(values[-1] / low[-1])
+        yield Finding(
+            "rising_loss", "collapsing", NETWORK, int(steps[since]), value, thresholds.loss_rise,
+            f"the loss is {value:.1f} times the lowest it has been",
+        )  # fmt: skip

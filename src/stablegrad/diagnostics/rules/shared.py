@@ -1,0 +1,85 @@
+"""What the rules share: conditions that hold for some looks, a beginning, figures side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from stablegrad.diagnostics.history import NETWORK, History, Series
+
+#: Looks over which slow processes are judged: a direction of steps, an error that does not fall.
+SLOW_LOOKS = 10
+#: Part of the error signal of the beginning at which a task is learned.
+LEARNED = 0.05
+
+
+def holds_since(condition: np.ndarray, patience: int) -> int | None:
+    """Index of the look at which ``condition`` began to hold until now; None unless for ``patience`` looks in a row."""
+    if len(condition) < patience or not condition[-patience:].all():
+        return None
+    false = np.flatnonzero(~condition)
+    return int(false[-1]) + 1 if len(false) else 0
+
+
+def beginning_of(values: np.ndarray, looks: int) -> float:
+    """Median of the first figures there are."""
+    there = values[~np.isnan(values)][:looks]
+    return float(np.median(there)) if len(there) else math.nan
+
+
+def columns(*series: Series) -> Iterator[tuple[Any, ...]]:
+    """(site, steps, values, values, ...) of each site that all series have, at the looks at which all have a value."""
+    for site in series[0].sites:
+        if not all(site in one.sites for one in series):
+            continue
+        there = [one.steps[~np.isnan(one.site(site))] for one in series]
+        steps = reduce(np.intersect1d, there)
+        if len(steps):
+            yield site, steps, *(one.site(site)[np.searchsorted(one.steps, steps)] for one in series)
+
+
+def together(a: Series, b: Series) -> tuple[Series, Series]:
+    """Two series at the steps that both have."""
+    steps = np.intersect1d(a.steps, b.steps)
+    rows_a, rows_b = np.searchsorted(a.steps, steps), np.searchsorted(b.steps, steps)
+    return Series(a.metric, steps, a.sites, a.values[rows_a]), Series(b.metric, steps, b.sites, b.values[rows_b])
+
+
+def reach(history: History) -> Series:
+    """Gradient norm of each layer over the norm of the error signal that enters at the outputs.
+
+    Where the error signal was not seen, the plain gradient norm.
+    """
+    gradients, error = history.series("gradient_norm"), history.series("error_signal")
+    if not error:
+        return gradients
+    gradients, error = together(gradients, error)
+    total = np.sqrt(np.nansum(np.square(error.values), axis=1, keepdims=True))
+    return Series("reach", gradients.steps, gradients.sites, gradients.values / total)
+
+
+def total_error(history: History) -> Series:
+    """The error signal of all outputs together."""
+    error = history.series("error_signal")
+    total = np.sqrt(np.nansum(np.square(error.values), axis=1, keepdims=True))
+    return Series("error_signal", error.steps, [NETWORK] if error else [], total)
+
+
+def bad_looks(history: History) -> np.ndarray:
+    """Steps of the looks at which gradients were not finite."""
+    series = history.series("nonfinite")
+    return series.steps[np.nansum(series.values, axis=1) > 0]
+
+
+def running_low(values: np.ndarray) -> np.ndarray:
+    """[T] the lowest value until then, above zero."""
+    return np.maximum(np.minimum.accumulate(values), 1e-30)
+
+
+def percent(share: float) -> str:
+    """A share for people."""
+    return f"{share:.0%}"

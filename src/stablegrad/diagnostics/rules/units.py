@@ -1,0 +1,72 @@
+"""Units of activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from stablegrad.diagnostics.history import History
+from stablegrad.diagnostics.rules.finding import Finding, Thresholds
+from stablegrad.diagnostics.rules.shared import columns, holds_since, percent
+
+
+def dormant_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Units that pass on next to nothing (Sokar et al., arXiv 2302.12902), where their gradients agree.
+
+    Activity alone misjudges residual and normalised networks; the same measure of the gradient (GraMa, arXiv
+    2505.24061) must alarm as well where it is known.
+    """
+    activity = {site: (steps, values) for site, steps, values in columns(history.series("dormant"))}
+    for site, steps, silent, idle in columns(history.series("dormant"), history.series("gradient_dormant")):
+        activity[site] = steps, np.minimum(silent, idle)
+    for site, (steps, both) in activity.items():
+        since = holds_since(both > thresholds.dormant, thresholds.patience)
+        if since is not None:
+            value = float(np.median(both[-thresholds.patience :]))
+            yield Finding(
+                "dormant_units", "collapsing" if value > 0.9 else "at risk", site, int(steps[since]), value,
+                thresholds.dormant, f"{percent(value)} of the units of '{site}' pass on next to nothing",
+            )  # fmt: skip
+
+
+def dead_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Units that are zero on every sample of a batch."""
+    for site, steps, values in columns(history.series("dead")):
+        since = holds_since(values > thresholds.dead, thresholds.patience)
+        if since is not None:
+            value = float(np.median(values[-thresholds.patience :]))
+            level = "collapsed" if value == 1 else "collapsing" if value > 0.95 else "at risk"
+            yield Finding(
+                "dead_units", level, site, int(steps[since]), value, thresholds.dead,
+                f"{percent(value)} of the units of '{site}' are zero on every sample",
+            )  # fmt: skip
+
+
+def saturated_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Values at the ends of a bounded activation's range, where its slope is zero (Glorot and Bengio 2010)."""
+    for site, steps, values in columns(history.series("saturated")):
+        since = holds_since(values > thresholds.saturated, thresholds.patience)
+        if since is not None:
+            value = float(np.median(values[-thresholds.patience :]))
+            yield Finding(
+                "saturated_units", "collapsing" if value > 0.9 else "at risk", site, int(steps[since]), value,
+                thresholds.saturated, f"{percent(value)} of the values of '{site}' are at the ends of its range",
+            )  # fmt: skip
+
+
+def blocked_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """An activation behind the last layer that is at its end for next to all inputs from the beginning on."""
+    layers = set(history.series("weight_norm").sites)
+    places = [number for number, site in enumerate(history.order) if site in layers]
+    behind = history.order[places[-1] + 1 :] if places else []
+    for metric in ("dead", "saturated"):
+        for site, steps, values in columns(history.series(metric)):
+            if site not in behind:
+                continue
+            since = holds_since(values > 0.95, thresholds.patience)
+            if since is not None and steps[since] <= history.series("weight_norm").steps[0]:
+                yield Finding(
+                    "blocked_output", "collapsed", site, int(steps[since]), float(values[-1]), 0.95,
+                    f"{percent(float(values[-1]))} of the outputs are at the end of '{site}', behind the last layer",
+                )  # fmt: skip
