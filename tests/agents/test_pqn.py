@@ -151,11 +151,15 @@ def test_same_seed_same_agent_and_the_programs_random_numbers_are_left_alone():
     assert not torch.equal(first.parameters[0], other.parameters[0])
 
 
-def test_learning_rate_falls_with_progress_when_annealed():
-    optimizer = dataclasses.replace(SMALL.optimizer, anneal=True)
+@pytest.mark.parametrize(
+    ("schedule", "factor"), [("constant", 1.0), ("linear", 0.75), ("cosine", 0.5 + 0.5**1.5), ("cyclic", 1.0)]
+)
+def test_learning_rate_follows_its_schedule(schedule, factor):
+    """After a quarter of the run: a quarter of a half cosine; the middle of the third of ten cycles."""
+    optimizer = dataclasses.replace(SMALL.optimizer, schedule=schedule)
     agent = make_agent(dataclasses.replace(SMALL, optimizer=optimizer))
     agent.update(make_rollout(), 250)
-    assert agent.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * 0.75)
+    assert agent.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * factor)
 
 
 def test_bf16_computes_nearly_the_same_and_keeps_fp32_weights():
@@ -218,10 +222,10 @@ def test_image_defaults_are_the_papers():
     assert (config.num_envs, config.num_steps, config.num_minibatches, config.num_epochs) == (128, 32, 32, 2)
     assert (config.discount, config.q_lambda, config.max_grad_norm) == (0.99, 0.65, 10.0)
     assert (config.epsilon_start, config.epsilon_end, config.exploration_fraction) == (1.0, 0.005, 0.1)
-    assert (config.optimizer.name, config.optimizer.initial_learning_rate, config.optimizer.anneal) == (
+    assert (config.optimizer.name, config.optimizer.initial_learning_rate, config.optimizer.schedule) == (
         "radam",
         2.5e-4,
-        False,
+        "constant",
     )
     assert config.torso.norm == "layer"
 
@@ -250,13 +254,16 @@ def test_changes_are_read_as_the_options_types():
         "torso.width": "64",
         "torso.out_features": "none",
         "optimizer.learning_rate": "1e-3",
-        "optimizer.anneal": "true",
+        "optimizer.schedule": "cosine",
+        "torso.kind": "multi_skip",
+        "torso.variance_preserving": "true",
         "num_envs": "8",
         "num_minibatches": "16",
     }
     config = apply_changes(default_config(SPEC), changes)
     assert (config.torso.depth, config.torso.width, config.torso.out_features) == ("large", 64, None)
-    assert (config.optimizer.learning_rate, config.optimizer.anneal, config.num_envs) == (1e-3, True, 8)
+    assert (config.optimizer.learning_rate, config.optimizer.schedule, config.num_envs) == (1e-3, "cosine", 8)
+    assert config.torso.variance_preserving is True
 
 
 @pytest.mark.parametrize(
@@ -267,7 +274,9 @@ def test_changes_are_read_as_the_options_types():
         ("stable+torso=3", "unknown option 'torso'"),
         ("stable+num_envs", "expected option=value"),
         ("stable+num_envs=many", "num_envs should be int, got 'many'"),
-        ("stable+optimizer.anneal=2", "should be bool"),
+        ("stable+torso.variance_preserving=2", "should be bool"),
+        ("stable+optimizer.schedule=cosin", "did you mean 'cosine'"),
+        ("stable+optimizer.weight_clip=0", "weight-clip must be above 0"),
         ("baseline+torso.kind=mpl", "did you mean 'mlp'"),
     ],
 )

@@ -79,3 +79,10 @@ def test_q_network_picks_the_encoder_by_observation():
 def test_wrong_settings_are_named(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("encoder", "features"), [(NatureCNN, 3136), (ImpalaCNN, 2 * 3872)])
+def test_crelu_doubles_channels(encoder, features):
+    """Halved before, in the Nature CNN; the residual stream of the Impala CNN keeps its channels until the end."""
+    network = encoder(activation="crelu")
+    assert network(torch.rand(2, 4, 84, 84)).shape == (2, network.out_features) == (2, features)

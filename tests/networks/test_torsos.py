@@ -191,3 +191,15 @@ def test_wrong_settings_are_named(arguments, message):
 
 def test_sizes_given_as_digits_are_numbers():
     assert parameter_count(MLPTorso(3, "16", "2")) == parameter_count(MLPTorso(3, 16, 2))
+
+
+@pytest.mark.parametrize("torso", TORSOS)
+def test_crelu_passes_on_both_signs_at_the_same_widths(torso):
+    """Shang et al. 2016: of every unit one half of what it passes on has a slope, whatever its sign."""
+    network = torso(12, 16, 2, out_features=10, activation="crelu", norm="none")
+    x = torch.randn(32, 12, requires_grad=True)
+    features = network(x)
+    assert features.shape == (32, 10)
+    assert ((features[:, :5] == 0) != (features[:, 5:] == 0)).all()  # relu(h) beside relu(-h)
+    with pytest.raises(UsageError, match="even number of units, got 9"):
+        torso(12, 16, 2, out_features=9, activation="crelu")

@@ -105,9 +105,9 @@ def test_the_base_point_is_the_baseline():
 
 
 def test_a_command_says_presets_none_and_what_is_off():
-    config = dataclasses.replace(base(setting="stable", **{"optimizer.anneal": False}), threads=1)
+    config = dataclasses.replace(base(setting="stable", **{"optimizer.schedule": "constant"}), threads=1)
     command = train_command(config)
-    assert "--preset stable" in command and "--optimizer.no-anneal" in command and "torso.kind" not in command
+    assert "--preset stable" in command and "--optimizer.schedule constant" in command and "torso.kind" not in command
     assert said(command) == config
 
 

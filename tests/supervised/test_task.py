@@ -113,7 +113,7 @@ def test_there_is_a_test_accuracy_only_while_labels_mean_something(tmp_path, tin
 
 def test_the_loop_is_a_plain_one(tmp_path, tiny_run):
     """Against torch's own parts in the order of the textbook: batches, labels, losses, norms, clipping, accuracy."""
-    optimizer = OptimizerConfig(name="adam", adam_learning_rate=3e-3, anneal=True)
+    optimizer = OptimizerConfig(name="adam", adam_learning_rate=3e-3, schedule="linear")
     config = dataclasses.replace(tiny_run, optimizer=optimizer, max_grad_norm=0.5, batch_size=7)
     train_supervised(config, tmp_path / "run", quiet=True)
     data = load_data(config.data)

@@ -156,7 +156,7 @@ def test_layers_are_those_with_a_weight_matrix_once_and_with_their_bias():
 
 def test_the_learning_rate_of_a_rollout_is_that_of_its_start(tmp_path, tiny_run):
     config = dataclasses.replace(tiny_run, total_steps=64, log_every=1, checkpoint_every=None)
-    assert config.agent.optimizer.anneal
+    assert config.agent.optimizer.schedule == "linear"
     train(config, tmp_path / "run", quiet=True)
     first, *_, last = RunFolder(tmp_path / "run").read_metrics() * 2
     assert first["optimizer/learning_rate"] == config.agent.optimizer.initial_learning_rate

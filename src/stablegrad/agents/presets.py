@@ -40,7 +40,7 @@ def default_config(spec: EnvironmentSpec) -> PQNConfig:
         return PQNConfig()
     return PQNConfig(
         torso=TorsoConfig(width=256),
-        optimizer=OptimizerConfig(adam_learning_rate=5e-4, anneal=True),
+        optimizer=OptimizerConfig(adam_learning_rate=5e-4, schedule="linear"),
         num_envs=64,
         num_steps=16,
         num_minibatches=8,

@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablegrad.errors import UsageError, unknown_name
-from stablegrad.networks.layers import check_norm, conv, make_activation, make_norm
+from stablegrad.networks.layers import (
+    channels_before,
+    channels_per_input,
+    check_norm,
+    conv,
+    make_activation,
+    make_norm,
+)
 
 #: Channels of the three convolutions of the Nature CNN by size (arXiv 2506.15544).
 NATURE_CHANNELS = {"small": (16, 32, 32), "medium": (32, 64, 64), "large": (64, 128, 128)}
@@ -94,10 +101,11 @@ class NatureCNN(nn.Module):
             zip(size, ((8, 4), (4, 2), (3, 1)), strict=True), start=1
         ):
             height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+            made = channels_before(activation, out_channels)
             layers[f"conv{number}"] = conv(
-                channels, out_channels, kernel, stride, kind=_PixelConv if number == 1 else nn.Conv2d
+                channels, made, kernel, stride, kind=_PixelConv if number == 1 else nn.Conv2d
             )
-            layers[f"norm{number}"] = _make_image_norm(norm, (out_channels, height, width))
+            layers[f"norm{number}"] = _make_image_norm(norm, (made, height, width))
             layers[f"activation{number}"] = make_activation(activation)
             channels = out_channels
         self.layers = nn.Sequential(OrderedDict(layers))
@@ -113,13 +121,13 @@ class _ImpalaBlock(nn.Module):
 
     def __init__(self, channels: int, height: int, width: int, norm: str, activation: str):
         super().__init__()
-        shape = (channels, height, width)
+        shape, activated = (channels, height, width), channels * channels_per_input(activation)
         self.branch = nn.Sequential(
             make_activation(activation),
-            conv(channels, channels, 3, padding=1),
+            conv(activated, channels, 3, padding=1),
             _make_image_norm(norm, shape),
             make_activation(activation),
-            conv(channels, channels, 3, padding=1),
+            conv(activated, channels, 3, padding=1),
             _make_image_norm(norm, shape),
         )
 
@@ -151,7 +159,7 @@ class ImpalaCNN(nn.Module):
             stages += [_ImpalaBlock(out_channels, height, width, norm, activation) for _ in range(2)]
             channels = out_channels
         self.layers = nn.Sequential(*stages, make_activation(activation))
-        self.out_features = channels * height * width
+        self.out_features = channels * channels_per_input(activation) * height * width
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[batch, C, H, W]``, uint8 (scaled to [0, 1]) or float, to ``[batch, out_features]``."""

@@ -5,9 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from stablegrad.errors import UsageError, unknown_name
+
+
+class CReLU(nn.Module):
+    """relu(x) beside relu(-x): twice as many channels, of which one of each two has a slope (Shang et al. 2016).
+
+    Proposed against the loss of plasticity in deep RL by Abbas et al. (arXiv 2303.07507).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[batch, channels, ...]`` to ``[batch, 2 channels, ...]``."""
+        return torch.relu(torch.cat([x, -x], dim=1))
+
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -16,6 +29,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "elu": nn.ELU,
     "leaky_relu": nn.LeakyReLU,
+    "crelu": CReLU,
 }
 
 NORMS = ("layer", "none")
@@ -26,6 +40,21 @@ def make_activation(name: str) -> nn.Module:
     if name not in ACTIVATIONS:
         raise unknown_name("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]()
+
+
+def channels_per_input(activation: str) -> int:
+    """How many channels an activation makes of one: 2 for crelu, else 1."""
+    return 2 if activation == "crelu" else 1
+
+
+def channels_before(activation: str, channels: int) -> int:
+    """Channels that a layer must give an activation for it to pass on ``channels``; crelu wants an even number."""
+    each = channels_per_input(activation)
+    if channels % each:
+        raise UsageError(
+            f"{activation} makes two channels of one, so layers need an even number of units, got {channels}"
+        )
+    return channels // each
 
 
 def check_norm(name: str) -> None:

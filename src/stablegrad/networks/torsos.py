@@ -17,7 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from stablegrad.errors import UsageError
-from stablegrad.networks.layers import linear, make_activation, make_norm, require_positive
+from stablegrad.networks.layers import (
+    channels_before,
+    channels_per_input,
+    linear,
+    make_activation,
+    make_norm,
+    require_positive,
+)
 from stablegrad.networks.sizes import resolve_depth, resolve_width
 
 
@@ -33,8 +40,9 @@ class _Layer(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, norm: str, activation: str):
         super().__init__()
-        self.linear = linear(in_features, out_features)
-        self.norm = make_norm(norm, out_features)
+        units = channels_before(activation, out_features)
+        self.linear = linear(in_features, units)
+        self.norm = make_norm(norm, units)
         self.activation = make_activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,11 +87,12 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, norm: str, activation: str):
         super().__init__()
+        activated = width * channels_per_input(activation)
         self.activation1 = make_activation(activation)
-        self.linear1 = linear(width, width)
+        self.linear1 = linear(activated, width)
         self.norm1 = make_norm(norm, width)
         self.activation2 = make_activation(activation)
-        self.linear2 = linear(width, width)
+        self.linear2 = linear(activated, width)
         self.norm2 = make_norm(norm, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +148,7 @@ class MultiSkipTorso(nn.Module):
         self.project_norm = make_norm(norm, width)
         self.blocks = nn.ModuleList(_Block(width, norm, activation) for _ in range(depth))
         self.activation = make_activation(activation)
-        self.output = _Layer(width, self.out_features, norm, activation)
+        self.output = _Layer(width * channels_per_input(activation), self.out_features, norm, activation)
 
     def forward(self, features: Tensor) -> Tensor:
         """``[batch, in_features]`` to ``[batch, out_features]``."""

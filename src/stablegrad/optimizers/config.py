@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -10,6 +12,25 @@ from torch import nn
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.optimizers.catalogue import OPTIMIZERS, default_learning_rate, make_optimizer
 from stablegrad.optimizers.kron import group_defaults
+from stablegrad.optimizers.weight_clipping import clip_weights
+
+#: Times that a cyclic rate rises and falls in a run, and the part of the rate at which it begins.
+CYCLES, LOWEST = 10, 0.1
+
+
+def _cyclic(progress: float) -> float:
+    """Triangles from a tenth of the rate to the rate and back (Smith, arXiv 1506.01186)."""
+    phase = (progress * CYCLES) % 1.0
+    return LOWEST + (1.0 - LOWEST) * (1.0 - abs(2.0 * phase - 1.0))
+
+
+#: By name, the share of a run that is done to a factor of the learning rate.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "cyclic": _cyclic,
+}
 
 
 @dataclass(frozen=True)
@@ -43,8 +64,10 @@ class OptimizerConfig:
     """The rate at which Adam would train this agent, from which the other optimizers' rates follow."""
     weight_decay: float = 0.0
     """Decoupled where the optimizer knows it, else an L2 penalty."""
-    anneal: bool = False
-    """Let the rate fall linearly to 0 over the run."""
+    schedule: str = "constant"
+    """Of the rate over the run: constant, linear (to 0), cosine (to 0), or cyclic (ten times from a tenth and back)."""
+    weight_clip: float | None = None
+    """Keep weights within this many times 1 / sqrt(inputs of the layer), the bound of torch's own first weights."""
     kron: KronConfig = field(default_factory=KronConfig)
     """Options of kron."""
 
@@ -57,10 +80,14 @@ class OptimizerConfig:
                 raise UsageError(f"optimizer {option.replace('_', '-')} must be above 0, got {value}")
         if not 0.0 <= self.weight_decay < float("inf"):
             raise UsageError(f"optimizer weight-decay must be at least 0, got {self.weight_decay}")
+        if self.schedule not in SCHEDULES:
+            raise unknown_name("schedule", self.schedule, SCHEDULES)
+        if self.weight_clip is not None and not 0.0 < self.weight_clip < float("inf"):
+            raise UsageError(f"optimizer weight-clip must be above 0, got {self.weight_clip}")
 
     @property
     def initial_learning_rate(self) -> float:
-        """The rate of the first update."""
+        """The rate before any schedule."""
         if self.learning_rate is not None:
             return self.learning_rate
         return default_learning_rate(self.name, self.adam_learning_rate)
@@ -68,12 +95,16 @@ class OptimizerConfig:
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over all parameters of ``network``."""
         options = asdict(self.kron) if self.name == "kron" else {}
-        return make_optimizer(
+        optimizer = make_optimizer(
             self.name, network.parameters(), self.initial_learning_rate, weight_decay=self.weight_decay, **options
         )
+        if self.weight_clip is not None:
+            clip_weights(network, optimizer, self.weight_clip)
+        return optimizer
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, progress: float) -> None:
-        """Set the rate for a run of which the share ``progress``, in [0, 1], is done; nothing to do without anneal."""
-        if self.anneal:
+        """Set the rate for a run of which the share ``progress``, in [0, 1], is done; a constant one is left alone."""
+        if self.schedule != "constant":
+            rate = self.initial_learning_rate * SCHEDULES[self.schedule](min(progress, 1.0))
             for group in optimizer.param_groups:
-                group["lr"] = self.initial_learning_rate * max(1.0 - progress, 0.0)
+                group["lr"] = rate
