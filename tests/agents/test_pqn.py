@@ -302,3 +302,13 @@ def test_rollouts_give_back_the_observations_that_came_in():
         np.testing.assert_array_equal(rollout.observations_at(rows).numpy(), expected)
         rollout.begin()
         np.testing.assert_array_equal(rollout.observation[0].numpy(), frames[3])
+
+
+def test_the_td_loss_is_that_of_an_update_over_all_rows():
+    agent = make_agent(dataclasses.replace(SMALL, num_minibatches=1, num_epochs=1))
+    rollout = make_rollout()
+    loss = agent.td_loss(rollout, torch.arange(rollout.valid.numel()))
+    before = loss()
+    assert before.requires_grad
+    assert agent.update(rollout, 0)["loss/td"].item() == pytest.approx(before.item(), rel=1e-5)
+    assert loss().item() != before.item()  # of the weights as they are now

@@ -497,3 +497,15 @@ def test_long_first_steps_do_not_hide_a_burst():
 def test_moved_inputs_that_broke_something_count_where_the_error_had_not_fallen(saturated, alarms):
     moved = {"input_mean": then(0.0, 50.0), "input_std": 1.0, "error_signal": 1.0}
     assert ("input_shift" in rules(history(**moved, saturated__a=saturated))) is alarms
+
+
+def test_weights_out_of_all_proportion_are_the_cause_whenever_it_shows():
+    """Behind a batch norm, which hides their size, they learn next to nothing; that takes a while to be seen."""
+    made = {}
+    for gain in (9.0, 900.0):
+        figures = History()
+        for look in range(40):
+            row = {"dead/a": 0.1 if look < 20 else 1.0, "weight_norm/a": 1.0}
+            figures.add(10 * (look + 1), row | ({"weight_gain/a": gain} if look == 0 else {}))
+        made[gain] = "unscaled_weights" in rules(figures)
+    assert made == {9.0: False, 900.0: True}

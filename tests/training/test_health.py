@@ -1,6 +1,7 @@
 """The diagnosis inside a run: what it logs, how it survives a resume, and what it does when the run collapses."""
 
 import dataclasses
+import itertools
 import shutil
 import types
 
@@ -19,9 +20,9 @@ from stablegrad.training.run_folder import RunFolder
 from stablegrad.training.trainer import Collapsed, resume, train
 
 
-def watched(run, *, on_collapse="continue", look_every=4, probe_every=8, **changes):
+def watched(run, *, on_collapse="continue", look_every=4, probe_every=8, curvature_every=0, **changes):
     agent = apply_changes(run.agent, changes)
-    diagnosis = DiagnosisConfig(look_every, probe_every, on_collapse)
+    diagnosis = DiagnosisConfig(look_every, probe_every, curvature_every, on_collapse)
     return dataclasses.replace(run, agent=agent, diagnosis=diagnosis, total_steps=1500, checkpoint_every=500)
 
 
@@ -45,18 +46,34 @@ def test_figures_of_looks_and_probes_are_in_the_log_and_the_verdict_in_the_summa
 
 def test_the_diagnosis_changes_nothing_in_the_training(tmp_path, tiny_run):
     weights = []
-    for number, config in enumerate((watched(tiny_run), watched(tiny_run, look_every=0, probe_every=0))):
+    settings = watched(tiny_run, curvature_every=8), watched(tiny_run, look_every=0, probe_every=0)
+    for number, config in enumerate(settings):
         train(config, tmp_path / str(number), quiet=True)
         weights.append(load_checkpoint(list_checkpoints(tmp_path / str(number) / "checkpoints")[-1])[0])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_a_resumed_run_has_the_verdict_of_an_undisturbed_one(tmp_path, tiny_run):
-    whole = train(watched(tiny_run), tmp_path / "run", quiet=True)
+    whole = train(watched(tiny_run, curvature_every=40), tmp_path / "run", quiet=True)
     folder = RunFolder(tmp_path / "run")
+    curvature = History.from_rows(folder.read_metrics()).network("hessian_trace")
     folder.summary_path.unlink()
     shutil.rmtree(list_checkpoints(folder.checkpoints_path)[-1])
     assert resume(tmp_path / "run", quiet=True)["health"] == whole["health"]
+    again = History.from_rows(folder.read_metrics()).network("hessian_trace")
+    assert len(curvature[0]) > 2
+    assert all((one == other).all() for one, other in zip(curvature, again, strict=True))
+
+
+def test_curvature_is_measured_at_the_ends_of_rollouts_in_which_it_is_due(tmp_path, tiny_run):
+    """Eight updates a rollout of 64 rows, of which resets are no steps: 40 updates are somewhat below 320 steps."""
+    train(watched(tiny_run, curvature_every=40), tmp_path / "run", quiet=True)
+    history = History.from_rows(RunFolder(tmp_path / "run").read_metrics())
+    for metric in ("hessian_trace", "hessian_top"):
+        steps, values = history.network(metric)
+        assert len(steps) == 1500 // 300
+        assert all(280 < later - earlier <= 320 for earlier, later in itertools.pairwise([0, *steps]))
+        assert (values != 0).all()
 
 
 def test_a_collapse_is_said_on_the_progress_line_and_the_run_goes_on(tmp_path, collapsing, capfd):
@@ -123,5 +140,17 @@ def test_an_old_configuration_without_diagnosis_can_be_read(tiny_run):
     ],
 )
 def test_wrong_options(options, message):
+    with pytest.raises(UsageError, match=message):
+        DiagnosisConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"curvature_every": -1}, "curvature-every must be at least 0, got -1"),
+        ({"curvature_every": 100, "look_every": 0, "probe_every": 0}, "curvature-every needs the diagnosis"),
+    ],
+)
+def test_wrong_cadences_of_curvature(options, message):
     with pytest.raises(UsageError, match=message):
         DiagnosisConfig(**options)

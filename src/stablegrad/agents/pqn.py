@@ -167,16 +167,7 @@ class PQN:
             Tensors on the agent's device, not waited for: "loss/td" and "values/q" [updates], "gradients/norm"
             [updates] and "gradients/parameters" [updates, number of parameters], the last two before clipping.
         """
-        config = self.config
-        bootstrap = self.q_values(rollout.observation[-1]).max(dim=1).values
-        target = lambda_returns(
-            rollout.reward,
-            torch.cat([rollout.value[1:], bootstrap[None]]),
-            rollout.terminated,
-            rollout.truncated,
-            discount=config.discount,
-            lambda_=config.q_lambda,
-        ).flatten()
+        config, target = self.config, self._targets(rollout)
         action, weight = rollout.action.flatten(), rollout.valid.flatten().float()
 
         config.optimizer.set_learning_rate(self.optimizer, env_steps / self.total_steps)
@@ -189,7 +180,7 @@ class PQN:
                 q_value = q_values.gather(1, action[rows, None]).squeeze(1)
                 rows_weight = weight[rows]
                 rows_valid = rows_weight.sum().clamp(min=1.0)
-                loss = (rows_weight * F.mse_loss(q_value, target[rows], reduction="none")).sum() / rows_valid
+                loss = _td_loss(q_value, target[rows], rows_weight, rows_valid)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if self.average_gradients is not None:
@@ -207,6 +198,34 @@ class PQN:
             "gradients/norm": torch.stack(totals),
             "gradients/parameters": torch.stack(norms),
         }
+
+    def td_loss(self, rollout: Rollout, rows: Tensor) -> Callable[[], Tensor]:
+        """The TD loss of some rows of a full rollout as a function of the weights, its targets fixed now; in fp32.
+
+        Args:
+            rollout: a full rollout.
+            rows: [batch] numbers of rows, see ``Rollout.observations_at``.
+        """
+        target, observations = self._targets(rollout)[rows], rollout.observations_at(rows)
+        action, weight = rollout.action.flatten()[rows, None], rollout.valid.flatten()[rows].float()
+
+        def loss() -> Tensor:
+            q_value = self.network(observations).gather(1, action).squeeze(1)
+            return _td_loss(q_value, target, weight, weight.sum().clamp(min=1.0))
+
+        return loss
+
+    def _targets(self, rollout: Rollout) -> Tensor:
+        """[num_steps * num_envs] Q(lambda) targets of a full rollout."""
+        bootstrap = self.q_values(rollout.observation[-1]).max(dim=1).values
+        return lambda_returns(
+            rollout.reward,
+            torch.cat([rollout.value[1:], bootstrap[None]]),
+            rollout.terminated,
+            rollout.truncated,
+            discount=self.config.discount,
+            lambda_=self.config.q_lambda,
+        ).flatten()
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer and counters; the network's weights are saved apart, from ``self.network``."""
@@ -227,6 +246,11 @@ class PQN:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+def _td_loss(q_value: Tensor, target: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
+    """Mean squared error of the rows that weigh 1, ``valid`` in number."""
+    return (weight * F.mse_loss(q_value, target, reduction="none")).sum() / valid
 
 
 def build_network(config: PQNConfig, spec: EnvironmentSpec) -> QNetwork:

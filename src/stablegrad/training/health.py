@@ -23,7 +23,7 @@ ON_COLLAPSE = ("continue", "stop", "rollback")
 LIVE = ("lower_learning_rate", "raise_learning_rate", "clip_gradients", "reset_optimizer_state")
 #: Verdicts of a checkpoint to return to; None: there was nothing to judge yet.
 HEALTHY = (None, "healthy")
-PROBE_ROWS = 1024
+PROBE_ROWS, CURVATURE_ROWS = 1024, 256
 MAX_ROLLBACKS = 3
 
 
@@ -35,6 +35,9 @@ class DiagnosisConfig:
     """Updates between two looks at gradients, updates and activations; 0: no diagnosis."""
     probe_every: int = 1000
     """Updates between two measurements of ranks and churn on a probe batch, a multiple of look-every; 0: none."""
+    curvature_every: int = 0
+    """Updates between two measurements of the TD loss's curvature (trace and largest eigenvalue of its Hessian), at the
+    end of a rollout; 0: none. One costs as much as some 70 updates."""
     on_collapse: str = "continue"
     """continue (and warn), stop (with a checkpoint), or rollback: return to the last healthy checkpoint and apply the
     first prescription that can be applied to a running agent."""
@@ -48,6 +51,10 @@ class DiagnosisConfig:
             raise UsageError(
                 f"probe-every must be 0 or a multiple of look-every ({self.look_every}), got {self.probe_every}"
             )
+        if self.curvature_every < 0:
+            raise UsageError(f"curvature-every must be at least 0, got {self.curvature_every}")
+        if self.curvature_every and not self.look_every:
+            raise UsageError("curvature-every needs the diagnosis; look-every is 0")
         if self.on_collapse != "continue" and not self.look_every:
             raise UsageError(f"on-collapse {self.on_collapse!r} needs the diagnosis; look-every is 0")
 
@@ -72,6 +79,7 @@ class Health:
         self.verdict: str | None = None
         self._looks: list[Mapping[str, float]] = []
         self._rollout: Rollout | None = None
+        self._curvature_every = config.curvature_every
         self.monitor = (
             Monitor(
                 agent.network,
@@ -92,6 +100,15 @@ class Health:
             self.monitor.fetch()
             self.monitor.restart(self.agent.updates)
         self._looks.clear()
+
+    def after_update(self, updates_before: int) -> None:
+        """Measure the curvature of the newest rollout's loss where that is due after the updates since."""
+        every = self._curvature_every
+        if self.monitor is None or not every or self.agent.updates // every == updates_before // every:
+            return
+        assert self._rollout is not None
+        loss = self.agent.td_loss(self._rollout, self._rows(CURVATURE_ROWS))
+        self.monitor.measure_curvature(loss, seed=self.agent.updates)
 
     def take_seconds(self) -> float:
         """Time that looks took since this was last asked."""
@@ -152,9 +169,13 @@ class Health:
     def _probe(self) -> Tensor:
         """Rows of the current rollout, evenly spread."""
         assert self._rollout is not None
+        return self._rollout.observations_at(self._rows(PROBE_ROWS))
+
+    def _rows(self, most: int) -> Tensor:
+        """Numbers of rows of the current rollout, evenly spread."""
+        assert self._rollout is not None
         rows = self._rollout.valid.numel()
-        chosen = torch.linspace(0, rows - 1, min(rows, PROBE_ROWS), device=self._rollout.valid.device).long()
-        return self._rollout.observations_at(chosen)
+        return torch.linspace(0, rows - 1, min(rows, most), device=self._rollout.valid.device).long()
 
 
 def apply_live(agent: PQN, name: str, factor: float | None) -> None:

@@ -254,7 +254,9 @@ class Trainer:
                     # Those of the other processes are taken to be as many, until they tell after the rollout.
                     self.env_steps = first_step + ranks.size * collected.env_steps
                 with self.timer.part("update"):
+                    updates = agent.updates
                     interval.add(agent.update(rollout, first_step))
+                    self.health.after_update(updates)
                 rollout.begin()
                 stop = self._count(first_step, collected)
                 ended = self.env_steps >= target or stop

@@ -17,6 +17,9 @@ from stablegrad.diagnostics.rules.shared import SLOW_LOOKS, bad_looks, beginning
 from stablegrad.diagnostics.rules.steps import small_update
 from stablegrad.diagnostics.rules.units import dead_units, saturated_units
 
+#: Times the gain that is too large from which on weights are out of all proportion.
+ABSURD = 20.0
+
 
 def unscaled_weights(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Layers that stretch or shrink what passes through them many times over from the first step on, and damage.
@@ -26,7 +29,11 @@ def unscaled_weights(history: History, thresholds: Thresholds) -> Iterator[Findi
     residual blocks are made small on purpose; so too small are the weights of most layers or of none.
     """
     gains = history.series("weight_gain")
-    if not gains or not _sick_from_the_start(history, thresholds):
+    if not gains:
+        return
+    # What is out of all proportion has done whatever is wrong, whenever it shows.
+    absurd = np.nanmax(gains.values[0], initial=0.0) > ABSURD * thresholds.stretching
+    if not _sick(history, thresholds, history.series("weight_norm").steps[: None if absurd else SLOW_LOOKS]):
         return
     first = gains.values[0][~np.isnan(gains.values[0])]
     starving = len(first) > 1 and np.mean((first > 0) & (first < thresholds.starving)) > 0.5
@@ -41,14 +48,13 @@ def unscaled_weights(history: History, thresholds: Thresholds) -> Iterator[Findi
             )  # fmt: skip
 
 
-def _sick_from_the_start(history: History, thresholds: Thresholds) -> bool:
-    """Whether something that initial weights can do was there at the first looks."""
+def _sick(history: History, thresholds: Thresholds, looks: np.ndarray) -> bool:
+    """Whether something that initial weights can do was there at some looks."""
     rules = (
         *(dead_units, saturated_units, constant_output, rank_collapse, no_gradient, vanishing_gradient),
         *(small_update, nonfinite_at_once, exploding_gradient),
     )
-    begun = history.series("weight_norm").steps[:SLOW_LOOKS]
-    return len(begun) > 0 and any(finding.since <= begun[-1] for rule in rules for finding in rule(history, thresholds))
+    return len(looks) > 0 and any(finding.since <= looks[-1] for rule in rules for finding in rule(history, thresholds))
 
 
 def unscaled_input(history: History, thresholds: Thresholds) -> Iterator[Finding]:

@@ -72,7 +72,8 @@ def thrown_weights(history: History, thresholds: Thresholds) -> Iterator[Finding
     # where the first steps were long already.
     ended = len(bad_looks(history)) > 0 and thrown[0] < thresholds.reference_looks
     if ended or damaged_since(history, thresholds, int(series.steps[thrown[0]])):
-        value = float(typical[thrown].max())
+        # What follows steps that end in no numbers says nothing of the first.
+        value = float(typical[thrown[0]] if ended else typical[thrown].max())
         yield Finding(
             "thrown_weights", "collapsing", NETWORK, int(series.steps[thrown[0]]), value, thresholds.throwing,
             f"one update changed the median layer by {value:.0%} of its weights, and they have not recovered: the "
