@@ -142,6 +142,16 @@ def test_a_comparison_with_prices(synthetic, tmp_path, capsys):
     assert "USD" not in Page(path).words
 
 
+def test_energy_is_time_at_the_machines_draw(synthetic, tmp_path):
+    """A run of the baseline takes a minute, as its price above says."""
+    directory = synthetic.write_comparison(tmp_path / "c")
+    page = Page(write_summary_page(directory, watts=6000.0))
+    assert "Energy of a run0.10 kWh" in page.words
+    assert "Energy is time at 6,000 W, as given" in page.words
+    without = Page(write_summary_page(directory))
+    assert "kWh" not in without.words and "Runs measure no energy" in without.words
+
+
 def test_sources_link_to_a_runs_own_page_where_it_has_one(synthetic, tmp_path):
     directory = synthetic.write_comparison(tmp_path / "c")
     (directory / "runs/stable/seed-1/report.html").write_text("a page")
@@ -157,6 +167,8 @@ def test_sources_link_to_a_runs_own_page_where_it_has_one(synthetic, tmp_path):
         (["--summary", "--price-per-hour", "2"], "go together"),
         (["--summary", "--currency", "USD"], "go together"),
         (["--summary", "--price-per-hour", "-2", "--currency", "USD"], "at least 0"),
+        (["--watts", "300"], "are for --summary"),
+        (["--summary", "--watts", "0"], "watts must be above 0"),
     ],
 )
 def test_wrong_options_are_one_line(synthetic, tmp_path, capsys, arguments, message):
@@ -224,11 +236,11 @@ def test_every_state_of_the_money_and_every_step_has_words(language):
         "stop",
     )
     for step in steps:
-        page = _Page(evidence, replace(decision, next_step=step, next_seeds=3), Words(language), None, None)
+        page = _Page(evidence, replace(decision, next_step=step, next_seeds=3), Words(language), None, None, None)
         assert page._recommendation()
     for state in ("reached", "missed", "never", "nothing_to_reach", "unknown", "free"):
         changed = replace(decision.break_even, state=state, steps_share=0.5)
-        page = _Page(evidence, replace(decision, break_even=changed), Words(language), 1.0, "USD")
+        page = _Page(evidence, replace(decision, break_even=changed), Words(language), 1.0, "USD", 300.0)
         assert all(page._cost_notes())
 
 

@@ -29,6 +29,8 @@ class Arguments:
     """With --summary: what an hour of the machine costs."""
     currency: str | None = None
     """With --summary: of that price, such as USD or JPY."""
+    watts: float | None = None
+    """With --summary: what the machine draws under load, for the energy."""
     json: bool = False
     """Print each folder and its report as JSON on the last line."""
 
@@ -38,12 +40,13 @@ def run(arguments: Sequence[str]) -> int:
     parsed = parse(Arguments, "report", arguments, "Write report.html into each folder.")
     if not parsed.folders:
         raise UsageError("name at least one run folder, comparison folder or study folder")
-    if not parsed.summary and (parsed.language, parsed.price_per_hour, parsed.currency) != ("en", None, None):
-        raise UsageError("--language, --price-per-hour and --currency are for --summary")
+    costs = parsed.price_per_hour, parsed.currency, parsed.watts
+    if not parsed.summary and (parsed.language, *costs) != ("en", None, None, None):
+        raise UsageError("--language, --price-per-hour, --currency and --watts are for --summary")
     reports = []
     for folder in parsed.folders:
         if parsed.summary:
-            name, page = "summary", write_summary_page(folder, parsed.language, parsed.price_per_hour, parsed.currency)
+            name, page = "summary", write_summary_page(folder, parsed.language, *costs)
         else:
             name, page = "report", _writer_for(folder)(folder)
         reports.append({"folder": str(folder), name: str(page)})

@@ -42,6 +42,7 @@ def write_summary_page(
     language: str = "en",
     price_per_hour: float | None = None,
     currency: str | None = None,
+    watts: float | None = None,
 ) -> Path:
     """Write ``summary.html`` into a comparison folder or a study folder.
 
@@ -50,13 +51,14 @@ def write_summary_page(
         language: one of :data:`~stablegrad.reports.languages.LANGUAGES`.
         price_per_hour: of the machine; None: no prices are told.
         currency: of the price.
+        watts: that the machine draws under load; None: no energy is told.
 
     Returns:
         its path.
 
     Raises:
-        UsageError: no such language, a price without a currency or the other way round, a folder that holds neither
-            a comparison nor a study, or a study from which nothing can be decided.
+        UsageError: no such language, a price without a currency or the other way round, a price or a draw that is none,
+            a folder that holds neither a comparison nor a study, or a study from which nothing can be decided.
         StablegradError: a file in it cannot be read.
     """
     words = Words(language)
@@ -64,8 +66,10 @@ def write_summary_page(
         raise UsageError("--price-per-hour and --currency go together: --price-per-hour 1.2 --currency USD")
     if price_per_hour is not None and not 0 <= price_per_hour < float("inf"):
         raise UsageError(f"price-per-hour must be at least 0 and finite, got {price_per_hour}")
+    if watts is not None and not 0 < watts < float("inf"):
+        raise UsageError(f"watts must be above 0 and finite, got {watts}")
     evidence = read_evidence(directory)
-    page = _Page(evidence, decide(evidence), words, price_per_hour, currency)
+    page = _Page(evidence, decide(evidence), words, price_per_hour, currency, watts)
     return write_page(evidence.directory / "summary.html", "summary.html", **page.context())
 
 
@@ -76,6 +80,7 @@ class _Page:
     words: Words
     price: float | None
     currency: str | None
+    watts: float | None
     sources: list[Cell | None] = field(default_factory=list)
     """Cells in the order in which the page names them; None: all runs."""
 
@@ -351,14 +356,14 @@ class _Page:
         rows = [both(words("cost.time", size=self._size(costs[0].cell.size)), times)]
         if self.price is not None:
             rows.append(both(words("cost.money"), [self._money(cost.seconds) for cost in costs]))
+        rows.append(both(words("cost.energy"), [self._energy(cost.seconds) for cost in costs]))
         sizes = [None if cost.memory_bytes is None else memory(cost.memory_bytes) for cost in costs]
         rows.append(both(words("cost.memory"), sizes))
         cells = (costs[0].cell, costs[1].cell)
         ratio = None if even.time_ratio is None else words("unit.times", value=number(even.time_ratio))
         step = missing if ratio is None else self._link(ratio, *cells)
         rows.append({"label": words("cost.step", **self._names), "before": step, "after": None})
-        rows.append({"label": words("cost.energy"), "before": missing, "after": None})
-        total = self._time_and_money(decision.total_seconds)
+        total = self._spent(decision.total_seconds)
         rows.append(
             {
                 "label": words("cost.total"),
@@ -366,7 +371,7 @@ class _Page:
                 "after": None,
             }
         )
-        coming = self._time_and_money(decision.next_seconds)
+        coming = self._spent(decision.next_seconds)
         if coming is not None:
             label = words("cost.next_bigger" if decision.next_step == "bigger" else "cost.next")
             rows.append({"label": label, "before": self._link(coming, None), "after": None})
@@ -377,10 +382,16 @@ class _Page:
             return None
         return self.words.money(seconds / 3600 * self.price, self.currency)
 
-    def _time_and_money(self, seconds: float | None) -> str | None:
+    def _energy(self, seconds: float | None) -> str | None:
+        if self.watts is None or seconds is None:
+            return None
+        return f"{number(seconds / 3600 * self.watts / 1000)} kWh"
+
+    def _spent(self, seconds: float | None) -> str | None:
+        """Time, money and energy, as far as they are known."""
         if seconds is None:
             return None
-        parts = [self.words.duration(seconds), self._money(seconds)]
+        parts = [self.words.duration(seconds), self._money(seconds), self._energy(seconds)]
         return str(self.words.join([part for part in parts if part is not None]))
 
     def _cost_notes(self) -> list[Markup]:
@@ -398,7 +409,10 @@ class _Page:
                 self._link(number(value), cell) for value, cell in zip(self.evidence.equal_time, cells, strict=True)
             )
             notes.append(words("break_even.equal_time", before=before, after=after, **self._names))
-        notes.append(words("cost.note_energy"))
+        if self.watts is None:
+            notes.append(words("cost.note_no_energy"))
+        else:
+            notes.append(words("cost.note_energy", watts=number(self.watts)))
         if self.price is not None and self.currency is not None:
             notes.append(words("cost.note_price", price=words.money(self.price, self.currency)))
         else:
