@@ -1,6 +1,6 @@
 """Kron on reshuffled labels: scikit-learn's digits, a 12-layer MLP with LayerNorm, new labels every 40 epochs.
 
-    python benchmarks/kron_digits.py [--widths 128 512] [--seeds 10] [--rates 1e-4] [--settings kron "kron rule=quad"]
+    python benchmarks/kron_digits.py [--widths 128 512] [--seeds 10] [--settings "kron rule=classic" kron ...]
 
 Accuracy is that of training, one number an epoch: its mean over all epochs (how fast labels are learned, again and
 again) and its value at the end of each phase. A setting is an optimizer's name with options of its class. Paired

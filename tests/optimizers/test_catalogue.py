@@ -130,9 +130,9 @@ def test_parameter_groups_and_named_parameters(name):
 
 def test_options_are_passed_on():
     model, _, _ = mlp()
-    kron = make_optimizer("kron", model.parameters(), 1e-3, rule="quad", block_size=16)
+    kron = make_optimizer("kron", model.parameters(), 1e-3, rule="pro", block_size=16)
     assert isinstance(kron, Kron)
-    assert (kron.rule, kron.param_groups[0]["block_size"]) == ("quad", 16)
+    assert (kron.rule, kron.param_groups[0]["block_size"]) == ("pro", 16)
     assert make_optimizer("radam", model.parameters(), 1e-3, eps=1e-3).param_groups[0]["eps"] == 1e-3
 
 

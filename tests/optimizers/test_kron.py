@@ -19,7 +19,7 @@ from stablegrad.optimizers import Kron
 from stablegrad.optimizers import kron as kron_module
 from stablegrad.optimizers.config import KronConfig, OptimizerConfig
 
-RULES = ["pro", "quad", "classic"]
+RULES = ["pro", "classic"]
 
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
 
@@ -94,11 +94,10 @@ def test_beats_sgd_and_adam_on_ill_conditioned_regression(rule):
 # --- the update -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", ["pro", "quad"])
-def test_all_parameters_at_once_equal_each_alone(rule):
+def test_all_parameters_at_once_equal_each_alone():
     together, alone = network(), network()
-    optimizers = [make([param], rule, weight_decay=0.1) for param in alone]
-    optimizer = make(together, rule, weight_decay=0.1)
+    optimizers = [make([param], weight_decay=0.1) for param in alone]
+    optimizer = make(together, weight_decay=0.1)
     for step in range(20):
         give_gradients(together, step)
         give_gradients(alone, step)
@@ -109,12 +108,12 @@ def test_all_parameters_at_once_equal_each_alone(rule):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@given(st.integers(-25, 20), st.sampled_from(["pro", "quad"]))
+@given(st.integers(-25, 20))
 @settings(max_examples=12, deadline=None)
-def test_the_scale_of_the_gradients_does_not_matter(exponent, rule):
+def test_the_scale_of_the_gradients_does_not_matter(exponent):
     generator = torch.Generator().manual_seed(0)
     plain, scaled = ([Parameter(torch.ones(11, 16)), Parameter(torch.ones(6))] for _ in range(2))
-    optimizers = make(plain, rule), make(scaled, rule)
+    optimizers = make(plain), make(scaled)
     for _ in range(15):
         for a, b in zip(plain, scaled, strict=True):
             a.grad = torch.randn(a.shape, generator=generator)
@@ -208,10 +207,9 @@ def test_no_factor_is_larger_than_a_block():
     assert factors <= 2 * sum(param.numel() for param in params)
 
 
-@pytest.mark.parametrize("rule", ["pro", "quad"])
-def test_state_of_all_parameters_of_one_shape_is_one_allocation(rule):
+def test_state_of_all_parameters_of_one_shape_is_one_allocation():
     params = [Parameter(torch.ones(16, 16)) for _ in range(5)]
-    optimizer = make(params, rule)
+    optimizer = make(params)
     train(params, optimizer, range(2))
     for key in ("momentum", "Q1", "Q2"):
         assert len({optimizer.state[param][key].untyped_storage().data_ptr() for param in params}) == 1
@@ -291,7 +289,7 @@ def test_the_options_of_a_configuration_are_those_of_the_optimizer(options, mess
         KronConfig(**options)
     layer = torch.nn.Linear(3, 2)
     config = OptimizerConfig(
-        name="kron", kron=KronConfig(rule="quad", block_size=32, refresh_warmup=7, refresh_floor=0.05)
+        name="kron", kron=KronConfig(rule="pro", block_size=32, refresh_warmup=7, refresh_floor=0.05)
     )
     group = config.build(layer).param_groups[0]
     assert (group["block_size"], group["refresh_warmup"], group["refresh_floor"]) == (32, 7, 0.05)
@@ -317,11 +315,10 @@ def test_the_state_is_at_most_four_times_the_parameters_of_a_large_network():
     assert Kron.estimate(layers, precision="bf16").state_bytes < 2 * bytes_of_parameters
 
 
-@pytest.mark.parametrize("rule", ["pro", "quad"])
-def test_advance_and_apply_are_step_and_nothing_moves_in_memory(rule):
+def test_advance_and_apply_are_step_and_nothing_moves_in_memory():
     """What recording a step as a CUDA graph needs."""
     params, others = network(), network()
-    optimizer, plain = make(params, rule, refresh_warmup=3), make(others, rule, refresh_warmup=3)
+    optimizer, plain = make(params, refresh_warmup=3), make(others, refresh_warmup=3)
     train(params, optimizer, range(1))
     train(others, plain, range(1))
     before = set(tensors_of(optimizer))
@@ -373,15 +370,14 @@ def test_products_are_fp32_on_any_hardware_unless_asked(precision, expected):
 
 @given(
     st.lists(st.lists(st.sampled_from([0, 1, 2, 3, 7, 13]), max_size=4).map(tuple), min_size=1, max_size=6),
-    st.sampled_from(["pro", "quad"]),
     st.integers(1, 9),
     st.integers(0, 2**31),
 )
 @settings(max_examples=40, deadline=None)
-def test_any_shapes_get_finite_updates_of_bounded_size(shapes, rule, block_size, seed):
+def test_any_shapes_get_finite_updates_of_bounded_size(shapes, block_size, seed):
     generator = torch.Generator().manual_seed(seed)
     params = [Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
-    optimizer = Kron(params, 1.0, rule=rule, block_size=block_size, weight_decay=0.0)
+    optimizer = Kron(params, 1.0, block_size=block_size, weight_decay=0.0)
     for _ in range(4):
         before = [param.detach().clone() for param in params]
         for param in params:
@@ -592,10 +588,9 @@ def test_a_parameter_without_gradient_is_passed_over(rule):
         assert torch.equal(torch.as_tensor(optimizer.state[params[5]][key]), torch.as_tensor(value))
 
 
-@pytest.mark.parametrize("rule", ["pro", "quad"])
-def test_gaps_do_not_change_the_other_parameters(rule):
+def test_gaps_do_not_change_the_other_parameters():
     params, others = network(), network()
-    optimizer, without = make(params, rule), make([p for i, p in enumerate(others) if i != 4], rule)
+    optimizer, without = make(params), make([p for i, p in enumerate(others) if i != 4])
     for step in range(8):
         give_gradients(params, step, skip=(4,) if step % 2 else ())
         give_gradients(others, step, skip=(4,))
@@ -749,10 +744,10 @@ def test_channels_last_convolutions():
         ({"block_size": 0}, "block_size must be a whole number of at least 1, got 0"),
         ({"block_size": 2.5}, "block_size must be a whole number"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
-        ({"precision": "fp32", "rule": "classic"}, "precision needs rule='pro' or 'quad'"),
+        ({"precision": "fp32", "rule": "classic"}, "precision needs rule='pro'"),
         ({"rule": "qro"}, "unknown Kron rule 'qro'; did you mean 'pro'"),
         ({"compat": True}, "compat needs rule='classic'"),
-        ({"rule": "classic", "block_size": 8}, "block_size needs rule='pro' or 'quad'"),
+        ({"rule": "classic", "block_size": 8}, "block_size needs rule='pro'"),
         ({"lr": torch.ones(2)}, "lr must be a number"),
     ],
 )

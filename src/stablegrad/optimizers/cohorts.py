@@ -10,7 +10,6 @@ from torch import Tensor
 
 from stablegrad.optimizers.partition import Partition, matrix_shape, partition
 from stablegrad.optimizers.stacks import FactorBank, MatrixStack, Side, State, VectorStack, chunk_size, join
-from stablegrad.optimizers.whitening import SideRule
 
 # The root mean square above which a parameter's update is scaled down (Adam's is about 1).
 LARGEST_UPDATE = 1.1
@@ -27,7 +26,6 @@ class Cohort:
         params: the parameters.
         states: their states; their tensors become slices of the cohort's.
         block_size: the longest block.
-        rule: how dense factors are refreshed.
         dtype: of the products of a step.
     """
 
@@ -36,7 +34,6 @@ class Cohort:
         params: Sequence[Tensor],
         states: Sequence[State],
         block_size: int,
-        rule: SideRule,
         dtype: torch.dtype,
     ) -> None:
         alike: dict[tuple[int, ...], list[int]] = {}
@@ -44,7 +41,7 @@ class Cohort:
             alike.setdefault(matrix_shape(param.shape) if param.dim() >= 2 else (), []).append(i)
         vectors = alike.pop((), [])
         parts = {shape: partition(shape, block_size) for shape in alike}
-        sides, self.banks = self._bank_factors(states, alike, parts, rule, dtype)
+        sides, self.banks = self._bank_factors(states, alike, parts, dtype)
         self.matrices = [
             MatrixStack([params[i] for i in members], [states[i] for i in members], parts[shape], *sides[shape])
             for shape, members in alike.items()
@@ -110,7 +107,6 @@ class Cohort:
         states: Sequence[State],
         alike: Mapping[tuple[int, ...], Sequence[int]],
         parts: Mapping[tuple[int, ...], Partition],
-        rule: SideRule,
         dtype: torch.dtype,
     ) -> tuple[dict[tuple[int, ...], tuple[Side, Side]], list[FactorBank]]:
         """Put all factors of one size into one bank; where every shape's left and right ones are, and the banks."""
@@ -128,7 +124,7 @@ class Cohort:
                 spans.append((shape, length, slice(counts[length], end), blocks))
                 counts[length] = end
         chunk = chunk_size(states[0]["momentum"].device)
-        banks = {length: FactorBank(sides, rule, dtype, chunk) for length, sides in by_length.items()}
+        banks = {length: FactorBank(sides, dtype, chunk) for length, sides in by_length.items()}
         placed = [(shape, Side(banks[length], span, blocks)) for shape, length, span, blocks in spans]
         return {
             shape: (left, right) for (shape, left), (_, right) in zip(placed[::2], placed[1::2], strict=True)

@@ -38,15 +38,15 @@ class KronConfig:
     """How Kron fits its preconditioner (docs/optimizers.md); other optimizers have none of it."""
 
     rule: str = "pro"
-    """pro, quad, or classic: kron_torch's, which costs many times as much."""
+    """pro, or classic: kron_torch's, which costs many times as much."""
     block_size: int | None = None
-    """Longest side of a block with pro and quad; None: 64."""
+    """Longest side of a block with pro; None: 64."""
     refresh_warmup: int | None = None
     """Steps at the start that all refresh; None: 100, and 500 with classic."""
     refresh_floor: float | None = None
     """Share of the steps that refresh in the long run; None: 0.1, and 0.03 with classic."""
     precision: str | None = None
-    """fp32 or bf16, of Kron's own products with pro and quad; None: fp32."""
+    """fp32 or bf16, of Kron's own products with pro; None: fp32."""
 
     def __post_init__(self) -> None:
         group_defaults(**asdict(self))

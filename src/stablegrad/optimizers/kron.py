@@ -17,9 +17,8 @@ from stablegrad.optimizers.estimate import Estimate, estimate, estimate_classic
 from stablegrad.optimizers.partition import partition
 from stablegrad.optimizers.schedule import refresh_due
 from stablegrad.optimizers.stacks import State
-from stablegrad.optimizers.whitening import SIDE_RULES
 
-RULES = (*SIDE_RULES, "classic")
+RULES = ("pro", "classic")
 
 DEFAULT_BLOCK_SIZE = 64
 
@@ -50,14 +49,14 @@ class Kron(torch.optim.Optimizer):
         momentum: decay of the gradient's running mean, in [0, 1).
         weight_decay: decoupled weight decay, multiplied by ``lr``; as in kron_torch, for tensors of two dimensions and
         more only.
-        rule: how preconditioners are fitted. ``pro`` and ``quad`` need only matrix products and work on blocks;
+        rule: how preconditioners are fitted. ``pro`` needs only matrix products and works on blocks;
             ``classic`` is the rule of kron_torch, on whole matrices, with triangular solves and random probes.
-        block_size: no block of ``pro`` and ``quad`` is larger than this; None: 64.
+        block_size: no block of ``pro`` is larger than this; None: 64.
         precondition_lr: step size of a refresh, in (0, 1).
         refresh_warmup: steps at the start that all refresh, at least 1; None: 100, and 500 with ``classic``, whose rule
             takes longer to fit (docs/optimizers.md has the measurement).
         refresh_floor: share of the steps that refresh in the long run, in (0, 1]; None: 0.1, and 0.03 with ``classic``.
-        precision: of the products with ``pro`` and ``quad``: fp32, or bf16, with momentum and factors in float32 all
+        precision: of the products with ``pro``: fp32, or bf16, with momentum and factors in float32 all
             the same. None: fp32; bf16 is faster where the hardware has it, and learns less (docs/benchmarks.md).
         compat: with ``classic``, merge convolutions as kron_torch 0.3.3 does, into the most skewed matrix. To reproduce
         it; slow.
@@ -201,7 +200,7 @@ class Kron(torch.optim.Optimizer):
 
         Args:
             params: parameters of at most float32.
-            rule: as of Kron; ``quad`` is counted as ``pro``, which costs about as much.
+            rule: as of Kron.
             block_size: as of Kron.
             refresh_floor: as of Kron.
             precision: as of Kron.
@@ -225,9 +224,9 @@ class Kron(torch.optim.Optimizer):
             for param in params:
                 state = self.state[param]
                 alike.setdefault((int(state["step"]), param.device, state["momentum"].dtype), []).append(param)
-            rule, block_size = SIDE_RULES[self.rule], self.param_groups[index]["block_size"]
+            block_size = self.param_groups[index]["block_size"]
             cohorts = [
-                Cohort(members, [self.state[param] for param in members], block_size, rule, self._dtype(members[0]))
+                Cohort(members, [self.state[param] for param in members], block_size, self._dtype(members[0]))
                 for members in alike.values()
             ]
             self._laid_out[index] = (params, cohorts)
@@ -344,11 +343,11 @@ def group_defaults(
     if compat and rule != "classic":
         raise UsageError(f"Kron option compat needs rule='classic', got rule={rule!r}")
     if rule == "classic" and block_size is not None:
-        raise UsageError("Kron option block_size needs rule='pro' or 'quad'; 'classic' works on whole matrices")
+        raise UsageError("Kron option block_size needs rule='pro'; 'classic' works on whole matrices")
     if precision is not None and precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     if rule == "classic" and precision is not None:
-        raise UsageError("Kron option precision needs rule='pro' or 'quad'; 'classic' computes in float32")
+        raise UsageError("Kron option precision needs rule='pro'; 'classic' computes in float32")
     options: dict[str, Any] = {
         "refresh_warmup": refresh_warmup if refresh_warmup is not None else (500 if rule == "classic" else 100),
         "refresh_floor": _refresh_floor(rule) if refresh_floor is None else refresh_floor,
@@ -372,7 +371,7 @@ def _check_ranges(group: Mapping[str, Any], options: Collection[str], rule: str)
     ):
         if option not in options:
             if option in group:
-                raise UsageError(f"Kron option {option} needs rule='pro' or 'quad', got rule={rule!r}")
+                raise UsageError(f"Kron option {option} needs rule='pro', got rule={rule!r}")
         elif isinstance(group[option], Tensor) and (option != "lr" or group[option].numel() != 1):
             shape = tuple(group[option].shape)
             raise UsageError(f"Kron option {option} must be a number, got a tensor of shape {shape}")

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from stablegrad.optimizers.partition import Partition, like
 from stablegrad.optimizers.whitening import (
-    SideRule,
     each,
     first_scale,
     gram,
@@ -57,15 +56,11 @@ class FactorBank:
     Args:
         sides: (state, side, tau): whose factors, "1" (left) or "2" (right), and the target of their second moments. The
             states' tensors become slices of the bank's.
-        rule: how factors are refreshed.
         dtype: of ``P``, the cached products Q' Q.
         chunk: entries that are worked on at once.
     """
 
-    def __init__(
-        self, sides: Sequence[tuple[State, str, float]], rule: SideRule, dtype: torch.dtype, chunk: int
-    ) -> None:
-        self.rule = rule
+    def __init__(self, sides: Sequence[tuple[State, str, float]], dtype: torch.dtype, chunk: int) -> None:
         self.Q, self.L = (join([state for state, _, _ in sides], [key + s for _, s, _ in sides]) for key in ("Q", "L"))
         lengths = torch.tensor([len(state["Q" + side]) for state, side, _ in sides])
         self.tau = self.L.new_tensor([tau for _, _, tau in sides]).repeat_interleave(lengths.to(self.L.device))
@@ -90,7 +85,7 @@ class FactorBank:
         """
         for some in self._chunks:
             T = scale * second_moment[some].to(self.Q.dtype)
-            Q, L = refreshed(self.rule, self.Q[some], self.L[some], self.P[some], T, self.tau[some], live[some], rate)
+            Q, L = refreshed(self.Q[some], self.L[some], self.P[some], T, self.tau[some], live[some], rate)
             self.Q[some].copy_(Q)
             self.L[some].copy_(L)
 

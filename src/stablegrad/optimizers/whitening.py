@@ -3,16 +3,14 @@
 A (momentum-averaged) gradient X, m x n, becomes W = P1 X P2 with P1 = Q1' Q1 and P2 = Q2' Q2, block diagonal both.
 Whitening means that within every block E[W W'] = n I and E[W' W] = m I: every entry of W has unit variance and no two
 are correlated, so P2 (x) P1 is the inverse square root of the gradient's covariance (Li, "Preconditioned stochastic
-gradient descent", arXiv 1512.04202; "Black box Lie group preconditioners for SGD", arXiv 2211.04422). Both rules here
-need matrix products only: no triangular solve and no random probe. With T a diagonal block of W W' and its target
-tau = n (or of W' W, and tau = m), they move Q against T Q - tau Q.
+gradient descent", arXiv 1512.04202; "Black box Lie group preconditioners for SGD", arXiv 2211.04422). The rule here
+needs matrix products only: no triangular solve and no random probe. With T a diagonal block of W W' and its target
+tau = n (or of W' W, and tau = m), it moves Q against T Q - tau Q.
 
 Factors are stacked: Q, P and T are [F, b, b], norms and bounds are [F].
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,8 +25,6 @@ BOUND_DECAY = 0.9
 
 # The longest turn of Q towards symmetry in one refresh.
 MAX_TURN = 0.125
-
-SideRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def each(scale: Tensor) -> Tensor:
@@ -84,18 +80,6 @@ def pro_step(Q: Tensor, T: Tensor, tau: Tensor, step: Tensor) -> Tensor:
     return torch.baddbmm(Q, turn * R, torch.addcmul(Q, turn / 2, RQ))
 
 
-def quad_step(Q: Tensor, T: Tensor, tau: Tensor, step: Tensor) -> Tensor:
-    """The QUAD rule: half a step from the left, half from the right, and the symmetric part; arguments as in
-    :func:`pro_step`."""
-    keep, T = each(1 + step * tau / 2), each(-step / 2) * T
-    Q = torch.baddbmm(keep * Q, T, Q)
-    Q = torch.baddbmm(keep * Q, Q, T)
-    return (Q + Q.mT) / 2
-
-
-SIDE_RULES: dict[str, SideRule] = {"pro": pro_step, "quad": quad_step}
-
-
 def root_mean_square(X: Tensor, count: int) -> Tensor:
     """Root mean square [V] of X [V, m, n] over ``count`` entries; safe for entries whose square underflows."""
     largest = X.abs().amax((1, 2))
@@ -117,7 +101,7 @@ def first_scale(rms: Tensor, fresh: Tensor, sides: int) -> Tensor:
 
 
 def refreshed(
-    rule: SideRule, Q: Tensor, L: Tensor, P: Tensor, T: Tensor, tau: Tensor, live: Tensor, rate: float
+    Q: Tensor, L: Tensor, P: Tensor, T: Tensor, tau: Tensor, live: Tensor, rate: float
 ) -> tuple[Tensor, Tensor]:
     """One refresh of the factors of one side.
 
@@ -127,7 +111,6 @@ def refreshed(
     finite stays as it is.
 
     Args:
-        rule: one of :data:`SIDE_RULES`.
         Q: factors [F, b, b].
         L: running bounds of the steps [F]; 0 until the first refresh.
         P: gram(Q), cached, in any precision.
@@ -148,7 +131,7 @@ def refreshed(
     bound = unit * norm_lower_bound(T) + tau
     live = live & (total > 0) & bound.isfinite()
     raised = torch.maximum(L.lerp(bound, 1 - BOUND_DECAY), bound)
-    fitted = rule(Q, T, tau / unit, rate * unit / raised)
+    fitted = pro_step(Q, T, tau / unit, rate * unit / raised)
     return torch.where(each(live), fitted, Q), torch.where(live, raised, L)
 
 
@@ -157,7 +140,7 @@ def refreshed_diagonal(
 ) -> tuple[Tensor, Tensor]:
     """One refresh of diagonal preconditioners P = q^2, for tensors of fewer than two dimensions.
 
-    Every matrix of :func:`refreshed` is diagonal here, so both rules become q <- q - mu (t - 1) q / L with
+    Every matrix of :func:`refreshed` is diagonal here, so the rule becomes q <- q - mu (t - 1) q / L with
     t = (q^2 x)^2, and L a running bound of max t + 1.
 
     Args:

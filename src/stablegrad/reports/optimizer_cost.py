@@ -16,7 +16,6 @@ COLOURS = {
     "kron_block_32": "#fdd0a2",
     "kron_block_128": "#a63603",
     "kron_block_256": "#7f2704",
-    "kron_quad": "#0072b2",
     "kron_bf16": "#f16913",
     "muon": "#56b4e9",
     "soap": "#009e73",

@@ -119,7 +119,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "kron_block_32": {"block_size": 32},
     "kron_block_128": {"block_size": 128},
     "kron_block_256": {"block_size": 256},
-    "kron_quad": {"rule": "quad"},
     "kron_bf16": {"precision": "bf16"},
 }
 
