@@ -547,3 +547,26 @@ def test_only_matrices_that_multiply_inputs_have_a_gain():
     figures = row(monitor, 2)
     assert figures["weight_gain/2"] > 0 and "weight_norm/0" in figures
     assert not figures.get("weight_gain/0", float("nan")) > 0
+
+
+def test_a_network_that_takes_no_other_rows_is_trained_all_the_same():
+    """Messages along the edges of one graph: rows cannot be taken apart or put together."""
+
+    class Messages(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.known = torch.eye(20) / 2
+            self.first, self.head = nn.Linear(8, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head(self.known @ F.relu(self.first(x)))
+
+    network, optimizer = make(Messages)
+    with Monitor(network, optimizer, every=2, probe_every=2) as monitor:
+        for _ in range(8):
+            optimizer.zero_grad()
+            network(torch.randn(20, 8)).square().mean().backward()
+            optimizer.step()
+    report = monitor.report()
+    assert any("does not take the probe's rows (RuntimeError: " in note for note in report.notes)
+    assert "gradient_norm/first" in row(monitor, 8) and "churn/network" not in row(monitor, 8)

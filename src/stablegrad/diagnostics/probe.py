@@ -91,7 +91,29 @@ class Probe:
         self._rows, self._outputs, self._before = [], None, None
 
     def before_step(self) -> None:
-        """Run the batch before an update; without a batch (yet) do nothing."""
+        """Run the batch before an update; without a batch (yet), or where the network does not take it, do nothing."""
+        self._try(self._before_step)
+
+    def after_step(self) -> dict[str, Tensor]:
+        """Run it again after the update; the figures by key."""
+        return self._try(self._after_step) or {}
+
+    def _try(self, look: Callable[[], dict[str, Tensor] | None]) -> dict[str, Tensor] | None:
+        """Nothing ends a training: some networks do not take other rows than those of a training step (one graph, say)."""
+        try:
+            return look()
+        except UsageError:
+            raise
+        except Exception as error:  # whatever somebody's network raises
+            self._impossible, self._before = True, None
+            reason = (str(error).splitlines() or [""])[0]
+            self.note(
+                f"no ranks and no churn{self._of()}: it does not take the probe's rows "
+                f"({type(error).__name__}: {reason}); pass probe=, a batch or a function"
+            )
+            return None
+
+    def _before_step(self) -> None:
         if self.source is None and self._rows and self.batch is None:
             self.batch = torch.cat(self._rows)[-MAX_ROWS:]
             self._rows = []
@@ -111,8 +133,7 @@ class Probe:
         if features is None:
             self.note(f"no ranks{self._of()}: the input of its last layer is not one row of features a sample")
 
-    def after_step(self) -> dict[str, Tensor]:
-        """Run it again after the update; the figures by key."""
+    def _after_step(self) -> dict[str, Tensor]:
         if self._before is None or self.batch is None:
             return {}
         features, outputs, old_head = self._before
