@@ -99,7 +99,7 @@ class Probe:
         return self._try(self._after_step) or {}
 
     def _try(self, look: Callable[[], dict[str, Tensor] | None]) -> dict[str, Tensor] | None:
-        """Nothing ends a training: some networks do not take other rows than those of a training step (one graph, say)."""
+        """Nothing ends a training: some networks take no other rows than those of a training step, of one graph say."""
         try:
             return look()
         except UsageError:
