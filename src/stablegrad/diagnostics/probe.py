@@ -104,7 +104,7 @@ class Probe:
             return look()
         except UsageError:
             raise
-        except Exception as error:  # whatever somebody's network raises
+        except Exception as error:  # noqa: BLE001  # whatever somebody's network raises
             self._impossible, self._before = True, None
             reason = (str(error).splitlines() or [""])[0]
             self.note(
