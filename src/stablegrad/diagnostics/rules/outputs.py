@@ -13,6 +13,8 @@ from stablegrad.diagnostics.rules.units import dead_units
 
 #: Part of its beginning below which a spread of outputs is next to nothing.
 SHRUNK = 0.1
+#: Part of the first loss at which what was learned is lost.
+FORGOTTEN = 0.25
 
 
 def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -114,15 +116,20 @@ def diverging_output(history: History, thresholds: Thresholds) -> Iterator[Findi
 
 
 def rising_loss(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """A logged loss that is far above the lowest it has been."""
+    """A logged loss whose median over ten looks is far above the lowest that it was, and a good part of the first.
+
+    A loss that is zero or below, such as a policy's, has no scale to rise by.
+    """
     steps, values = history.network("loss")
-    if not len(values):
+    if len(values) < SLOW_LOOKS or not (values > 0).all():
         return
-    low = running_low(values)
-    since = holds_since(values > thresholds.loss_rise * low, 3 * thresholds.patience)
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(values, SLOW_LOOKS), axis=1)
+    low = running_low(medians)
+    high = (medians > thresholds.loss_rise * low) & (medians > FORGOTTEN * medians[0])
+    since = holds_since(high, 3 * thresholds.patience)
     if since is not None:
-        value = float(values[-1] / low[-1])
+        value = float(medians[-1] / low[-1])
         yield Finding(
-            "rising_loss", "collapsing", NETWORK, int(steps[since]), value, thresholds.loss_rise,
+            "rising_loss", "collapsing", NETWORK, int(steps[since + SLOW_LOOKS - 1]), value, thresholds.loss_rise,
             f"the loss is {value:.1f} times the lowest it has been",
         )  # fmt: skip
