@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import numpy as np
@@ -10,6 +11,7 @@ from stablegrad.agents.rollout import Rollout
 from stablegrad.environments import EnvironmentSpec, EpisodeStatistics, StepResult, environment_spec
 from stablegrad.errors import UsageError
 from stablegrad.networks import TorsoConfig
+from stablegrad.optimizers import OPTIMIZERS
 from stablegrad.optimizers.config import OptimizerConfig
 
 SPEC = EnvironmentSpec("test", (3,), "float32", 4, False, None, "factory", None)
@@ -312,3 +314,23 @@ def test_the_td_loss_is_that_of_an_update_over_all_rows():
     assert before.requires_grad
     assert agent.update(rollout, 0)["loss/td"].item() == pytest.approx(before.item(), rel=1e-5)
     assert loss().item() != before.item()  # of the weights as they are now
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_an_agent_goes_on_from_its_saved_state_with_every_optimizer(name):
+    def agent():
+        return make_agent(dataclasses.replace(SMALL, optimizer=OptimizerConfig(name=name)))
+
+    first, second = agent(), agent()
+    first.update(make_rollout(), 0)
+    second.network.load_state_dict(first.network.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for one in (first, second):
+        one.generator.manual_seed(3)
+        torch.manual_seed(4)
+        one.update(make_rollout(), 0)
+    assert first.updates == second.updates > 0
+    assert all(torch.equal(a, b) for a, b in zip(first.network.parameters(), second.network.parameters(), strict=True))
+    other = make_agent(dataclasses.replace(SMALL, optimizer=OptimizerConfig(name="adam" if name == "sgd" else "sgd")))
+    with pytest.raises(ValueError, match="it was saved with the options"):
+        other.load_state_dict(first.state_dict())

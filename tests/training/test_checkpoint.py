@@ -100,7 +100,7 @@ def test_copies_that_a_person_made_are_no_checkpoints(tmp_path):
     assert list_checkpoints(tmp_path / "c") == [path]
 
 
-@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"shampoo"}))
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_every_optimizers_state_comes_back_and_goes_on_as_before(tmp_path, name):
     def network_and_optimizer():
         torch.manual_seed(0)

@@ -167,7 +167,6 @@ def test_the_learning_rate_of_a_rollout_is_that_of_its_start(tmp_path, tiny_run)
     ("change", "message"),
     [
         ({"encoder.kind": "nature"}, "needs image observations"),
-        ({"optimizer.name": "shampoo"}, "shampoo cannot be trained with"),
     ],
 )
 def test_what_cannot_be_built_is_refused_before_anything_is_written(tmp_path, tiny_run, change, message):

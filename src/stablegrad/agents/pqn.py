@@ -23,6 +23,7 @@ from stablegrad.errors import UsageError, unknown_name
 from stablegrad.networks import EncoderConfig, QNetwork, TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
 from stablegrad.optimizers.gradients import clip_gradient_norm_
+from stablegrad.optimizers.saved import load_state
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -237,11 +238,7 @@ class PQN:
         Raises:
             ValueError: the state is of another optimizer.
         """
-        # torch takes over whatever options it is given and fails in the next step only.
-        own, saved = self.optimizer.param_groups[0].keys(), state["optimizer"]["param_groups"][0].keys()
-        if own != saved:
-            raise ValueError(f"it was saved with the options {', '.join(sorted(saved))}")
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, state["optimizer"])
         self.updates = state["updates"]
 
     def _autocast(self) -> torch.autocast:

@@ -60,8 +60,8 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "rmsprop": OptimizerEntry("torch.optim", "RMSprop", options={"foreach": True}, state_copies=1),
     "adabelief": OptimizerEntry("pytorch_optimizer", "AdaBelief"),
     "shampoo": OptimizerEntry(
-        "pytorch_optimizer",
-        "ScalableShampoo",
+        "stablegrad.optimizers.shampoo",
+        "Shampoo",
         options={
             "graft_type": GRAFT_RMSPROP,
             "moving_average_for_momentum": True,
@@ -69,6 +69,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
             "preconditioning_compute_steps": 50,
             "block_size": 256,
         },
+        state_copies=3,
     ),
     "apollo": OptimizerEntry(
         "pytorch_optimizer", "ApolloDQN", lr_ratio=10.0, options={"init_lr": None, "weight_decay_type": "decoupled"}

@@ -111,11 +111,6 @@ class SupervisedConfig:
             raise UsageError(f"max-grad-norm must be above 0 and finite, got {self.max_grad_norm}")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
-        if self.optimizer.name == "shampoo":
-            raise UsageError(
-                "shampoo cannot be trained with here: pytorch_optimizer keeps its state in objects, of which no safe "
-                "checkpoint can be written; use soap, which is its successor"
-            )
 
     @property
     def reshuffles(self) -> list[int]:

@@ -28,6 +28,7 @@ from stablegrad.diagnostics.layers import find_layers
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, UsageError
 from stablegrad.networks import parameter_count
 from stablegrad.optimizers import clip_gradient_norm_
+from stablegrad.optimizers.saved import load_state
 from stablegrad.supervised.config import ALGORITHM, SupervisedConfig
 from stablegrad.supervised.data import DIGITS, DataSet, load_data
 from stablegrad.supervised.labels import phase_labels, phase_of, summarize_phases, summarize_relearning
@@ -355,12 +356,8 @@ class SupervisedTrainer:
         self.last_checkpoint = path
 
     def _load_optimizer(self, state: dict[str, Any], path: Path) -> None:
-        # torch takes over whatever options it is given and fails in the next step only.
-        own, saved = self.optimizer.param_groups[0].keys(), state["param_groups"][0].keys()
         try:
-            if own != saved:
-                raise ValueError(f"it was saved with the options {', '.join(sorted(saved))}")
-            self.optimizer.load_state_dict(state)
+            load_state(self.optimizer, state)
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"checkpoint '{path}' does not fit this run's optimizer: {error}") from error
 

@@ -107,11 +107,6 @@ class RunConfig:
                 f"on-collapse {self.diagnosis.on_collapse!r} is for one process; this run has {ranks.size}"
             )
         check_memory(ranks.share(self.agent), spec, ranks.device(resolve_device(self.device)))
-        if self.agent.optimizer.name == "shampoo":
-            raise UsageError(
-                "shampoo cannot be trained with here: pytorch_optimizer keeps its state in objects, of which no safe "
-                "checkpoint can be written; use soap, which is its successor"
-            )
         if self.wandb is not None and importlib.util.find_spec("wandb") is None:
             raise UsageError("logging to Weights & Biases needs its package: pip install 'stablegrad[wandb]'")
 
