@@ -282,7 +282,7 @@ def test_bench_says_in_one_line_what_is_wrong(capsys, monkeypatch, tmp_path, arg
 
 def test_what_takes_seconds_to_import_waits_until_it_is_needed():
     program = (
-        "import sys; import stablegrad.cli.study, stablegrad.cli.train, stablegrad.cli.relearn;"
+        "import sys; import stablegrad.cli.study_commands, stablegrad.cli.train, stablegrad.cli.relearn;"
         "from stablegrad.optimizers import OptimizerConfig; OptimizerConfig(name='kron');"
         "print(*{'torch._dynamo', 'envpool', 'matplotlib', 'scipy.stats'} & sys.modules.keys())"
     )

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from stablegrad.cli import study
 from stablegrad.cli.main import main
 from stablegrad.studies import plan
 
@@ -103,3 +104,26 @@ def test_help(capsys):
     with pytest.raises(SystemExit):
         main(["study", "run", "--help"])
     assert "--max-hours" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "threads"),
+    [
+        (["run", "rates.toml"], [1]),
+        (["run", "rates.toml", "--form", "small", "--workers", "2"], [1]),
+        (["run", "rates.toml", "--dry-run"], []),
+        (["run", "rates.toml", "--executor", "ray"], []),
+        (["run", "--help"], []),
+        (["run", "none.toml"], []),
+        (["run", "threads.toml"], []),  # how many is known when the file has been read
+        (["show", "rates.toml"], []),
+        ([], []),
+    ],
+)
+def test_runs_get_ready_while_the_command_is_imported(here, monkeypatch, arguments, threads):
+    (here / "threads.toml").write_text(STUDY.replace("width = 8", "width = 8\nthreads = 2"))
+    started = []
+    monkeypatch.setattr(study, "start_run_server", started.append)
+    monkeypatch.setattr("stablegrad.cli.study_commands.run", lambda arguments: 0)
+    assert study.run(arguments) == 0
+    assert started == threads

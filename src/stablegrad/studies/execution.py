@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stablegrad.errors import UsageError
+from stablegrad.run_server import thread_limits
 from stablegrad.studies.comparison import Comparison, record_failure, stderr_path
 from stablegrad.studies.processes import (
     INTERRUPTED,
@@ -29,7 +30,6 @@ from stablegrad.studies.processes import (
     last_metrics,
     locked,
     stop_signals,
-    thread_limits,
 )
 from stablegrad.studies.summary import summarize
 from stablegrad.training.run_folder import RunFolder, write_json

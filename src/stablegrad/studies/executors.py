@@ -12,22 +12,19 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
 from stablegrad.errors import StablegradError, UsageError, unknown_name
+from stablegrad.run_server import start_run_server
 from stablegrad.studies.comparison import stderr_path
 from stablegrad.studies.kinds import resume_run
-from stablegrad.studies.processes import LOCK_SECONDS, POLL_SECONDS, die_with_parent, thread_limits
+from stablegrad.studies.processes import LOCK_SECONDS, POLL_SECONDS, die_with_parent
 from stablegrad.training.run_folder import RunFolder
 
 EXECUTORS = ("local", "ray")
-
-#: Imported once, by the server from which the processes of runs are forked: what a run would take seconds to import.
-PRELOADED = ("__main__", "stablegrad.studies.executors", "torch._dynamo", "sklearn.datasets")
 
 
 class Executor(Protocol):
@@ -67,16 +64,7 @@ class LocalExecutor:
 
     def __init__(self, threads: int = 1):
         self._processes: dict[Path, BaseProcess] = {}
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(PRELOADED))
-        # The libraries read these once, when the server imports them.
-        before = dict(os.environ)
-        os.environ.update(thread_limits(threads))
-        try:
-            forkserver.ensure_running()
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        self._context = start_run_server(threads)
 
     def start(self, folder: Path) -> None:
         """Start or continue the run in a folder."""

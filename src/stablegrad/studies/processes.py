@@ -87,12 +87,6 @@ def die_with_parent(parent: int, number: int) -> None:
         os._exit(INTERRUPTED)
 
 
-def thread_limits(threads: int) -> dict[str, str]:
-    """Environment variables that the numerical libraries read once, at their start; none for 0, one a core."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return dict.fromkeys(names, str(threads)) if threads else {}
-
-
 def exit_reason(code: int, stderr: Path) -> str:
     """Why a run's process ended, in one line.
 
