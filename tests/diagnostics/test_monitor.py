@@ -570,3 +570,35 @@ def test_a_network_that_takes_no_other_rows_is_trained_all_the_same():
     report = monitor.report()
     assert any("does not take the probe's rows (RuntimeError: " in note for note in report.notes)
     assert "gradient_norm/first" in row(monitor, 8) and "churn/network" not in row(monitor, 8)
+
+
+def test_a_probe_function_that_fails_is_its_owners_affair():
+    network, optimizer = make()
+    with (
+        pytest.raises(IndexError, match="list index out of range"),
+        Monitor(network, optimizer, every=2, probe=lambda: [][0], probe_every=2),
+    ):
+        train(network, optimizer, batches(2))
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_measuring_curvature_leaves_the_looks_as_they_are(every):
+    """Between two steps, whether the next one is looked at or not."""
+
+    def looks(measure):
+        network, optimizer = make()
+        x, y = batches(1)[0]
+        with Monitor(network, optimizer, every=4, probe_every=0) as monitor:
+            for step in range(1, 13):
+                optimizer.zero_grad()
+                F.cross_entropy(network(x), y).backward()
+                optimizer.step()
+                if measure and step % every == 0:
+                    monitor.measure_curvature(lambda: 100 * F.cross_entropy(network(x), y), samples=2, iterations=2)
+        return [
+            (step, {key: value for key, value in figures.items() if not key.startswith("hessian")})
+            for step, figures in monitor.fetch().rows
+        ]
+
+    plain, measured = looks(False), [one for one in looks(True) if one[1]]
+    assert plain == measured

@@ -1,4 +1,5 @@
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -131,6 +132,9 @@ def test_the_cause_is_answered_and_not_what_follows_from_it(cause, damage, first
         ("small_update", 1e-12, 1e5),
         ("extreme_rate", 0.36, 1e-3),
         ("extreme_rate", 16.0, 1e-4),
+        ("extreme_rate", 2e-3, 0.1),
+        ("extreme_rate", 1e-4, 0.1),
+        ("extreme_rate", math.inf, 0.1),
         ("large_update", 0.4, 0.01),
         ("large_update", 40.0, 0.01),
     ],

@@ -201,5 +201,5 @@ def test_crelu_passes_on_both_signs_at_the_same_widths(torso):
     features = network(x)
     assert features.shape == (32, 10)
     assert ((features[:, :5] == 0) != (features[:, 5:] == 0)).all()  # relu(h) beside relu(-h)
-    with pytest.raises(UsageError, match="even number of units, got 9"):
+    with pytest.raises(UsageError, match="even number of units; one has 9"):
         torso(12, 16, 2, out_features=9, activation="crelu")

@@ -1,6 +1,8 @@
 import socket
 import sys
+import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +91,32 @@ def test_a_study_that_loses_a_machine_ends_like_one_on_this_machine(ray, tmp_pat
     assert not machines
     assert summary["finished"] == 4
     assert folders["ray"].results_path.read_bytes() == folders["local"].results_path.read_bytes()
+
+
+def test_a_run_that_is_under_way_is_left_alone_when_another_ends(ray, tmp_path):
+    class Place:
+        """Notes each start, and takes as long as the run's name says."""
+
+        def __init__(self, threads):
+            pass
+
+        def carry_out(self, path):
+            with (tmp_path / "starts").open("a") as starts:
+                starts.write(path + "\n")
+            time.sleep(float(Path(path).name))
+            return 0
+
+    try:
+        ray.init(num_cpus=2, log_to_driver=False)
+        executor = make_executor("ray")
+        executor._actor = ray.remote(num_cpus=1)(Place)
+        runs = [tmp_path / seconds for seconds in ("6.0", "1.0", "1.5")]
+        executor.start(runs[0])
+        executor.start(runs[1])
+        assert executor.ended(60.0) == {runs[1]: 0}
+        executor.start(runs[2])
+        ended = executor.ended(60.0) | executor.ended(60.0)
+    finally:
+        ray.shutdown()
+    assert ended == {runs[0]: 0, runs[2]: 0}
+    assert sorted((tmp_path / "starts").read_text().splitlines()) == sorted(map(str, runs))

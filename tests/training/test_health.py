@@ -22,7 +22,7 @@ from stablegrad.training.trainer import Collapsed, resume, train
 
 def watched(run, *, on_collapse="continue", look_every=4, probe_every=8, curvature_every=0, **changes):
     agent = apply_changes(run.agent, changes)
-    diagnosis = DiagnosisConfig(look_every, probe_every, curvature_every, on_collapse)
+    diagnosis = DiagnosisConfig(look_every, probe_every, on_collapse, curvature_every)
     return dataclasses.replace(run, agent=agent, diagnosis=diagnosis, total_steps=1500, checkpoint_every=500)
 
 

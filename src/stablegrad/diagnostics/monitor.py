@@ -174,10 +174,22 @@ class Monitor:
         started = time.perf_counter()
         parameters = [parameter for parameter in self.layers.parameters if parameter.requires_grad]
         generator = torch.Generator(parameters[0].device).manual_seed(seed)
-        found = {
-            "hessian_trace": metrics.hessian_trace(loss, parameters, samples, generator),
-            "hessian_top": metrics.top_eigenvalue(loss, parameters, iterations, generator),
-        }
+        # A look that is armed for the coming step would take these passes for the training's.
+        armed = [update for update in self._updates if update.looks_at(update.steps + 1)]
+        for network in self._networks:
+            network.stop()
+        for update in armed:
+            update.paused = True
+        try:
+            found = {
+                "hessian_trace": metrics.hessian_trace(loss, parameters, samples, generator),
+                "hessian_top": metrics.top_eigenvalue(loss, parameters, iterations, generator),
+            }
+        finally:
+            for update in armed:
+                update.paused = False
+            if armed:
+                self._before_look()
         self.seconds += time.perf_counter() - started
         self.log(**{name: estimate.value for name, estimate in found.items()})
         return found

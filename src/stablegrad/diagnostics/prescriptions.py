@@ -182,8 +182,9 @@ def _rate_factor(name: str, worst: dict[str, Finding]) -> float | None:
     rules = {"raise_learning_rate": ("small_update",), "lower_learning_rate": ("large_update", "thrown_weights")}
     if name not in rules:
         return None
-    if name == "lower_learning_rate" and "extreme_rate" in worst:
-        return 10.0 ** round(math.log10(USUAL_STEP / worst["extreme_rate"].value))
+    size = worst["extreme_rate"].value if name == "lower_learning_rate" and "extreme_rate" in worst else math.nan
+    if USUAL_STEP < size < math.inf:
+        return min(10.0 ** round(math.log10(USUAL_STEP / size)), 0.1)
     found = next((worst[rule].value for rule in rules[name] if rule in worst), math.nan)
     away = abs(math.log10(HEALTHY_UPDATE / found)) if 0 < found < math.inf else 0.0
     # Rather too high than too low: early updates of healthy networks are longer than later ones.

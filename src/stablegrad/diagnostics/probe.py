@@ -92,36 +92,42 @@ class Probe:
 
     def before_step(self) -> None:
         """Run the batch before an update; without a batch (yet), or where the network does not take it, do nothing."""
-        self._try(self._before_step)
+        if self.source is None and self._rows and self.batch is None:
+            self.batch = torch.cat(self._rows)[-MAX_ROWS:]
+            self._rows = []
+        elif callable(self.source) and self.batch is None and not self._impossible:
+            self.batch = self.source()
+            self._check_device(self.batch)
+        if self.batch is not None and not self._impossible:
+            self._try(self._run_before)
 
     def after_step(self) -> dict[str, Tensor]:
         """Run it again after the update; the figures by key."""
-        return self._try(self._after_step) or {}
+        if self._before is None or self.batch is None:
+            return {}
+        figures = self._try(self._run_after)
+        if not self._impossible and not isinstance(self.source, Tensor):
+            # Data move on: the next probing takes new rows, and drift is measured from what they give now.
+            self._renew()
+        return figures or {}
 
     def _try(self, look: Callable[[], dict[str, Tensor] | None]) -> dict[str, Tensor] | None:
         """Nothing ends a training: some networks take no other rows than those of a training step, of one graph say."""
         try:
             return look()
-        except UsageError:
-            raise
         except Exception as error:  # noqa: BLE001  # whatever somebody's network raises
-            self._impossible, self._before = True, None
+            self._impossible = True
+            self.forget()
             reason = (str(error).splitlines() or [""])[0]
+            advice = "; pass probe=, a batch or a function" if self.source is None else ""
             self.note(
                 f"no ranks and no churn{self._of()}: it does not take the probe's rows "
-                f"({type(error).__name__}: {reason}); pass probe=, a batch or a function"
+                f"({type(error).__name__}: {reason}){advice}"
             )
             return None
 
-    def _before_step(self) -> None:
-        if self.source is None and self._rows and self.batch is None:
-            self.batch = torch.cat(self._rows)[-MAX_ROWS:]
-            self._rows = []
-        elif callable(self.source) and self.batch is None:
-            self.batch = self.source()
-            self._check_device(self.batch)
-        if self.batch is None or self._impossible:
-            return
+    def _run_before(self) -> None:
+        assert self.batch is not None
         if self._head is None:
             self._find_head(self.batch)
         features, outputs = self._run(self.batch)
@@ -133,9 +139,8 @@ class Probe:
         if features is None:
             self.note(f"no ranks{self._of()}: the input of its last layer is not one row of features a sample")
 
-    def _after_step(self) -> dict[str, Tensor]:
-        if self._before is None or self.batch is None:
-            return {}
+    def _run_after(self) -> dict[str, Tensor]:
+        assert self._before is not None and self.batch is not None
         features, outputs, old_head = self._before
         self._before = None
         new_features, new_outputs = self._run(self.batch)
@@ -156,9 +161,6 @@ class Probe:
                 figures[f"target_drift/{site}"] = metrics.target_drift(self._outputs, new_outputs)
             self._outputs = new_outputs
             figures[f"output_std/{site}"] = new_outputs.std(dim=0).mean()
-        if self.source is None or callable(self.source):
-            # Data move on: the next probing takes new rows, and drift is measured from what they give now.
-            self._renew()
         return figures
 
     def _renew(self) -> None:
@@ -168,7 +170,11 @@ class Probe:
             self._check_device(batch)
         if batch is not None:
             self.batch, self._rows = batch, []
-            self._outputs = self._run(batch)[1]
+            self._try(self._run_renewed)
+
+    def _run_renewed(self) -> None:
+        assert self.batch is not None
+        self._outputs = self._run(self.batch)[1]
 
     def _ranks(self, features: Tensor, site: str) -> dict[str, Tensor]:
         width = features.shape[1]

@@ -63,6 +63,7 @@ class UpdateWatch:
         self._first_gain: Tensor | None = None
         self.trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self.steps = 0
+        self.paused = False
         self.before_look: Callable[[], None] = lambda: None
         self.before_step: Callable[[int], None] = lambda step: None
         self.after_step: Callable[[int, list[str], dict[str, Tensor]], None] = lambda step, names, figures: None
@@ -120,7 +121,7 @@ class UpdateWatch:
 
     def _see_leftover(self, number: int, gradient: Tensor) -> None:
         """Called before a gradient is added to what is there; the first time after a step counts."""
-        if not self._leftover and not torch.compiler.is_compiling():
+        if not self.paused and not self._leftover and not torch.compiler.is_compiling():
             left = self.parameters[number].grad
             norm = gradient.new_zeros(()) if left is None else torch.linalg.vector_norm(left.detach())
             self._leftover = [(self.layer_of[number], norm)]

@@ -52,7 +52,7 @@ def channels_before(activation: str, channels: int) -> int:
     each = channels_per_input(activation)
     if channels % each:
         raise UsageError(
-            f"{activation} makes two channels of one, so layers need an even number of units, got {channels}"
+            f"{activation} makes two channels of one, so layers need an even number of units; one has {channels}"
         )
     return channels // each
 

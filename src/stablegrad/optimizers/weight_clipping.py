@@ -1,4 +1,4 @@
-"""Weight clipping: every weight stays near where it began (Elsayed et al., arXiv 2407.01704)."""
+"""Weight clipping: weights stay within a multiple of where they usually begin (Elsayed et al., arXiv 2407.01704)."""
 
 from __future__ import annotations
 

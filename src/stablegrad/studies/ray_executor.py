@@ -57,8 +57,8 @@ class RayExecutor:
             self._carry_out(folder, self._idle.pop())
             return
         actor = self._actor.remote(self._threads)
-        run = self._carry_out(folder, actor)
-        self._unplaced[actor.__ray_ready__.remote()] = run
+        placed = actor.__ray_ready__.remote()  # asked first, as an actor answers in order
+        self._unplaced[placed] = self._carry_out(folder, actor)
 
     def _carry_out(self, folder: Path, actor: Any) -> Any:
         run = actor.carry_out.remote(str(folder.absolute()))
@@ -132,7 +132,9 @@ def _check_answers(address: str | None) -> None:
     if address in (None, "auto"):
         address = os.environ.get("RAY_ADDRESS")
         source = " ($RAY_ADDRESS)"
-        left_by_ray = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+        left_by_ray = Path(
+            os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray", "ray_current_cluster"
+        )
         if not address and left_by_ray.exists():
             address = left_by_ray.read_text().strip()
             source = f" ({left_by_ray}; 'ray stop' clears what a dead cluster left)"

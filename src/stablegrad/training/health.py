@@ -35,12 +35,12 @@ class DiagnosisConfig:
     """Updates between two looks at gradients, updates and activations; 0: no diagnosis."""
     probe_every: int = 1000
     """Updates between two measurements of ranks and churn on a probe batch, a multiple of look-every; 0: none."""
-    curvature_every: int = 0
-    """Updates between two measurements of the TD loss's curvature (trace and largest eigenvalue of its Hessian), at the
-    end of a rollout; 0: none. One costs as much as some hundred updates."""
     on_collapse: str = "continue"
     """continue (and warn), stop (with a checkpoint), or rollback: return to the last healthy checkpoint and apply the
     first prescription that can be applied to a running agent."""
+    curvature_every: int = 0
+    """Updates between two measurements of the TD loss's curvature (trace and largest eigenvalue of its Hessian), at the
+    end of a rollout; 0: none. One costs as much as some hundred updates."""
 
     def __post_init__(self) -> None:
         if self.on_collapse not in ON_COLLAPSE:

@@ -70,7 +70,7 @@ def unscaled_input(history: History, thresholds: Thresholds) -> Iterator[Finding
 
 
 def input_shift(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Inputs that moved far from what they were at the beginning, and an error that grew with them.
+    """Inputs that moved far from what they were at the beginning, and an error that grew with them or damage since.
 
     An agent sees ever new states as it gets better; while its error stays where it was, that is progress.
     """

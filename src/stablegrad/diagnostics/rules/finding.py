@@ -73,7 +73,7 @@ class Thresholds:
     stretching: float = 5.0
     """unscaled_weights: gain of a layer's first weights, above which they are too large where damage is there too."""
     starving: float = 0.05
-    """unscaled_weights: the same of a hidden layer, below which they are too small."""
+    """unscaled_weights: the same, below which they are too small where most layers have less."""
     extreme_step: float = 0.03
     """extreme_rate: root mean square of a first step of an optimizer that normalises its steps, with damage."""
     loss_rise: float = 10.0

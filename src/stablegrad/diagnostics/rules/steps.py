@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import reduce
 
@@ -112,7 +113,8 @@ def extreme_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     steps, rates = history.series("normalised_step"), history.series("effective_learning_rate")
     weights = history.series("weight_norm")
     sizes = [float(step[0] * rate[0] * np.square(norm[0])) for _, _, step, rate, norm in columns(steps, rates, weights)]
-    size = float(np.median(sizes)) if sizes else 0.0
+    known = [one for one in sizes if math.isfinite(one)]
+    size = float(np.median(known)) if known else 0.0
     if size > thresholds.extreme_step and _harmed(history, thresholds):
         yield Finding(
             "extreme_rate", "collapsing", NETWORK, int(steps.steps[0]), size, thresholds.extreme_step,
