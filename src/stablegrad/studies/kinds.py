@@ -71,6 +71,8 @@ FIGURES = {
         "gradients/norm",
         "dormant/*",
         "srank/*",
+        "hessian_trace/*",
+        "hessian_top/*",
     ),
     RELEARN: (
         "relearning.mean_final_accuracy",
