@@ -1,3 +1,4 @@
+import signal
 import socket
 import sys
 import time
@@ -25,7 +26,9 @@ width = 16
 
 @pytest.fixture
 def ray():
-    return pytest.importorskip("ray", reason="Ray is an extra, and not for every Python")
+    handler = signal.getsignal(signal.SIGTERM)
+    yield pytest.importorskip("ray", reason="Ray is an extra, and not for every Python")
+    signal.signal(signal.SIGTERM, handler)  # Ray leaves its own
 
 
 def test_a_missing_ray_is_said(monkeypatch):
