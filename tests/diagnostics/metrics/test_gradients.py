@@ -222,7 +222,8 @@ def test_the_normalised_step_of_adams_first_is_one_and_of_sgd_the_gradients_size
 def test_the_gain_is_what_a_layer_makes_of_noise(layer):
     """Of inputs of mean square 1 that do not depend on each other, measured."""
     shape = (20_000, *layer.weight.shape[1:])
-    torch.nn.init.zeros_(layer.bias) if layer.bias is not None else None
+    if layer.bias is not None:
+        torch.nn.init.zeros_(layer.bias)
     outputs = layer(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     norm = layer.weight.detach().norm()[None]
     gain = metrics.weight_gain(norm, torch.tensor([float(layer.weight.shape[0])]))

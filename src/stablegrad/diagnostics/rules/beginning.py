@@ -31,18 +31,23 @@ def unscaled_weights(history: History, thresholds: Thresholds) -> Iterator[Findi
     gains = history.series("weight_gain")
     if not gains:
         return
+    known = {
+        site: gain for site, gain in zip(gains.sites, gains.values[0].tolist(), strict=True) if not math.isnan(gain)
+    }
+    large = {site: gain for site, gain in known.items() if gain > thresholds.stretching}
+    small = {site: gain for site, gain in known.items() if 0 < gain < thresholds.starving}
+    if len(known) < 2 or len(small) <= len(known) / 2:
+        small = {}
+    if not large and not small:
+        return
     # What is out of all proportion has done whatever is wrong, whenever it shows.
-    absurd = np.nanmax(gains.values[0], initial=0.0) > ABSURD * thresholds.stretching
+    absurd = max(large.values(), default=0.0) > ABSURD * thresholds.stretching
     if not _sick(history, thresholds, history.series("weight_norm").steps[: None if absurd else SLOW_LOOKS]):
         return
-    first = gains.values[0][~np.isnan(gains.values[0])]
-    starving = len(first) > 1 and np.mean((first > 0) & (first < thresholds.starving)) > 0.5
-    for site, gain in zip(gains.sites, gains.values[0].tolist(), strict=True):
-        if gain > thresholds.stretching or (starving and 0 < gain < thresholds.starving):
-            size = "large" if gain > 1 else "small"
+    for found, size, threshold in ((large, "large", thresholds.stretching), (small, "small", thresholds.starving)):
+        for site, gain in found.items():
             yield Finding(
-                "unscaled_weights", "collapsing", site, int(gains.steps[0]), gain,
-                thresholds.stretching if gain > 1 else thresholds.starving,
+                "unscaled_weights", "collapsing", site, int(gains.steps[0]), gain, threshold,
                 f"the first weights of '{site}' are too {size}: it multiplies what it gets by {gain:.2g}, "
                 "where about 1 is usual",
             )  # fmt: skip
