@@ -17,8 +17,8 @@ seeds = 4
 [base]
 algorithm = "relearn"
 data_limit = 512
-epochs = 80
-reshuffle_every = 20
+epochs = 160
+reshuffle_every = 40
 checkpoint_every = 4
 width = 16
 """
@@ -80,14 +80,19 @@ def test_a_study_that_loses_a_machine_ends_like_one_on_this_machine(ray, tmp_pat
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     machines = [cluster.add_node(num_cpus=1)]
 
-    def lose_a_machine(progress):
-        if machines and any(progress.running.values()):
-            cluster.remove_node(machines.pop(), allow_graceful=False)
-
     try:
         executor = make_executor("ray", address=cluster.address)
         assert executor.workers == 2
-        summary = run_study(folders["ray"], executor, 2, on_progress=lose_a_machine)
+        ended = executor.ended
+
+        def ended_and_a_machine_lost(timeout):
+            """As soon as a run has something to go on from: asked five times a second, while runs take seconds."""
+            if machines and any((tmp_path / "ray").glob("runs/**/checkpoints/*/SHA256SUMS")):
+                cluster.remove_node(machines.pop(), allow_graceful=False)
+            return ended(timeout)
+
+        executor.ended = ended_and_a_machine_lost
+        summary = run_study(folders["ray"], executor, 2)
     finally:
         ray.shutdown()
         cluster.shutdown()
