@@ -146,10 +146,11 @@ def test_energy_is_time_at_the_machines_draw(synthetic, tmp_path):
     """A run of the baseline takes a minute, as its price above says."""
     directory = synthetic.write_comparison(tmp_path / "c")
     page = Page(write_summary_page(directory, watts=6000.0))
-    assert "Energy of a run0.10 kWh" in page.words
+    assert "Energy of a run100 Wh" in page.words
     assert "Energy is time at 6,000 W, as given" in page.words
+    assert "Energy of a run2 kWh" in Page(write_summary_page(directory, watts=120_000.0)).words
     without = Page(write_summary_page(directory))
-    assert "kWh" not in without.words and "Runs measure no energy" in without.words
+    assert "Energy of a runnot measured" in without.words and "Runs measure no energy" in without.words
 
 
 def test_sources_link_to_a_runs_own_page_where_it_has_one(synthetic, tmp_path):

@@ -385,7 +385,8 @@ class _Page:
     def _energy(self, seconds: float | None) -> str | None:
         if self.watts is None or seconds is None:
             return None
-        return f"{number(seconds / 3600 * self.watts / 1000)} kWh"
+        watt_hours = seconds / 3600 * self.watts
+        return f"{number(watt_hours)} Wh" if watt_hours < 1000 else f"{number(watt_hours / 1000)} kWh"
 
     def _spent(self, seconds: float | None) -> str | None:
         """Time, money and energy, as far as they are known."""
