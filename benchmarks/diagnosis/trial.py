@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
 import torch
 from benchmarks.diagnosis import rivals
 from benchmarks.diagnosis.scenarios import SCENARIOS, Scenario
 from benchmarks.diagnosis.training import Setup
 
-from stablegrad.diagnostics import Finding, History, Monitor, Series, Thresholds, judge
+from stablegrad.diagnostics import Finding, History, Monitor, Thresholds, judge
 from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply
 from stablegrad.diagnostics.rules import rising_loss
 
@@ -125,10 +124,9 @@ def fitting(name: str) -> list[str]:
 
 def replay(history: History, onset: int) -> Iterator[tuple[int, list[Finding]]]:
     """(step, findings) from what was seen up to each look until the first alarm from ``onset`` on, and of the last."""
-    series = {metric: history.series(metric) for metric in history.metrics()}
-    looks = sorted({int(step) for one in series.values() for step in one.steps})
+    looks = sorted({int(step) for metric in history.metrics() for step in history.series(metric).steps})
     for step in looks:
-        findings = judge(_UpTo(history, series, step))
+        findings = judge(history.until(step))
         yield step, findings
         if findings and step >= onset:
             break
@@ -142,22 +140,5 @@ def rising_losses(losses: list[float], looks: list[int]) -> Iterator[bool]:
     The monitor keeps no loss that is not a number.
     """
     history = History([(step, {"loss/network": loss}) for step, loss in enumerate(losses, start=1) if loss == loss])
-    series = {"loss": history.series("loss")}
     for step in looks:
-        yield any(rising_loss(_UpTo(history, series, step), Thresholds()))
-
-
-class _UpTo(History):
-    """A history up to a step, cut from series that were put together once."""
-
-    def __init__(self, history: History, series: Mapping[str, Series], step: int):
-        super().__init__(order=history.order, frozen=history.frozen)
-        self._whole, self._step = series, step
-
-    def series(self, metric: str) -> Series:
-        """All values of one metric up to the step."""
-        whole = self._whole.get(metric)
-        if whole is None:
-            return super().series(metric)
-        seen = int(np.searchsorted(whole.steps, self._step, side="right"))
-        return Series(metric, whole.steps[:seen], whole.sites if seen else [], whole.values[:seen])
+        yield any(rising_loss(history.until(step), Thresholds()))

@@ -9,6 +9,7 @@ import pytest
 
 from stablegrad.cli import diagnose as command
 from stablegrad.cli.main import main
+from stablegrad.diagnostics import Finding, History, Report
 from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.trial import Trial, verify
 
@@ -90,6 +91,15 @@ def test_a_trial_is_shown_as_a_table(capsys):
     assert lines[3].rstrip().endswith("not tried: takes a person")
 
 
+def test_the_trial_of_a_run_is_one_of_its_return(capsys):
+    tried = Trial("kron", "Kron", "no-go", "worse", -12.5, -20.0, -5.0, 1.5, None, 3, "the return")
+    command._print_trial([tried.to_dict()])
+    lines = capsys.readouterr().out.splitlines()
+    assert "effect on the return" in lines[1]
+    assert re.search(r"Kron +-12.50 \(-20.00 to -5.00\) +x 1.50 +– +no-go$", lines[2].rstrip())
+    assert lines[-1] == "Kron: worse"
+
+
 def test_a_sample_or_a_shape(models, capsys):
     assert main(["diagnose", "nets_of_mine:with_sample", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["task"]["learning_rate"] == 3e-4
@@ -114,7 +124,8 @@ def test_a_sample_or_a_shape(models, capsys):
         (["nets_of_mine:"], 2, "malformed 'nets_of_mine:'; expected package.module:make_model, or a run folder"),
         (["nets_of_mine:small", "--seconds", "0"], 2, "seconds must be above 0"),
         (["nowhere"], 2, "'nowhere' is no run folder"),
-        ([".", "--verify"], 2, "--verify needs the network"),
+        (["nets_of_mine:small", "--verify", "--steps", "100"], 2, "--steps is for the trial of a run"),
+        ([".", "--verify"], 2, "'.' is no run folder"),
     ],
 )
 def test_wrong_input_is_one_line(models, capsys, arguments, code, message):
@@ -152,3 +163,55 @@ class TestRunFolder:
         code, error = failure(capsys, ["run"])
         assert code == 1
         assert "recorded no gradient norms of layers" in error
+
+    def test_what_is_prescribed_for_an_ill_run_is_tried_in_its_environment(self, tmp_path, monkeypatch, capsys):
+        """Steps a thousand times too long; the second command finds all trainings done."""
+        monkeypatch.chdir(tmp_path)
+        high = ["--optimizer.name", "sgd", "--optimizer.learning-rate", "3", "--max-grad-norm", "100"]
+        options = [*TRAIN, *high, "--total-steps", "3000", "--threads", "1", "--run-dir", "ill", "--quiet"]
+        main(options)
+        capsys.readouterr()
+        verify = ["diagnose", "ill", "--verify", "--seeds", "2", "--steps", "1500"]
+        assert main([*verify, "--json"]) == 0
+        report = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert report["verdict"] in ("collapsing", "collapsed")
+        tried = [trial for trial in report["trial"] if trial["decision"] != "not tried"]
+        assert 1 <= len(tried) <= 3
+        assert [trial["name"] for trial in report["trial"]] == [
+            one["name"] for one in report["prescriptions"][: len(report["trial"])]
+        ]
+        folder = tmp_path / "ill" / "verify" / "1500-steps-2-pairs"
+        for trial in tried:
+            summary = json.loads((folder / trial["name"] / "comparison_summary.json").read_text())
+            assert summary["seeds"] == [2, 3]
+            if trial["effect"] is not None:
+                assert trial["effect"] == summary["difference"]["mean"]
+                assert trial["score"] == "the return"
+                assert trial["decision"] == ("go" if summary["difference"]["interval"][0] > 0 else "no-go")
+        shared = [folder / trial["name"] / "runs" / "unchanged" for trial in tried]
+        assert len({path.resolve() for path in shared}) == 1
+        written = {path: path.stat().st_mtime_ns for path in folder.rglob("summary.json")}
+        assert main([*verify, "--output", "page.html"]) == 0
+        captured = capsys.readouterr()
+        assert "effect on the return" in captured.out
+        assert "2 pairs" in captured.out or "trainings each" in captured.out
+        assert f"{2 * (1 + len(tried))} trainings of 1,500 steps" in captured.err
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob("summary.json")} == written
+        assert "What a trial showed" in (tmp_path / "page.html").read_text()
+
+    def test_a_healthy_run_has_nothing_to_try(self, run, capsys):
+        report = json.loads((run / "summary.json").read_text())["health"]
+        if report["verdict"] == "healthy":
+            assert main(["diagnose", "run", "--verify"]) == 0
+            assert not (run / "verify").exists()
+
+    @pytest.mark.parametrize(
+        ("option", "value", "message"), [("--seeds", "1", "at least 2 seeds"), ("--steps", "0", "steps must")]
+    )
+    def test_wrong_trials(self, run, capsys, monkeypatch, option, value, message):
+        ill = [Finding("large_update", "collapsing", "network", 100, 0.3, 0.05, "too long")]
+        monkeypatch.setattr(command, "diagnose_recorded", lambda rows: Report(ill, History()))
+        code, error = failure(capsys, ["run", "--verify", option, value])
+        assert code == 2
+        assert message in error
+        assert not (run / "verify").exists()

@@ -141,7 +141,7 @@ class TestResidual:
 
     @pytest.mark.parametrize("model", [stack(4, 8, 6, 2), ResidualTorso(4, 8, 2)])
     def test_nothing_to_do(self, model):
-        with pytest.raises(CannotApply, match="as wide as its input"):
+        with pytest.raises(CannotApply, match="the shape of its input"):
             changes.residual(model, adam(model))
 
 
@@ -304,10 +304,12 @@ class TestTrainLayer:
         with pytest.raises(CannotApply, match="already"):
             changes.train_layer(model, optimizer)
 
-    def test_no_rate_to_go_by(self):
+    @pytest.mark.parametrize(("kind", "rate"), [(torch.optim.SGD, 1e-2), (torch.optim.Adam, 1e-3)])
+    def test_no_rate_to_go_by(self, kind, rate):
         model = stack(4, 8, 2)
-        with pytest.raises(CannotApply, match="learning rate of all parameters is 0"):
-            changes.train_layer(model, torch.optim.SGD(model.parameters(), lr=0.0))
+        optimizer = kind(model.parameters(), lr=0.0)
+        changes.train_layer(model, optimizer)
+        assert optimizer.param_groups[0]["lr"] == rate
 
 
 class TestRecycle:
@@ -536,3 +538,46 @@ def test_recurrent_cells_become_orthogonal_gate_by_gate():
     for gate in model[0].weight_hh_l0.split(5):
         torch.testing.assert_close(gate @ gate.T, torch.eye(5), atol=1e-5, rtol=0)
     assert not model[0].bias_hh_l0.any()
+
+
+class TestSteadyRate:
+    def rates(self, schedule, steps=8, lr=1e-2):
+        model = stack(4, 8, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        optimizer_changes.steady_rate(model, optimizer)
+        seen = []
+        for number in range(steps):
+            optimizer.param_groups[0]["lr"] = lr * schedule(number)
+            step(model, optimizer, torch.randn(8, 4))
+            seen.append(optimizer.param_groups[0]["lr"] / lr)
+        return seen
+
+    def test_a_leap_is_cut_and_a_fall_has_a_floor(self):
+        assert self.rates(lambda number: 50.0 if number == 2 else 1.0) == pytest.approx([1, 1, 2, 1, 1, 1, 1, 1])
+        assert self.rates(lambda number: 0.5**number) == pytest.approx([1, 0.5, 0.25, 0.125, 0.1, 0.1, 0.1, 0.1])
+
+    def test_a_warm_up_stays_one(self):
+        assert self.rates(lambda number: number / 7) == pytest.approx([number / 7 for number in range(8)])
+
+    def test_a_rate_on_the_device(self):
+        model = stack(4, 8, 2)
+        optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(1e-2), capturable=False, foreach=False)
+        optimizer_changes.steady_rate(model, optimizer)
+        optimizer.param_groups[0]["lr"].fill_(1.0)
+        step(model, optimizer, torch.randn(8, 4))
+        assert optimizer.param_groups[0]["lr"].item() == pytest.approx(2e-2)
+
+
+def test_convolutions_that_keep_their_shape_get_residual_connections():
+    keeps = torch.nn.Conv2d(4, 4, 3, padding=1)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), keeps, torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3, stride=2, padding=1), torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 3, padding="same"), torch.nn.Flatten(), torch.nn.Linear(4 * 9, 2),
+    )  # fmt: skip
+    assert changes.square_layers(model) == [keeps, model[8]]
+    inputs = torch.randn(2, 4, 8, 8)
+    plain = keeps(inputs)
+    changes.residual(model, adam(model))
+    assert torch.equal(keeps(inputs), inputs + plain)
+    assert model(torch.randn(2, 1, 8, 8)).shape == (2, 2)

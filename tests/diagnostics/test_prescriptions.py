@@ -51,6 +51,10 @@ def test_a_healthy_network_needs_nothing():
         ("alike_units", "orthogonal_init"),
         ("unscaled_weights", "orthogonal_init"),
         ("extreme_rate", "lower_learning_rate"),
+        ("rate_jump", "steady_rate"),
+        ("starved_rate", "steady_rate"),
+        ("collapsed_objective", "revise_objective"),
+        ("unscaled_target", "slower_targets"),
     ],
 )
 def test_the_first_answer_to_one_rule(rule, first):
@@ -186,3 +190,10 @@ def test_the_worst_finding_of_a_rule_is_quoted_and_the_rules_are_named():
         INTERVENTIONS[one.name].memory,
         dict(INTERVENTIONS[one.name].code),
     )
+
+
+def test_what_gets_no_gradient_from_the_first_look_on_is_cut_off_whatever_else_is_wrong():
+    cut = replace(finding("no_gradient", "collapsed"), since=2)
+    assert names(cut, finding("unscaled_input"))[0] == "reconnect"
+    assert "reconnect" not in names(replace(cut, since=100), finding("unscaled_input"))
+    assert "reconnect" not in names(cut, replace(finding("dead_units", "collapsed"), since=2))

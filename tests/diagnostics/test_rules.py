@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stablegrad.diagnostics import RULES, History, Thresholds, judge
+from stablegrad.diagnostics.rules import passed
 from stablegrad.errors import UsageError
 
 LOOKS = 12
@@ -143,7 +144,8 @@ def long(before, after):
 
 #: Rules about the beginning, about a single moment, or about more looks than these: they have tests of their own.
 APART = {"nonfinite", "overshooting", "update_burst", "ascending", "runaway", "alike_units", "blocked_output",
-         "unscaled_input", "unscaled_weights", "extreme_rate",
+         "unscaled_input", "unscaled_target", "unscaled_weights", "extreme_rate", "rate_jump", "starved_rate",
+         "collapsed_objective",
          "rising_loss"}  # fmt: skip
 
 
@@ -529,3 +531,80 @@ def test_a_loss_that_rises_again_and_stays(losses, alarms):
     if alarms:
         # It rose at step 41, and the median of ten looks with the fifth of them.
         assert rules(made)["rising_loss"].since == 45
+
+
+def scheduled(rates, **others):
+    """Figures of a layer of norm 1 under a learning rate."""
+    return history(weight_norm__a=1.0, effective_learning_rate__a=rates, **others)
+
+
+def rules_of(made):
+    return {finding.rule for finding in judge(made)}
+
+
+@pytest.mark.parametrize(
+    ("rates", "error", "alarms"),
+    [
+        (then(1e-2, 1e-5), 1.0, True),
+        (then(1e-2, 1e-5), then(1.0, 0.1), False),  # it is learned: the end of a schedule
+        (then(1e-2, 2e-4), 1.0, False),  # a fiftieth
+        (1e-5, 1.0, False),  # low from the beginning: another rule's
+    ],
+)
+def test_a_schedule_that_starves(rates, error, alarms):
+    made = scheduled(rates, update_ratio__a=then(1e-3, 0.0), error_signal=error)
+    assert ("starved_rate" in rules_of(made)) == alarms
+
+
+@pytest.mark.parametrize(
+    ("rates", "dead", "alarms"),
+    [
+        (then(1e-3, 3e-2), then(0.1, 1.0), True),
+        (then(1e-3, 3e-2), 0.1, False),  # no damage
+        (then(1e-3, 5e-3), then(0.1, 1.0), False),  # five times as high
+        ([0.0, 1e-3, 1e-2, *[1e-2] * (LOOKS - 3)], then(0.1, 1.0), False),  # a warm-up
+    ],
+)
+def test_a_learning_rate_that_leaps(rates, dead, alarms):
+    assert ("rate_jump" in rules_of(scheduled(rates, dead__a=dead))) == alarms
+
+
+@pytest.mark.parametrize(("error", "alarms"), [(then(1.0, 1e-3), True), (1.0, False)])
+def test_an_objective_that_features_alike_fulfil(error, alarms):
+    found = rules_of(history(effective_rank=then(30.0, 1.2), error_signal=error))
+    assert "rank_collapse" in found
+    assert ("collapsed_objective" in found) == alarms
+
+
+@pytest.mark.parametrize(
+    ("error", "size", "dead", "alarms"),
+    [
+        (1e5, 1.0, then(0.1, 1.0), True),
+        (1e5, 1.0, 0.1, False),  # no damage
+        (1e5, 1e3, then(0.1, 1.0), False),  # the outputs are as large
+        (10.0, 1.0, then(0.1, 1.0), False),
+    ],
+)
+def test_targets_of_another_scale_and_damage(error, size, dead, alarms):
+    made = history(error_signal=error, output_size=size, dead__a=dead)
+    assert ("unscaled_target" in rules_of(made)) == alarms
+
+
+def test_a_cause_that_is_over_is_remembered_while_the_network_is_ill():
+    """Long steps that ended when there was nothing left to move."""
+    long = [1e-3] * 3 + [0.1] * 4 + [1e-3] * (LOOKS - 7)
+    made = history(update_ratio__a=long, churn=0.8)
+    found = judge(made)
+    assert {finding.rule for finding in found} == {"policy_churn"}
+    assert [(finding.rule, finding.since) for finding in passed(made, found)] == [("large_update", 40)]
+    assert passed(made, []) == []
+
+
+def test_a_history_until_a_step_is_what_was_known_then():
+    made = history(update_ratio__a=then(1e-3, 0.1), dead__a=then(0.1, 1.0))
+    seen = made.until(50)
+    assert seen.series("dead").steps.tolist() == [10, 20, 30, 40, 50]
+    assert judge(seen) == []
+    assert judge(made.until(10**6)) == judge(made)
+    assert made.until(5).metrics() == []
+    assert not made.until(5).series("dead")

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,8 +10,8 @@ from torch import nn
 
 from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.prescriptions import Prescription
-from stablegrad.diagnostics.trial import paired_interval, training_bytes, verify
-from stablegrad.errors import UsageError
+from stablegrad.diagnostics.trial import paired_interval, training_bytes, verify, verify_training
+from stablegrad.errors import StablegradError, UsageError
 from stablegrad.optimizers import Kron
 
 SAMPLE = torch.zeros(2, 8)
@@ -84,7 +86,7 @@ def test_kron_is_tried_at_a_third_of_the_rate(monkeypatch):
 def test_nothing_that_can_be_tried():
     (trial,) = verify(nn.Linear(8, 4), SAMPLE, [prescription("residual")])
     assert trial.decision == "not tried"
-    assert "as wide as its input" in trial.reason
+    assert "the shape of its input" in trial.reason
     assert verify(nn.Linear(8, 4), SAMPLE, []) == []
 
 
@@ -127,3 +129,54 @@ def test_bytes_of_a_training():
     kron = Kron(model.parameters(), lr=1e-3)
     kron.step()
     assert training_bytes(model, kron) > 4 * 600 * 3
+
+
+def regression(change, seed, lr=0.3, steps=40):
+    """Minus the final loss of a linear regression: learned at 0.3, no number at 1e4."""
+    torch.manual_seed(seed)
+    inputs = torch.randn(64, 4)
+    targets = inputs.sum(1, keepdim=True)
+    model = nn.Linear(4, 1)
+    optimizer = change(model, torch.optim.SGD(model.parameters(), lr=lr))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = (model(inputs) - targets).square().mean()
+        loss.backward()
+        optimizer.step()
+    return -loss.item()
+
+
+def rate(name, factor):
+    return dataclasses.replace(prescription(name), factor=factor)
+
+
+def test_a_training_of_ones_own():
+    """Too low a rate; what ends in no number counts as the worst of all, and what is no change at once is not tried."""
+    better, broken = rate("raise_learning_rate", 100.0), rate("lower_learning_rate", 1e5)
+    names = [prescription("recycle_dormant"), prescription("reconnect"), better, broken]
+    trials = verify_training(partial(regression, lr=3e-3), names, seeds=(1, 2, 3), top=2)
+    assert [trial.decision for trial in trials] == ["not tried", "not tried", "go", "no-go"]
+    assert "again and again" in trials[0].reason
+    assert trials[2].seeds == 3
+    assert 0 < trials[2].low < trials[2].effect
+    assert trials[2].reason.startswith("better: the score ")
+    assert trials[3].effect <= 0.0
+
+
+def test_a_training_that_ends_in_no_number_and_one_that_does_not():
+    trials = verify_training(
+        partial(regression, lr=1e4),
+        [rate("lower_learning_rate", 1e-5), rate("raise_learning_rate", 10.0)],
+        seeds=(1, 2),
+    )
+    assert [(trial.decision, trial.effect) for trial in trials] == [("go", None), ("no-go", None)]
+    assert trials[0].reason == "no training without it returned a number, 2 of 2 with it"
+
+
+def test_a_training_that_does_not_make_the_change_is_told_so():
+    with pytest.raises(StablegradError, match="did not call change"):
+        verify_training(lambda change, seed: 1.0, [prescription("kron")])
+    with pytest.raises(UsageError, match="at least 2 seeds"):
+        verify_training(regression, [prescription("kron")], seeds=(1, 1))
+    with pytest.raises(StablegradError, match="no training of the trial returned a score"):
+        verify_training(lambda change, seed: regression(change, seed) * float("nan"), [], seeds=(1, 2))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,19 @@ from torch import Tensor, nn
 
 from stablegrad.cli.arguments import parse
 from stablegrad.diagnostics.changes import all_layers
-from stablegrad.diagnostics.preflight import PreflightReport, diagnose
+from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.diagnostics.report import Report
-from stablegrad.diagnostics.trial import SEEDS, verify
+from stablegrad.diagnostics.trial import SEEDS, TOP, verify
 from stablegrad.errors import StablegradError, UsageError, unknown_name
+from stablegrad.studies import RunProgress
+from stablegrad.studies.run_trial import changed_configs, check_size, planned_seconds, trial_steps, verify_run
+from stablegrad.studies.wording import duration
+from stablegrad.training.config import RunConfig, usable_cores
 from stablegrad.training.run_folder import RunFolder
+from stablegrad.training.trainer import Interrupted
 
+PROGRESS_SECONDS = 15.0
 DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
 
 
@@ -45,9 +53,15 @@ class Arguments:
     seed: int = 0
     """Seed of the network and of everything that is drawn."""
     verify: bool = False
-    """Try the top prescriptions in a short paired trial."""
+    """Try the top prescriptions in a short paired trial: those of a network on a synthetic task, those of a run in its
+    environment."""
     seeds: int = SEEDS
     """Pairs of the trial."""
+    steps: int | None = None
+    """Environment steps of each training of a run's trial; None: twice as many as the run took until it was first found
+    ill, at least a tenth of it."""
+    workers: int | None = None
+    """Trainings at once in a run's trial; default: as many as the cores hold."""
     output: Path | None = None
     """HTML file for the report."""
     json: bool = False
@@ -60,14 +74,14 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments:
         raise UsageError("name what to diagnose: package.module:make_model, or a run folder")
     parsed = parse(Arguments, "diagnose", arguments, text)
-    report = _diagnose_run(parsed) if _is_folder(parsed.target) else _diagnose_model(parsed)
+    report = _diagnose_run(parsed, arguments) if _is_folder(parsed.target) else _diagnose_model(parsed)
     if parsed.output is not None:
         report.save_html(parsed.output)
     if parsed.json:
         print(json.dumps(report.to_dict()))
         return 0
     print(report)
-    if isinstance(report, PreflightReport) and report.trial:
+    if report.trial:
         _print_trial(report.trial)
     if parsed.output is not None:
         print(f"report: {parsed.output}")
@@ -78,15 +92,58 @@ def _is_folder(target: str) -> bool:
     return Path(target).is_dir() or ":" not in target
 
 
-def _diagnose_run(parsed: Arguments) -> Report:
-    if parsed.verify:
-        raise UsageError("--verify needs the network: give package.module:make_model instead of a run folder")
+def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
     folder = RunFolder(parsed.target)
-    folder.read_config()
-    return diagnose_recorded(folder.read_metrics())
+    config = folder.read_config()
+    report = diagnose_recorded(folder.read_metrics())
+    if not parsed.verify or not report.prescriptions:
+        return report
+    if "env" not in config:
+        raise UsageError("--verify of a run is for agents; for this network give package.module:make_model")
+    return replace(report, trial=_try_in_its_environment(parsed, arguments, folder, report))
+
+
+def _try_in_its_environment(
+    parsed: Arguments, arguments: Sequence[str], folder: RunFolder, report: Report
+) -> list[dict[str, Any]]:
+    """What trainings of a run with its prescriptions showed; says on stderr how far they are."""
+    say = (lambda text: None) if parsed.json else partial(print, file=sys.stderr, flush=True)
+    base = RunConfig.from_json(folder.read_config())
+    steps = trial_steps(report, base.total_steps) if parsed.steps is None else parsed.steps
+    check_size(steps, parsed.seeds)
+    tried = list(changed_configs(base, report.prescriptions))[:TOP]
+    trainings = (1 + len(tried)) * parsed.seeds
+    takes = planned_seconds(folder.read_summary() or {}, steps, trainings, parsed.workers or usable_cores())
+    say(f"{report.verdict}; trying {', '.join(tried) or 'nothing'}")
+    say(f"{trainings} trainings of {steps:,} steps" + ("" if takes is None else f", about {duration(takes)}"))
+    said = time.monotonic()
+
+    def show(name: str, runs: list[RunProgress]) -> None:
+        nonlocal said
+        if time.monotonic() - said >= PROGRESS_SECONDS:
+            said = time.monotonic()
+            say(f"{name}: {sum(run.state == 'finished' for run in runs)} of {len(runs)} trainings done")
+
+    try:
+        trials = verify_run(
+            folder.path / "verify" / f"{steps}-steps-{parsed.seeds}-pairs",
+            base,
+            report.prescriptions,
+            steps=steps,
+            seeds=parsed.seeds,
+            workers=parsed.workers,
+            on_progress=show,
+            command=["stablegrad", "diagnose", *arguments],
+        )
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on from the trainings' last checkpoints") from None
+    return [trial.to_dict() for trial in trials]
 
 
 def _diagnose_model(parsed: Arguments) -> Report:
+    for name in ("steps", "workers"):
+        if getattr(parsed, name) is not None:
+            raise UsageError(f"--{name} is for the trial of a run; that of a network takes --seconds")
     torch.manual_seed(parsed.seed)
     model, sample = _make_model(parsed)
     report = diagnose(model, sample, seconds=parsed.seconds, seed=parsed.seed)
@@ -161,18 +218,21 @@ def _said(error: Exception) -> str:
 
 
 def _print_trial(trials: Sequence[dict[str, Any]]) -> None:
-    table = Table("change", "effect on accuracy while it re-learns", "step time", "memory", "decision", box=None)
+    score = next((trial["score"] for trial in trials if trial["score"]), "the score")
+    table = Table("change", f"effect on {score}", "step time", "memory", "decision", box=None)
     for trial in trials:
         if trial["effect"] is None:
             table.add_row(trial["title"], "–", "–", "–", f"{trial['decision']}: {trial['reason']}")
             continue
-        effect = f"{trial['effect']:+.2f} ({trial['low']:+.2f} to {trial['high']:+.2f})"
-        table.add_row(
-            trial["title"], effect, f"x {trial['step_time']:.2f}", f"x {trial['memory']:.2f}", trial["decision"]
-        )
+        effect = f"{trial['effect']:+,.2f} ({trial['low']:+,.2f} to {trial['high']:+,.2f})"
+        factors = ("–" if trial[name] is None else f"x {trial[name]:.2f}" for name in ("step_time", "memory"))
+        table.add_row(trial["title"], effect, *factors, trial["decision"])
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=140)
     print()
     console.print(table)
     print("effect: mean over paired seeds, with its 95% interval (Student t); go where the interval lies above 0")
+    for trial in trials:
+        if trial["effect"] is not None:
+            print(f"{trial['title']}: {trial['reason']}")

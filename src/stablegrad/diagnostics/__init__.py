@@ -7,6 +7,7 @@ from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.rules import LEVELS, RULES, Finding, Thresholds, judge
+from stablegrad.diagnostics.trial import Trial, verify, verify_training
 
 __all__ = [
     "LEVELS",
@@ -18,7 +19,10 @@ __all__ = [
     "Report",
     "Series",
     "Thresholds",
+    "Trial",
     "diagnose",
     "judge",
     "metrics",
+    "verify",
+    "verify_training",
 ]

@@ -35,6 +35,8 @@ Layer = nn.Linear | _ConvNd
 DORMANT = 0.01
 #: Values that a norm needs to leave something of what it normalises: of two, only the sign of their difference is left.
 FEWEST = 3
+#: Rate for a layer that none is known for, of an optimizer that normalises its steps; a tenth of that of others.
+USUAL_RATE = 1e-3
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _BatchNorm, _InstanceNorm)
 _BOUNDED = (nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Hardsigmoid, nn.Softsign)
@@ -81,17 +83,25 @@ def layers_without_norm(model: nn.Module) -> list[Layer]:
     return [layer for layer in bare if apart.count(_width(layer)) < widths.count(_width(layer))]
 
 
-def square_layers(model: nn.Module) -> list[nn.Linear]:
-    """Hidden linear layers as wide as their input that stand in no residual block that is known here."""
+def square_layers(model: nn.Module) -> list[Layer]:
+    """Hidden layers whose output has the shape of their input, in no residual block that is known here."""
     inside = {id(part) for module in model.modules() if isinstance(module, MultiSkipTorso) for part in module.modules()}
     return [
         layer
         for layer in hidden_layers(model)
-        if isinstance(layer, nn.Linear)
-        and layer.in_features == layer.out_features
-        and id(layer) not in inside
-        and _add_input not in layer._forward_hooks.values()
+        if _keeps_shape(layer) and id(layer) not in inside and _add_input not in layer._forward_hooks.values()
     ]
+
+
+def _keeps_shape(layer: Layer) -> bool:
+    if isinstance(layer, nn.Linear):
+        return layer.in_features == layer.out_features
+    if layer.in_channels != layer.out_channels or set(layer.stride) != {1} or not isinstance(layer, _ConvNd):
+        return False
+    if isinstance(layer.padding, str):
+        return layer.padding == "same"
+    sides = zip(layer.kernel_size, layer.padding, layer.dilation, strict=True)
+    return all(2 * padding == dilation * (size - 1) for size, padding, dilation in sides)
 
 
 def replaceable_activations(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
@@ -221,10 +231,10 @@ def _normalise(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
 
 
 def residual(model: nn.Module, optimizer: Optimizer) -> Optimizer:
-    """x + f(x) around every hidden linear layer that is as wide as its input."""
+    """x + f(x) around every hidden linear layer or convolution whose output has the shape of its input."""
     layers = square_layers(model)
     if not layers:
-        raise CannotApply("residual: no hidden linear layer is as wide as its input, outside of residual blocks")
+        raise CannotApply("residual: no hidden layer's output has the shape of its input, outside of residual blocks")
     for layer in layers:
         layer.register_forward_hook(_add_input)
     return optimizer
@@ -382,8 +392,7 @@ def kron(model: nn.Module, optimizer: Optimizer) -> Optimizer:
 def train_layer(model: nn.Module, optimizer: Optimizer) -> Optimizer:
     """Train what is left out: parameters in no group, groups at a rate of 0, parameters without ``requires_grad``."""
     rates = [float(group["lr"]) for group in optimizer.param_groups if float(group["lr"]) > 0]
-    if not rates:
-        raise CannotApply("train_layer: the learning rate of all parameters is 0; set it")
+    rates = rates or [USUAL_RATE if "eps" in optimizer.defaults else 10 * USUAL_RATE]
     changed = False
     for group in optimizer.param_groups:
         if float(group["lr"]) == 0:

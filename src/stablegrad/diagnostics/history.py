@@ -119,6 +119,10 @@ class History:
         there = ~np.isnan(values)
         return series.steps[there], values[there]
 
+    def until(self, step: int) -> History:
+        """What was known at a step: a view, to which nothing can be added."""
+        return _Until(self, step)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; NaN is left out, infinities are the strings "inf" and "-inf"."""
         rows = [
@@ -142,6 +146,22 @@ class History:
             figures = {key: _from_json(value) for key, value in row.items() if "/" in key}
             history.add(int(row["step"]), {key: value for key, value in figures.items() if value is not None})
         return history
+
+
+class _Until(History):
+    """A history up to a step, cut from the series of the whole."""
+
+    def __init__(self, whole: History, step: int):
+        super().__init__(order=whole.order, frozen=whole.frozen)
+        self._whole, self._step = whole, step
+
+    def metrics(self) -> list[str]:
+        return [metric for metric in self._whole.metrics() if self.series(metric)]
+
+    def series(self, metric: str) -> Series:
+        whole = self._whole.series(metric)
+        seen = int(np.searchsorted(whole.steps, self._step, side="right"))
+        return Series(metric, whole.steps[:seen], whole.sites if seen else [], whole.values[:seen])
 
 
 def looks_of(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

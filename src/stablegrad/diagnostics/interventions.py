@@ -190,7 +190,13 @@ _ALL = (
         name="residual",
         title="residual connections around hidden layers",
         helps="a layer whose input is added to its output passes the gradient on even where it does nothing",
-        answers={"vanishing_gradient": 0.8, "slow_relearning": 0.2, "fading_gradient": 0.6, "rank_collapse": 0.4},
+        answers={
+            "vanishing_gradient": 0.8,
+            "fading_gradient": 0.6,
+            "rank_collapse": 0.4,
+            "constant_output": 0.2,
+            "slow_relearning": 0.2,
+        },
         code={
             "torch": "class Residual(nn.Module):\n"
             "    def __init__(self, width):\n"
@@ -198,7 +204,7 @@ _ALL = (
             "        self.f = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())\n\n"
             "    def forward(self, x):\n"
             "        return x + self.f(x)\n\n\n"
-            "# or on the network that you have, around linear layers that are as wide as their input:\n"
+            "# or on the network that you have, around layers whose output has the shape of their input:\n"
             + _in_place("residual"),
             "sb3": _sb3_torso("ResidualTorso"),
             "cli": "stablegrad train pqn --env ENV --torso.kind residual",
@@ -336,6 +342,21 @@ _ALL = (
         live=True,
     ),
     Intervention(
+        name="steady_rate",
+        title="a learning rate without jumps and without an early end",
+        helps="a rate that leaps undoes what was learned, and one that falls too early leaves nothing to learn with",
+        answers={"starved_rate": 1.0, "rate_jump": 1.0},
+        code={
+            "torch": "# a gentler schedule, such as a cosine over all updates of the training\n"
+            "scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100_000)\n\n"
+            "# or within bounds around the one that you have:\n" + _in_place("steady_rate"),
+            "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-4)  # a number: no schedule',
+            "cli": "stablegrad train pqn --env ENV --optimizer.schedule constant",
+        },
+        change=optimizer_changes.steady_rate,
+        live=True,
+    ),
+    Intervention(
         name="clip_gradients",
         title="clipped gradients",
         helps="one batch with a huge gradient cannot throw the weights about",
@@ -419,7 +440,13 @@ _ALL = (
         title="targets that stay bounded",
         helps="values that are learned from themselves run away at a discount of 1 or more, past unseen ends, "
         "or where the target follows every step; so do answers to targets of a scale that grows",
-        answers={"diverging_output": 1.0, "runaway": 1.0, "policy_churn": 0.6, "rising_loss": 0.3},
+        answers={
+            "diverging_output": 1.0,
+            "runaway": 1.0,
+            "unscaled_target": 1.0,
+            "policy_churn": 0.6,
+            "rising_loss": 0.3,
+        },
         code={
             "torch": "# target = reward + discount * (1 - terminated) * next_value, with a discount below 1; rewards\n"
             "# and targets of one scale, divided by a running deviation. Learn from a copy that follows slowly;\n"
@@ -451,7 +478,7 @@ _ALL = (
         name="revise_objective",
         title="an objective that keeps outputs apart",
         helps="a penalty that outweighs the loss, or a loss that equal outputs fulfil, draws all outputs together",
-        answers={"shrinking_output": 1.0, "constant_output": 0.2},
+        answers={"shrinking_output": 1.0, "collapsed_objective": 1.0, "constant_output": 0.2},
         code={
             "torch": "# print every term of the loss by itself, and weaken the one that wins: penalties on features\n"
             "# or outputs, consistency between views, weight decay. Where equal outputs fulfil the loss, add a term\n"

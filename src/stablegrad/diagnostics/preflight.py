@@ -87,21 +87,18 @@ class PreflightReport(Report):
             accuracy at the end of each phase, 0 to 1; the twin's is empty without one.
         speed: the same for the mean accuracy over each phase's steps.
         task: what was learned: rows, classes, phases, steps, optimizer, learning_rate, parameters of the networks.
-        trial: outcomes of :func:`stablegrad.diagnostics.trial.verify`, as dictionaries, where there was one.
     """
 
     relearning: dict[str, list[float]] = field(default_factory=dict)
     speed: dict[str, list[float]] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
-    trial: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: as of a report, with relearning, speed, task and trial."""
+        """JSON-ready: as of a report, with relearning, speed and task."""
         return super().to_dict() | {
             "relearning": self.relearning,
             "speed": self.speed,
             "task": self.task,
-            "trial": self.trial,
         }
 
     def __str__(self) -> str:

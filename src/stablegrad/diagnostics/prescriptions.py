@@ -20,27 +20,29 @@ _DAMAGE = (
     *("dead_units", "dormant_units", "saturated_units", "constant_output", "shrinking_output", "rank_collapse"),
     *("no_gradient", "fading_gradient", "vanishing_gradient", "small_update", "stale_state", "policy_churn"),
 )
+#: What throws weights about or drives outputs away.
+_DONE_TO_IT = ("thrown_weights", "update_burst", "rate_jump", "diverging_output", "runaway", "ascending")
 #: What is wrong with the program itself, whatever it leads to.
 _PROGRAM = (
-    *("leftover_gradient", "input_shift", "unscaled_input", "unscaled_weights", "extreme_rate", "alike_units"),
-    "blocked_output",
+    *("leftover_gradient", "input_shift", "unscaled_input", "unscaled_target", "unscaled_weights", "extreme_rate"),
+    *("alike_units", "blocked_output"),
 )
 #: What a network that runs away passes through.
 _RUNNING = ("large_update", "thrown_weights", "update_burst", "exploding_gradient", "nonfinite", "nonfinite_suddenly")
 #: Rules whose findings need no answer of their own where one of these rules found the cause in the same network: units
 #: that are all dead cut off what lies before them, and an update of numbers that are none is none.
 EXPLAINED_BY: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(_DAMAGE, ("thrown_weights", "update_burst", "diverging_output", "runaway", "ascending", *_PROGRAM)),
-    **dict.fromkeys(_RUNNING, ("ascending", "runaway", "diverging_output", *_PROGRAM)),
-    "no_gradient": ("dead_units", "nonfinite", "thrown_weights", "update_burst", *_PROGRAM),
+    **dict.fromkeys(_DAMAGE, (*_DONE_TO_IT, *_PROGRAM)),
+    **dict.fromkeys(_RUNNING, ("ascending", "runaway", "diverging_output", "rate_jump", *_PROGRAM)),
+    "no_gradient": ("dead_units", "nonfinite", *_DONE_TO_IT, *_PROGRAM),
     "no_update": ("nonfinite", "thrown_weights", "update_burst"),
-    "thrown_weights": ("update_burst", "ascending", "runaway", *_PROGRAM),
-    "update_burst": ("ascending", "runaway", *_PROGRAM),
+    "thrown_weights": ("update_burst", "rate_jump", "ascending", "runaway", *_PROGRAM),
+    "update_burst": ("ascending", "runaway", "rate_jump", *_PROGRAM),
     "diverging_output": ("thrown_weights", "update_burst", "ascending", *_PROGRAM),
     "runaway": ("ascending", *_PROGRAM),
-    "constant_output": ("dead_units", "thrown_weights", "update_burst", *_PROGRAM),
+    "constant_output": ("dead_units", *_DONE_TO_IT, *_PROGRAM),
     # Layers behind one that does not move get what it lets through.
-    "vanishing_gradient": ("no_update", "thrown_weights", "update_burst", *_PROGRAM),
+    "vanishing_gradient": ("no_update", *_DONE_TO_IT, *_PROGRAM),
     "exploding_gradient": ("no_update", "diverging_output", "runaway", "ascending", *_PROGRAM),
     "nonfinite": (
         "nonfinite_input",
@@ -53,8 +55,9 @@ EXPLAINED_BY: dict[str, tuple[str, ...]] = {
     ),
     "nonfinite_at_once": ("nonfinite_input", *_PROGRAM),
     "nonfinite_suddenly": ("nonfinite_input", "ascending", "runaway", "leftover_gradient"),
-    "shrinking_output": ("constant_output", "thrown_weights", "update_burst", *_PROGRAM),
-    "small_update": ("stale_state", "thrown_weights", "update_burst", *_PROGRAM),
+    "shrinking_output": ("constant_output", *_DONE_TO_IT, *_PROGRAM),
+    "rank_collapse": ("collapsed_objective", *_DONE_TO_IT, *_PROGRAM),
+    "small_update": ("stale_state", "starved_rate", "thrown_weights", "update_burst", *_PROGRAM),
 }
 
 #: The change of the median layer in one update, over its weights, that a learning rate is set for: what early training
@@ -121,6 +124,9 @@ def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = Non
     worst: dict[str, Finding] = {}
     for finding in findings:
         causes = rules.intersection(EXPLAINED_BY.get(finding.rule, ()))
+        # A layer that got no gradient at the first look is cut off, or its units are dead; nothing was done to it yet.
+        if finding.rule == "no_gradient" and finding.since <= FIRST_LOOK:
+            causes &= {"dead_units", "nonfinite"}
         if all(cause in _FIRST_TO_COME and began[cause] > began[finding.rule] for cause in causes):
             known = worst.get(finding.rule)
             if known is None or LEVELS.index(finding.level) > LEVELS.index(known.level):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
-from stablegrad.diagnostics.rules import LEVELS, Finding, verdict_of
+from stablegrad.diagnostics.rules import LEVELS, Finding, passed, verdict_of
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Report:
         notes: what could not be seen, and why.
         cost: what the diagnosis took: "seconds", and "share" of the time it watched.
         fitting: interventions that have something to change on this network; None: it is not known.
+        trial: outcomes of a trial of the prescriptions (:class:`stablegrad.diagnostics.trial.Trial`), as dictionaries,
+            where there was one.
     """
 
     findings: list[Finding]
@@ -28,6 +31,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
     fitting: frozenset[str] | None = None
+    trial: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
@@ -37,7 +41,12 @@ class Report:
     @property
     def prescriptions(self) -> list[Prescription]:
         """What to change, the most promising first."""
-        return prescribe(self.findings, self.fitting)
+        return prescribe([*self.findings, *self.passed], self.fitting)
+
+    @cached_property
+    def passed(self) -> list[Finding]:
+        """Causes that held before and no longer do, of a network that is ill."""
+        return passed(self.history, self.findings)
 
     def layers(self) -> dict[str, str]:
         """Verdict of every layer and activation that was watched, in the order of the data's way."""
@@ -48,15 +57,17 @@ class Report:
         return {site: verdict_of(found) for site, found in by_site.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: verdict, findings, prescriptions, layers, notes, cost, history."""
+        """JSON-ready: verdict, findings, passed, prescriptions, layers, notes, cost, history, trial."""
         return {
             "verdict": self.verdict,
             "findings": [_finite(vars(finding)) for finding in self.findings],
+            "passed": [_finite(vars(finding)) for finding in self.passed],
             "prescriptions": [vars(prescription) for prescription in self.prescriptions],
             "layers": self.layers(),
             "notes": self.notes,
             "cost": self.cost,
             "history": self.history.to_dict(),
+            "trial": self.trial,
         }
 
     def save_html(self, path: Path | str) -> Path:
@@ -72,6 +83,7 @@ class Report:
             for rule, findings in _by_rule(self.findings, level).items():
                 more = f" (and {len(findings) - 1} more sites)" if len(findings) > 1 else ""
                 lines.append(f"  {level}: {findings[0].reason}{more} [{rule}, since step {findings[0].since:,}]")
+        lines += [f"  earlier: {one.reason} [{one.rule}, since step {one.since:,}]" for one in self.passed]
         lines += [f"  try: {prescription.title}: {prescription.why}" for prescription in self.prescriptions[:3]]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)

@@ -1,8 +1,8 @@
 """Before a change is made: a short paired trial of what was prescribed.
 
-The network and a changed copy of it learn the synthetic task of the pre-flight side by side, on the same rows, labels
-and batches, for a few seeds. Seeds change what is learned and what the changed network draws anew; the weights that
-both begin with are those of the network.
+:func:`verify` lets the network and a changed copy of it learn the synthetic task of the pre-flight side by side, on the
+same rows, labels and batches, for a few seeds. Seeds change what is learned and what the changed network draws anew;
+the weights that both begin with are those of the network. :func:`verify_training` does it with anybody's training.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ CONFIDENCE = 0.95
 PHASES = 5
 #: With three pairs a 95% interval is 4.3 standard errors to each side, and effects of 40 points stay in doubt.
 SEEDS = 5
+#: Prescriptions that are tried.
+TOP = 3
 UNCHANGED = "unchanged"
 #: Kron's rate here, over the one that follows from Adam's: on reshuffled labels it needs a third (docs/benchmarks.md,
 #: "Kron's learning rate"; the paper's ratio).
@@ -59,13 +61,13 @@ class Trial:
         title: the change in a few words.
         decision: "go": the interval of the effect lies above 0; "no-go": it does not; "not tried".
         reason: why, in words.
-        effect: mean accuracy over the steps of the later half of the phases, with the change minus without it, mean
-            over seeds; None where it was not tried.
+        effect: ``score`` with the change minus without it, mean over seeds; None where it was not tried.
         low: lower end of the effect's paired Student-t 95% interval over seeds.
         high: upper end.
         step_time: median time of a training step over that without the change, the two taken in turns.
         memory: bytes of weights, gradients and optimizer state over those without it.
         seeds: pairs.
+        score: what the effect is one on, such as "the return".
     """
 
     name: str
@@ -78,6 +80,7 @@ class Trial:
     step_time: float | None = None
     memory: float | None = None
     seeds: int = 0
+    score: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -90,7 +93,7 @@ def verify(
     prescriptions: Sequence[Prescription],
     *,
     seeds: int = SEEDS,
-    top: int = 3,
+    top: int = TOP,
     optimizer: OptimizerFactory | None = None,
     seconds: float = 180.0,
     phases: int = PHASES,
@@ -110,7 +113,8 @@ def verify(
         seed: the first seed.
 
     Returns:
-        one trial a prescription, in their order, up to the last one that was tried.
+        one trial a prescription, in their order, up to the last one that was tried. The score is the mean accuracy over
+        the steps of the later half of the phases.
 
     Raises:
         UsageError: as of ``diagnose``, fewer than 2 seeds, or too little time for a network as slow as this one.
@@ -159,6 +163,122 @@ def verify(
         else _outcome(one, [pair[UNCHANGED] for pair in pairs], [pair[one.name] for pair in pairs])
         for one in listed
     ]
+
+
+Change = Callable[[nn.Module, Optimizer], Optimizer]
+
+
+def verify_training(
+    train: Callable[[Change, int], float],
+    prescriptions: Sequence[Prescription],
+    *,
+    seeds: Sequence[int] = range(SEEDS),
+    top: int = TOP,
+) -> list[Trial]:
+    """Try prescriptions in a training of one's own, each on the same seeds as the training as it is.
+
+    ::
+
+        def train(change, seed):
+            torch.manual_seed(seed)
+            model = make_model()
+            optimizer = change(model, torch.optim.Adam(model.parameters(), lr=3e-4))
+            ...  # the loop, as short as shows what is wrong
+            return mean_return
+
+        for trial in verify_training(train, monitor.report().prescriptions):
+            print(trial.title, trial.decision, trial.reason)
+
+    Args:
+        train: trains once and returns a score, the higher the better; it calls ``change(model, optimizer)`` before the
+            first step, and goes on with the optimizer that this returns.
+        prescriptions: what to try, the most promising first.
+        seeds: at least 2.
+        top: how many of the prescriptions that can be applied by themselves are tried.
+
+    Returns:
+        one trial a prescription, in their order, up to the last one that was tried. A training whose score is no number
+        counts as the worst score of all; where none without a change has one, a change is a go if all with it have.
+
+    Raises:
+        UsageError: fewer than 2 seeds.
+        StablegradError: ``train`` did not make the change, or no training as it is nor changed has a score.
+    """
+    if len(set(seeds)) < 2:
+        raise UsageError(f"a trial needs at least 2 seeds, as one says nothing about chance; got {list(seeds)}")
+    scores: dict[str, list[float]] = {UNCHANGED: [_trained(train, _unchanged, seed) for seed in seeds]}
+    refused: dict[str, str] = {}
+    for one in prescriptions:
+        if len(scores) > top:
+            break
+        intervention = INTERVENTIONS[one.name]
+        try:
+            if intervention.again:
+                raise CannotApply(f"{one.name} is made again and again during a training, not once before it")
+            scores[one.name] = [_trained(train, _changing(intervention, one.factor), seed) for seed in seeds]
+        except CannotApply as error:
+            refused[one.name] = str(error)
+    numbers = [score for all_of in scores.values() for score in all_of if math.isfinite(score)]
+    if not numbers:
+        raise StablegradError("no training of the trial returned a score that is a number")
+    worst = min(numbers)
+    ended = {name: sum(map(math.isfinite, all_of)) for name, all_of in scores.items()}
+    trials = []
+    for one in prescriptions:
+        if one.name in refused:
+            trials.append(Trial(one.name, one.title, "not tried", refused[one.name]))
+        elif one.name in scores and ended[UNCHANGED] == 0:
+            reason = f"no training without it returned a number, {ended[one.name]} of {len(seeds)} with it"
+            decision = "go" if ended[one.name] == len(seeds) else "no-go"
+            trials.append(Trial(one.name, one.title, decision, reason, seeds=len(seeds), score="the score"))
+        elif one.name in scores:
+            without, with_it = (
+                [score if math.isfinite(score) else worst for score in scores[name]] for name in (UNCHANGED, one.name)
+            )
+            trials.append(_decided(one, without, with_it, "the score", "{:.4g}"))
+    return trials
+
+
+def _trained(train: Callable[[Change, int], float], change: Change, seed: int) -> float:
+    made = False
+
+    def once(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+        nonlocal made
+        made = True
+        return change(model, optimizer)
+
+    score = train(once, seed)
+    if not made:
+        raise StablegradError("train did not call change(model, optimizer): call it once, before the first step")
+    return float(score)
+
+
+def _unchanged(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    return optimizer
+
+
+def _changing(intervention: Intervention, factor: float | None) -> Change:
+    return lambda model, optimizer: intervention.apply(model, optimizer, factor)
+
+
+def _decided(
+    prescription: Prescription, without: Sequence[float], with_it: Sequence[float], score: str, shown: str
+) -> Trial:
+    """The trial of a change from the scores of its pairs."""
+    effect, low, high = paired_interval([b - a for a, b in zip(without, with_it, strict=True)])
+    before, after = (shown.format(statistics.fmean(values)) for values in (without, with_it))
+    verdict = "better" if low > 0 else "worse" if high < 0 else "no difference that is told from chance"
+    return Trial(
+        prescription.name,
+        prescription.title,
+        "go" if low > 0 else "no-go",
+        f"{verdict}: {score} {before} without, {after} with it, {len(without)} pairs",
+        effect,
+        low,
+        high,
+        seeds=len(without),
+        score=score,
+    )
 
 
 def paired_interval(differences: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
@@ -227,20 +347,10 @@ def _apply_again(intervention: Intervention, contestant: Contestant) -> None:
 
 
 def _outcome(prescription: Prescription, without: Sequence[Contestant], with_it: Sequence[Contestant]) -> Trial:
-    pairs = [(late(a.accuracies), late(b.accuracies)) for a, b in zip(without, with_it, strict=True)]
-    effect, low, high = paired_interval([b - a for a, b in pairs])
-    before, after = (statistics.fmean(values) for values in zip(*pairs, strict=True))
-    decision = "go" if low > 0 else "no-go"
-    verdict = "better" if low > 0 else "worse" if high < 0 else "no difference that is told from chance"
-    return Trial(
-        prescription.name,
-        prescription.title,
-        decision,
-        f"{verdict}: accuracy while it re-learns {before:.0%} without, {after:.0%} with it, {len(pairs)} pairs",
-        effect,
-        low,
-        high,
-        statistics.median(b.step_seconds / a.step_seconds for a, b in zip(without, with_it, strict=True)),
-        training_bytes(with_it[0].model, with_it[0].optimizer) / training_bytes(without[0].model, without[0].optimizer),
-        len(pairs),
+    before, after = ([late(one.accuracies) for one in group] for group in (without, with_it))
+    return replace(
+        _decided(prescription, before, after, "accuracy while it re-learns", "{:.0%}"),
+        step_time=statistics.median(b.step_seconds / a.step_seconds for a, b in zip(without, with_it, strict=True)),
+        memory=training_bytes(with_it[0].model, with_it[0].optimizer)
+        / training_bytes(without[0].model, without[0].optimizer),
     )

@@ -127,7 +127,7 @@ def write_diagnosis_page(report: Report, path: Path) -> Path:
     """Write the report as one HTML page that needs no network.
 
     Args:
-        report: of a monitor, or of a pre-flight: what that has more (``relearning``, ``speed``, ``trial``) gets its
+        report: of a monitor, or of a pre-flight: what that has more (``relearning``, ``speed``) gets its
             sections.
         path: where to; missing folders are made.
 
@@ -164,7 +164,7 @@ def view(report: Report, step_name: str = "optimizer steps") -> View:
         findings=report.findings,
         stacks=[STACKS.get(stack, stack) for stack in stacks],
         changes=[_change(prescription, stacks) for prescription in prescriptions],
-        trial=[_trial_row(trial) for trial in getattr(report, "trial", None) or []],
+        trial=[_trial_row(trial) for trial in report.trial],
         relearning=[drawn for accuracies, chart in phases if (drawn := phase_bars(accuracies, chart))],
         heatmaps=heatmaps(report.history, step_name),
         charts=charts(report.history, step_name),
@@ -226,6 +226,8 @@ def _trial_row(trial: Mapping[str, Any]) -> TrialRow:
     shown = MISSING if effect is None else number(effect, signed=True)
     if effect is not None and low is not None and high is not None:
         shown += f" ({number(low, signed=True)} to {number(high, signed=True)})"
+    if effect is not None and trial.get("score"):
+        shown += f" in {trial['score']}"
     decision = str(trial.get("decision", MISSING))
     mark = {"go": "✓", "no-go": "✕"}.get(decision, MISSING)
     return TrialRow(

@@ -139,7 +139,7 @@ class Space:
 
         What says the same run as one before it is left out, as is what a search cannot change (``unsearched``).
         """
-        answers = {one.name: answer for one in prescriptions if (answer := self._answer(one))}
+        answers = self.answers(prescriptions)
         joined: Point = {}
         for answer in list(answers.values())[:JOINED]:
             joined = {**answer, **joined}  # the first wins where two contradict each other
@@ -158,6 +158,10 @@ class Space:
                 points[name] = {**self.base_point, **point}
         return points
 
+    def answers(self, prescriptions: Sequence[Prescription]) -> dict[str, Point]:
+        """The prescriptions that are a matter of the agent's settings, as changes of the baseline."""
+        return {one.name: answer for one in prescriptions if (answer := self._answer(one))}
+
     def order(self, prescriptions: Sequence[Prescription]) -> tuple[str, ...]:
         """The dimensions in the order in which a search opens them: what is prescribed first."""
         prescribed = [name for one in prescriptions for name in self._answer(one)]
@@ -165,7 +169,8 @@ class Space:
 
     def unsearched(self, prescriptions: Sequence[Prescription]) -> list[str]:
         """Names of prescriptions that are not a matter of the agent's settings, or of its size."""
-        return [one.name for one in prescriptions if not self._answer(one)]
+        answers = self.answers(prescriptions)
+        return [one.name for one in prescriptions if one.name not in answers]
 
     def pinned(self, order: Sequence[str], sampled: int) -> Point:
         """What a sampled trial leaves as it is in the baseline: all but the first dimensions of ``order``.

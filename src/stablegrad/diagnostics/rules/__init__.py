@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from stablegrad.diagnostics.history import History
-from stablegrad.diagnostics.rules.beginning import input_shift, unscaled_input, unscaled_weights
+from stablegrad.diagnostics.rules.beginning import input_shift, unscaled_input, unscaled_target, unscaled_weights
 from stablegrad.diagnostics.rules.finding import LEVELS, Finding, Rule, Thresholds
 from stablegrad.diagnostics.rules.gradients import (
     exploding_gradient,
@@ -24,6 +24,7 @@ from stablegrad.diagnostics.rules.gradients import (
 from stablegrad.diagnostics.rules.numbers import nonfinite, nonfinite_at_once, nonfinite_input, nonfinite_suddenly
 from stablegrad.diagnostics.rules.outputs import (
     alike_units,
+    collapsed_objective,
     constant_output,
     diverging_output,
     policy_churn,
@@ -31,6 +32,8 @@ from stablegrad.diagnostics.rules.outputs import (
     rising_loss,
     shrinking_output,
 )
+from stablegrad.diagnostics.rules.past import passed
+from stablegrad.diagnostics.rules.rates import rate_jump, starved_rate
 from stablegrad.diagnostics.rules.steps import (
     ascending,
     extreme_rate,
@@ -44,7 +47,7 @@ from stablegrad.diagnostics.rules.steps import (
 )
 from stablegrad.diagnostics.rules.units import blocked_output, dead_units, dormant_units, saturated_units
 
-__all__ = ["LEVELS", "RULES", "Finding", "Rule", "Thresholds", "judge", "verdict_of"]
+__all__ = ["LEVELS", "RULES", "Finding", "Rule", "Thresholds", "judge", "passed", "verdict_of"]
 
 RULES: dict[str, Rule] = {
     rule.__name__: rule
@@ -61,6 +64,8 @@ RULES: dict[str, Rule] = {
         large_update,
         thrown_weights,
         update_burst,
+        rate_jump,
+        starved_rate,
         small_update,
         stale_state,
         overshooting,
@@ -71,6 +76,7 @@ RULES: dict[str, Rule] = {
         dead_units,
         saturated_units,
         rank_collapse,
+        collapsed_objective,
         alike_units,
         policy_churn,
         constant_output,
@@ -79,6 +85,7 @@ RULES: dict[str, Rule] = {
         diverging_output,
         input_shift,
         unscaled_input,
+        unscaled_target,
         unscaled_weights,
         extreme_rate,
         rising_loss,

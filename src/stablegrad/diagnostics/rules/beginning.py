@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stablegrad.diagnostics.history import History, Series
+from stablegrad.diagnostics.history import NETWORK, History, Series
 from stablegrad.diagnostics.rules.damage import damaged_since
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
 from stablegrad.diagnostics.rules.gradients import exploding_gradient, no_gradient, vanishing_gradient
 from stablegrad.diagnostics.rules.numbers import nonfinite_at_once, nonfinite_input
 from stablegrad.diagnostics.rules.outputs import constant_output, rank_collapse
-from stablegrad.diagnostics.rules.shared import SLOW_LOOKS, bad_looks, beginning_of, columns, holds_since
+from stablegrad.diagnostics.rules.shared import SLOW_LOOKS, bad_looks, beginning_of, columns, holds_since, total_error
 from stablegrad.diagnostics.rules.steps import small_update
 from stablegrad.diagnostics.rules.units import dead_units, saturated_units
 
@@ -72,6 +72,24 @@ def unscaled_input(history: History, thresholds: Thresholds) -> Iterator[Finding
                 "unscaled_input", "collapsing", site, int(steps[0]), size, thresholds.unscaled,
                 f"the inputs are of size {size:.0f}: weights are made for inputs of size 1",
             )  # fmt: skip
+
+
+def unscaled_target(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """First errors far above what outputs are, and damage: targets or rewards on a scale far above 1."""
+    errors, sizes = total_error(history).values.ravel(), history.series("output_size")
+    if not len(errors) or not sizes:
+        return
+    error = beginning_of(errors, thresholds.reference_looks)
+    size = beginning_of(np.nanmax(sizes.values, axis=1), thresholds.reference_looks)
+    if not (thresholds.unscaled_error * max(size, 1.0) < error < math.inf):
+        return
+    stays = len(errors) >= 2 * SLOW_LOOKS and np.median(errors[-SLOW_LOOKS:]) > 0.5 * error
+    if stays or len(bad_looks(history)) or damaged_since(history, thresholds, 0):
+        yield Finding(
+            "unscaled_target", "collapsing", NETWORK, int(sizes.steps[0]), error, thresholds.unscaled_error,
+            f"the first errors are of size {error:.0f}, where outputs are of size {size:.2g}: targets or rewards are "
+            "on a scale that weights and steps are not made for",
+        )  # fmt: skip
 
 
 def input_shift(history: History, thresholds: Thresholds) -> Iterator[Finding]:

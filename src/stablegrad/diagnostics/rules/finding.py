@@ -76,6 +76,12 @@ class Thresholds:
     """unscaled_weights: the same, below which they are too small where most layers have less."""
     extreme_step: float = 0.03
     """extreme_rate: root mean square of a first step of an optimizer that normalises its steps, with damage."""
+    starving_rate: float = 100.0
+    """starved_rate: highest learning rate over that of now."""
+    rate_jump: float = 10.0
+    """rate_jump: learning rate over the highest before."""
+    unscaled_error: float = 1e3
+    """unscaled_target: norm of the first error signals, and that over the size of the outputs, with damage."""
     loss_rise: float = 10.0
     """rising_loss: loss over the lowest median it had, where the loop logs one."""
 

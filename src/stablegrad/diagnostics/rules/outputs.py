@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import SLOW_LOOKS, beginning_of, columns, holds_since, percent, running_low
+from stablegrad.diagnostics.rules.shared import (
+    LEARNED,
+    SLOW_LOOKS,
+    beginning_of,
+    columns,
+    holds_since,
+    percent,
+    running_low,
+    total_error,
+)
 from stablegrad.diagnostics.rules.units import dead_units
 
 #: Part of its beginning below which a spread of outputs is next to nothing.
@@ -36,6 +46,24 @@ def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]
                 "rank_collapse", "at risk" if fallen is None else "collapsing", site, int(steps[since]), value,
                 thresholds.low_rank if fallen is None else thresholds.rank * beginning,
                 f"the features before the last layer span {value:.1f} directions; at the beginning {beginning:.1f}",
+            )  # fmt: skip
+
+
+def collapsed_objective(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """Features in one direction while next to nothing is left of the error: features alike fulfil what is wanted.
+
+    A network that cannot learn has its error left.
+    """
+    errors = total_error(history).values.ravel()
+    looks = thresholds.patience
+    if len(errors) < 2 * looks:
+        return
+    left = float(np.median(errors[-looks:]) / beginning_of(errors, looks))
+    for finding in rank_collapse(history, thresholds):
+        if left < LEARNED:
+            yield replace(
+                finding, rule="collapsed_objective",
+                reason=f"{finding.reason}, and {left:.1e} of the error is left: features alike fulfil the objective",
             )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The held-out trainings: other tasks, networks, optimizers and faults than those that rules are tuned on.
+"""More trainings that rules are tuned on: until they were looked at, they were the third part that is held out.
 
 Written without a look at the rules, checked for validity by their scores alone, and committed before a monitor was
 attached to any of them. The tasks, the networks and two of the loops stand here too, for nothing else uses them.
@@ -19,8 +19,8 @@ from benchmarks.diagnosis.register import (
     adam,
     adamw,
     cosine,
-    held_out_failure,
-    held_out_healthy,
+    failure,
+    healthy,
     linear,
     once,
     sgd,
@@ -827,19 +827,19 @@ def _moved(rows: Tensor, generator: torch.Generator) -> Tensor:
 
 # == healthy ==
 
-held_out_healthy(
+healthy(
     "moons among noise, leaky relu, batches of 12",
     0.85,
     lambda: supervised(moons(), layers(8, 48, 48, 2, activation=nn.LeakyReLU), adam(3e-3), steps=800, batch=12),
 )
-held_out_healthy(
+healthy(
     "moons among noise, half the inputs dropped, Adadelta",
     0.6,
     lambda: supervised(
         moons(), nn.Sequential(nn.Dropout(0.3), *layers(8, 96, 96, 2, dropout=0.4)), _other(Adadelta, lr=1.0), steps=600
     ),
 )
-held_out_healthy(
+healthy(
     "checkerboard, mish, AdamW, annealed by a cosine",
     0.75,
     lambda: supervised(
@@ -851,28 +851,28 @@ held_out_healthy(
         schedule=cosine(700),
     ),
 )
-held_out_healthy(
+healthy(
     "checkerboard, Fourier features, SGD",
     0.8,
     lambda: supervised(
         checkerboard(), Waves(layers(64, 96, 96, 2), 2, 32, 2.5), sgd(0.1, momentum=0.9), steps=700, batch=128
     ),
 )
-held_out_healthy(
+healthy(
     "iris, all rows, Rprop",
     0.9,
     lambda: supervised(
         iris(), layers(4, 16, 16, 3, activation=nn.Softsign), _other(Rprop, lr=1e-3), steps=600, batch=0
     ),
 )
-held_out_healthy(
+healthy(
     "hastie, selu, SGD with a momentum of 0.97",
     0.75,
     lambda: supervised(
         hastie(), layers(*widths(10, (64, 5), 2), activation=nn.SELU), sgd(0.01, momentum=0.97), steps=600
     ),
 )
-held_out_healthy(
+healthy(
     "hastie, batch norm and dropout, up and down in one cycle",
     0.75,
     lambda: supervised(
@@ -883,48 +883,48 @@ held_out_healthy(
         schedule=lambda step: min(step / 150, (500 - step) / 350 + 1e-3),
     ),
 )
-held_out_healthy(
+healthy(
     "hastie, 14 branches with RMS norm, RAdam",
     0.75,
     lambda: supervised(hastie(), branched(10, 32, 14, 2), _other(RAdam, lr=2e-3), steps=200),
 )
-held_out_healthy(
+healthy(
     "hastie, weight norm, batches of 6, a mean of the parameters",
     0.65,
     lambda: averaged(
         supervised(hastie(), _weight_normed(), sgd(0.03, momentum=0.8), steps=900, batch=6), hastie(), part=0.01
     ),
 )
-held_out_healthy(
+healthy(
     "hastie, a student of a larger network",
     0.7,
     lambda: supervised(_taught(), layers(10, 48, 48, 2, activation=nn.GELU), adam(4e-3), steps=500, evaluate=hastie()),
 )
-held_out_healthy(
+healthy(
     "roll, softplus, SGD with momentum",
     0.85,
     lambda: supervised(
         roll(), layers(3, 80, 80, 1, activation=nn.Softplus), sgd(0.04, momentum=0.9), steps=1000, batch=40
     ),
 )
-held_out_healthy(
+healthy(
     "roll, highway of 15 layers, Adamax",
     0.85,
     lambda: supervised(roll(), Highway(3, 32, 15, 1), _other(Adamax, lr=5e-3), steps=350),
 )
-held_out_healthy(
+healthy(
     "roll, mean and variance, AdamW",
     0.85,
     lambda: supervised(roll(), Spread(3, 64), adamw(3e-3), steps=600, criterion=_normal),
 )
-held_out_healthy(
+healthy(
     "arctangent, gelu, NAdam, clipped at 0.3",
     0.75,
     lambda: supervised(
         arctangent(), layers(4, 64, 64, 1, activation=nn.GELU), _other(NAdam, lr=3e-3), steps=500, clip=0.3
     ),
 )
-held_out_healthy(
+healthy(
     "arctangent, experts, a robust loss, batches of 10",
     0.6,
     lambda: supervised(
@@ -936,7 +936,7 @@ held_out_healthy(
         criterion=lambda data, output, target: F.smooth_l1_loss(output, target, beta=0.1),
     ),
 )
-held_out_healthy(
+healthy(
     "pendulum, branches, AdamW, warm-up and a cosine",
     0.85,
     lambda: supervised(
@@ -947,14 +947,14 @@ held_out_healthy(
         schedule=lambda step: warmup(50)(step) * cosine(450)(step),
     ),
 )
-held_out_healthy(
+healthy(
     "pendulum, tanh, eight batches of eight a step",
     0.75,
     lambda: supervised(
         pendulum(), layers(4, 80, 80, 3, activation=nn.Tanh), adam(5e-3), steps=450, batch=8, accumulate=8
     ),
 )
-held_out_healthy(
+healthy(
     "pendulum, large angles only from step 150 on",
     0.7,
     lambda: supervised(
@@ -964,15 +964,15 @@ held_out_healthy(
         steps=900,
     ),
 )
-held_out_healthy("picture, sine units", 0.8, lambda: supervised(picture(), sirens(), adam(1e-3), steps=500, batch=256))
-held_out_healthy(
+healthy("picture, sine units", 0.8, lambda: supervised(picture(), sirens(), adam(1e-3), steps=500, batch=256))
+healthy(
     "picture, Fourier features, Adafactor",
     0.7,
     lambda: supervised(
         picture(), Waves(layers(96, 96, 96, 3), 2, 48, 4.0), _other(Adafactor, lr=2e-2), steps=500, batch=200
     ),
 )
-held_out_healthy(
+healthy(
     "counts, Poisson loss, few units at work",
     0.6,
     lambda: supervised(
@@ -984,7 +984,7 @@ held_out_healthy(
         evaluate=rates(),
     ),
 )
-held_out_healthy(
+healthy(
     "rare class, weighed up, layer norm",
     0.65,
     lambda: supervised(
@@ -996,7 +996,7 @@ held_out_healthy(
         evaluate=evened(),
     ),
 )
-held_out_healthy(
+healthy(
     "six labels a row, RMSprop, rate decays by and by",
     0.65,
     lambda: supervised(
@@ -1008,19 +1008,19 @@ held_out_healthy(
         criterion=Labels.loss,
     ),
 )
-held_out_healthy(
+healthy(
     "bags of words, Adagrad",
     0.85,
     lambda: supervised(bags(), layers(200, 96, 96, 8), _other(Adagrad, lr=1e-2), steps=900, batch=32),
 )
-held_out_healthy(
+healthy(
     "words, an embedding bag and dropout",
     0.8,
     lambda: supervised(
         words(), nn.Sequential(nn.EmbeddingBag(200, 32), nn.Dropout(0.5), *mlp(32, 48, 8)), adam(5e-3), steps=700
     ),
 )
-held_out_healthy(
+healthy(
     "words, topics reshuffled every 60 steps, layer norm",
     0.8,
     lambda: supervised(
@@ -1030,23 +1030,23 @@ held_out_healthy(
         steps=600,
     ),
 )
-held_out_healthy(
+healthy(
     "ratings, factors, decay of 0.1",
     0.75,
     lambda: supervised(ratings(), Factors(), adamw(1e-2, weight_decay=0.1), steps=900, batch=256),
 )
-held_out_healthy("ratings, two towers", 0.7, lambda: supervised(ratings(), Towers(), adam(3e-3), steps=800, batch=128))
-held_out_healthy(
+healthy("ratings, two towers", 0.7, lambda: supervised(ratings(), Towers(), adam(3e-3), steps=800, batch=128))
+healthy(
     "clock, all pairs of hours, decay of 0.3",
     0.85,
     lambda: supervised(clock(), Sums(), adamw(3e-3, weight_decay=0.3), steps=700, batch=120),
 )
-held_out_healthy(
+healthy(
     "shapes, depthwise convolutions, AdamW",
     0.85,
     lambda: supervised(shapes(), depthwise(), adamw(5e-3), steps=300, batch=48),
 )
-held_out_healthy(
+healthy(
     "shapes, batch norm, warm restarts, Nesterov",
     0.85,
     lambda: supervised(
@@ -1058,43 +1058,43 @@ held_out_healthy(
         schedule=lambda step: cosine(80)((step - 1) % 80),
     ),
 )
-held_out_healthy(
+healthy(
     "shapes, patches and attention, warm-up",
     0.7,
     lambda: supervised(shapes(), Patches(), adamw(4e-3), steps=300, batch=48, schedule=warmup(80)),
 )
-held_out_healthy(
+healthy(
     "shapes, 45% of the labels random, group norm",
     0.7,
     lambda: supervised(_mixed_up(), plain_cnn(12, norm=_group), adam(3e-3), steps=350, batch=64, evaluate=shapes()),
 )
-held_out_healthy("shapes, a new head on convolutions that told turns", 0.6, lambda: _transferred())
-held_out_healthy(
+healthy("shapes, a new head on convolutions that told turns", 0.6, lambda: _transferred())
+healthy(
     "turns, batches of 5, batch norm over places",
     0.8,
     lambda: supervised(turned(), plain_cnn(8, 4), sgd(0.01, momentum=0.9), steps=700, batch=5),
 )
-held_out_healthy(
+healthy(
     "shapes, views apart from those of others",
     0.45,
     lambda: contrast(shapes(), plain_cnn(12, 24, norm=_group), adam(3e-3), view=_moved, steps=250),
 )
-held_out_healthy(
+healthy(
     "brackets, GRU, clipped at 0.5",
     0.8,
     lambda: supervised(brackets(), Recurrent(2, 24, 2), adam(1e-2), steps=400, batch=48, clip=0.5),
 )
-held_out_healthy(
+healthy(
     "series, dilated convolutions, RAdam",
     0.8,
     lambda: supervised(series(), Dilated(), _other(RAdam, lr=5e-3), steps=350),
 )
-held_out_healthy(
+healthy(
     "series, a plain recurrence, RMSprop, clipped",
     0.7,
     lambda: supervised(series(), Recurrent(0, 32, 1, "rnn"), _other(RMSprop, lr=1e-3), steps=350, clip=0.5),
 )
-held_out_healthy(
+healthy(
     "series, encoder and decoder, noise in the code",
     0.6,
     lambda: coded(
@@ -1107,17 +1107,17 @@ held_out_healthy(
         noise=0.3,
     ),
 )
-held_out_healthy(
+healthy(
     "correlated inputs, variational",
     0.5,
     lambda: supervised(_correlated(), Variational(), adam(4e-3), steps=600, criterion=_evidence(0.3)),
 )
-held_out_healthy(
+healthy(
     "spans of sets, the largest of each feature",
     0.85,
     lambda: supervised(spans(), Pooled(), adam(3e-3), steps=500, batch=50, schedule=linear(550)),
 )
-held_out_healthy(
+healthy(
     "friends, one label in five, messages",
     0.6,
     lambda: supervised(
@@ -1129,7 +1129,7 @@ held_out_healthy(
         evaluate=friends()[0],
     ),
 )
-held_out_healthy(
+healthy(
     "river, Q-learning, Huber, a target that trails",
     0.8,
     lambda: q_learning(
@@ -1142,14 +1142,14 @@ held_out_healthy(
         huber=True,
     ),
 )
-held_out_healthy(
+healthy(
     "river, values of the random policy, SGD",
     0.65,
     lambda: values(
         downstream(), layers(10, 48, 48, 1, activation=nn.Tanh), sgd(0.1, momentum=0.9), steps=900, target_every=8
     ),
 )
-held_out_healthy(
+healthy(
     "stock, PQN, RMS norm, NAdam",
     0.7,
     lambda: pqn(
@@ -1160,12 +1160,12 @@ held_out_healthy(
         schedule=linear(600, 0.2),
     ),
 )
-held_out_healthy(
+healthy(
     "stock, dueling, double, batches of 24",
     0.7,
     lambda: q_learning(stock(), Dueling(13, 64, 4), adam(2e-3), steps=900, batch=24, double=True),
 )
-held_out_healthy(
+healthy(
     "stock, values of actions, elu",
     0.6,
     lambda: q_learning(
@@ -1178,7 +1178,7 @@ held_out_healthy(
         schedule=linear(1000),
     ),
 )
-held_out_healthy(
+healthy(
     "cliff, PQN, a trace of 0.9, gelu",
     0.7,
     lambda: pqn(
@@ -1189,7 +1189,7 @@ held_out_healthy(
         trace=0.9,
     ),
 )
-held_out_healthy(
+healthy(
     "cliff, A2C, two networks in one",
     0.7,
     lambda: a2c(
@@ -1200,7 +1200,7 @@ held_out_healthy(
         entropy=0.15,
     ),
 )
-held_out_healthy(
+healthy(
     "stock, A2C, silu, annealed",
     0.6,
     lambda: a2c(
@@ -1274,7 +1274,7 @@ def _correlated() -> Data:
 
 # == failures ==
 
-held_out_failure(
+failure(
     "vanishing: depth",
     "22 softsign layers, AdamW",
     "hastie, batch norm and dropout, up and down in one cycle",
@@ -1285,7 +1285,7 @@ held_out_failure(
         steps=500,
     ),
 )
-held_out_failure(
+failure(
     "vanishing: depth",
     "18 mish layers, a cosine",
     "checkerboard, mish, AdamW, annealed by a cosine",
@@ -1298,19 +1298,19 @@ held_out_failure(
         schedule=cosine(500),
     ),
 )
-held_out_failure(
+failure(
     "vanishing: depth",
     "A2C on 16 hard tanh layers",
     "stock, A2C, silu, annealed",
     lambda: a2c(stock(), layers(*widths(13, (48, 16), 5), activation=nn.Hardtanh), adam(4e-3), steps=400, clip=0.5),
 )
-held_out_failure(
+failure(
     "vanishing: depth",
     "14 convolutions in a row, no skips",
     "shapes, batch norm, warm restarts, Nesterov",
     lambda: supervised(shapes(), _tower(14), sgd(0.05, momentum=0.9, nesterov=True), steps=250, batch=40),
 )
-held_out_failure(
+failure(
     "vanishing: saturation",
     "inputs never standardised, sigmoid units",
     "roll, softplus, SGD with momentum",
@@ -1322,7 +1322,7 @@ held_out_failure(
         batch=40,
     ),
 )
-held_out_failure(
+failure(
     "vanishing: saturation",
     "softsign, hidden layers 60 times too large",
     "hastie, selu, SGD with a momentum of 0.97",
@@ -1333,7 +1333,7 @@ held_out_failure(
         steps=500,
     ),
 )
-held_out_failure(
+failure(
     "vanishing: saturation",
     "the recurrence starts 60 times too large",
     "series, a plain recurrence, RMSprop, clipped",
@@ -1345,13 +1345,13 @@ held_out_failure(
         clip=0.5,
     ),
 )
-held_out_failure(
+failure(
     "vanishing: tiny weights",
     "two towers, everything a hundredth, SGD",
     "ratings, two towers",
     lambda: supervised(ratings(), scaled(Towers(), 1e-2), sgd(0.1, momentum=0.9), steps=600, batch=128),
 )
-held_out_failure(
+failure(
     "vanishing: tiny weights",
     "convolutions and hidden layer, gain 0.05, Nesterov",
     "shapes, batch norm, warm restarts, Nesterov",
@@ -1363,7 +1363,7 @@ held_out_failure(
         batch=40,
     ),
 )
-held_out_failure(
+failure(
     "vanishing: tiny weights",
     "Q-learning with sine units, gain 0.01",
     "stock, values of actions, elu",
@@ -1376,7 +1376,7 @@ held_out_failure(
         target_every=6,
     ),
 )
-held_out_failure(
+failure(
     "exploding",
     "24 branches without norm, clipped",
     "hastie, 14 branches with RMS norm, RAdam",
@@ -1388,7 +1388,7 @@ held_out_failure(
         clip=1.0,
     ),
 )
-held_out_failure(
+failure(
     "exploding",
     "losses are summed, not averaged",
     "series, dilated convolutions, RAdam",
@@ -1400,7 +1400,7 @@ held_out_failure(
         criterion=lambda data, output, target: (output - target).square().sum(),
     ),
 )
-held_out_failure(
+failure(
     "exploding",
     "prices in millions are to be answered",
     "pendulum, tanh, eight batches of eight a step",
@@ -1411,7 +1411,7 @@ held_out_failure(
         steps=300,
     ),
 )
-held_out_failure(
+failure(
     "exploding",
     "the error is maximised, RAdam",
     "picture, sine units",
@@ -1420,7 +1420,7 @@ held_out_failure(
     ),
     fault="sign",
 )
-held_out_failure(
+failure(
     "dying relu",
     "biases of -4, NAdam",
     "arctangent, gelu, NAdam, clipped at 0.3",
@@ -1428,7 +1428,7 @@ held_out_failure(
         arctangent(), biased(layers(4, 64, 64, 64, 1), -4.0), _other(NAdam, lr=3e-3), steps=500, clip=0.3
     ),
 )
-held_out_failure(
+failure(
     "dying relu",
     "a restart at sixty times the rate",
     "spans of sets, the largest of each feature",
@@ -1442,13 +1442,13 @@ held_out_failure(
     ),
     onset=200,
 )
-held_out_failure(
+failure(
     "dying relu",
     "biases of -6 behind the second convolution, batches of 5",
     "turns, batches of 5, batch norm over places",
     lambda: supervised(turned(), _sunk_cnn(), sgd(0.01, momentum=0.9), steps=500, batch=5),
 )
-held_out_failure(
+failure(
     "frozen layer",
     "tables of the items are left out of the optimizer",
     "ratings, factors, decay of 0.1",
@@ -1460,7 +1460,7 @@ held_out_failure(
         batch=256,
     ),
 )
-held_out_failure(
+failure(
     "frozen layer",
     "an embedding of 3 is left out of the optimizer",
     "words, an embedding bag and dropout",
@@ -1471,7 +1471,7 @@ held_out_failure(
         steps=500,
     ),
 )
-held_out_failure(
+failure(
     "frozen layer",
     "the encoder's rate was set to zero",
     "series, encoder and decoder, noise in the code",
@@ -1485,49 +1485,49 @@ held_out_failure(
         noise=0.3,
     ),
 )
-held_out_failure(
+failure(
     "cut off",
     "users' tower behind a stop of the gradient",
     "ratings, two towers",
     lambda: supervised(ratings(), Towers(cut=True), adam(3e-3), steps=600, batch=128),
     fault="cut",
 )
-held_out_failure(
+failure(
     "cut off",
     "a code of signs",
     "correlated inputs, variational",
     lambda: supervised(_correlated(), Encoded(mlp(12, 48, 3), mlp(3, 48, 12), torch.sign), adam(4e-3), steps=500),
     fault="cut",
 )
-held_out_failure(
+failure(
     "dead head",
     "the mean is detached, the variance learns",
     "roll, mean and variance, AdamW",
     lambda: supervised(roll(), Spread(3, 64, cut=True), adamw(3e-3), steps=500, criterion=_normal),
     fault="cut",
 )
-held_out_failure(
+failure(
     "dead head",
     "advantages are detached",
     "stock, dueling, double, batches of 24",
     lambda: q_learning(stock(), Dueling(13, 64, 4, cut=True), adam(2e-3), steps=700, batch=24, double=True),
     fault="cut",
 )
-held_out_failure(
+failure(
     "rank collapse",
     "views are alike, whatever the others",
     "shapes, views apart from those of others",
     lambda: contrast(shapes(), plain_cnn(12, 24, norm=_group), adam(3e-3), view=_moved, steps=250, others=False),
     fault="objective",
 )
-held_out_failure(
+failure(
     "rank collapse",
     "the prior outweighs what is to be coded",
     "correlated inputs, variational",
     lambda: supervised(_correlated(), Variational(), adam(4e-3), steps=600, criterion=_evidence(5.0)),
     fault="objective",
 )
-held_out_failure(
+failure(
     "rank collapse",
     "words, decoupled decay of 10",
     "words, an embedding bag and dropout",
@@ -1538,7 +1538,7 @@ held_out_failure(
         steps=500,
     ),
 )
-held_out_failure(
+failure(
     "over-normalised",
     "RMS norm over one unit",
     "roll, highway of 15 layers, Adamax",
@@ -1549,13 +1549,13 @@ held_out_failure(
         steps=400,
     ),
 )
-held_out_failure(
+failure(
     "over-normalised",
     "each input normalised by itself",
     "series, dilated convolutions, RAdam",
     lambda: supervised(series(), nn.Sequential(nn.LayerNorm(1), Dilated()), _other(RAdam, lr=5e-3), steps=350),
 )
-held_out_failure(
+failure(
     "over-normalised",
     "layer norm behind the only answer",
     "counts, Poisson loss, few units at work",
@@ -1568,25 +1568,25 @@ held_out_failure(
         evaluate=rates(),
     ),
 )
-held_out_failure(
+failure(
     "rate too high",
     "attention, AdamW at 0.1",
     "shapes, patches and attention, warm-up",
     lambda: supervised(shapes(), Patches(), adamw(0.1), steps=250, batch=48),
 )
-held_out_failure(
+failure(
     "rate too high",
     "A2C, Adam at 0.3",
     "stock, A2C, silu, annealed",
     lambda: a2c(stock(), layers(13, 64, 64, 5, activation=nn.SiLU), adam(0.3), steps=400, clip=0.5),
 )
-held_out_failure(
+failure(
     "rate too high",
     "brackets, RMSprop at 0.1",
     "brackets, GRU, clipped at 0.5",
     lambda: supervised(brackets(), Recurrent(2, 24, 2), _other(RMSprop, lr=0.1), steps=400, batch=48, clip=0.5),
 )
-held_out_failure(
+failure(
     "rate too high",
     "selu, momentum of 0.97 at 0.1",
     "hastie, selu, SGD with a momentum of 0.97",
@@ -1594,13 +1594,13 @@ held_out_failure(
         hastie(), layers(*widths(10, (64, 5), 2), activation=nn.SELU), sgd(0.1, momentum=0.97), steps=500
     ),
 )
-held_out_failure(
+failure(
     "rate too high",
     "sine units, Adam at 0.02",
     "picture, sine units",
     lambda: supervised(picture(), sirens(), adam(0.02), steps=500, batch=256),
 )
-held_out_failure(
+failure(
     "rate too high",
     "PQN on the cliff, RAdam at 0.3",
     "cliff, PQN, a trace of 0.9, gelu",
@@ -1612,13 +1612,13 @@ held_out_failure(
         trace=0.9,
     ),
 )
-held_out_failure(
+failure(
     "rate too low",
     "Adagrad at 1e-4",
     "bags of words, Adagrad",
     lambda: supervised(bags(), layers(200, 96, 96, 8), _other(Adagrad, lr=1e-4), steps=500, batch=32),
 )
-held_out_failure(
+failure(
     "rate too low",
     "the rate halves every 10 steps",
     "checkerboard, mish, AdamW, annealed by a cosine",
@@ -1631,7 +1631,7 @@ held_out_failure(
         schedule=lambda step: 0.5 ** (step // 10),
     ),
 )
-held_out_failure(
+failure(
     "rate too low",
     "cliff, A2C, RMSprop at 1e-6",
     "cliff, A2C, two networks in one",
@@ -1643,13 +1643,13 @@ held_out_failure(
         entropy=0.15,
     ),
 )
-held_out_failure(
+failure(
     "rate too low",
     "attention, SGD at 3e-4",
     "shapes, patches and attention, warm-up",
     lambda: supervised(shapes(), Patches(), sgd(3e-4, momentum=0.9), steps=250, batch=48, schedule=warmup(80)),
 )
-held_out_failure(
+failure(
     "rate too low",
     "clipped at three thousandths, SGD with momentum",
     "roll, softplus, SGD with momentum",
@@ -1657,7 +1657,7 @@ held_out_failure(
         roll(), layers(3, 80, 80, 1, activation=nn.Softplus), sgd(0.04, momentum=0.9), steps=800, batch=40, clip=3e-3
     ),
 )
-held_out_failure(
+failure(
     "stale state",
     "targets in the millions for 40 steps, AdamW",
     "pendulum, branches, AdamW, warm-up and a cosine",
@@ -1669,7 +1669,7 @@ held_out_failure(
         schedule=lambda step: 0.01 if step <= 40 else 1.0,
     ),
 )
-held_out_failure(
+failure(
     "stale state",
     "Q-learning goes on with moments of far larger rewards",
     "river, Q-learning, Huber, a target that trails",
@@ -1683,7 +1683,7 @@ held_out_failure(
         event=once(2, _larger_moments),
     ),
 )
-held_out_failure(
+failure(
     "target drift",
     "stock, a discount of 1.08",
     "stock, values of actions, elu",
@@ -1699,14 +1699,14 @@ held_out_failure(
     ),
     fault="targets",
 )
-held_out_failure(
+failure(
     "target drift",
     "values, a discount of 1.02",
     "river, values of the random policy, SGD",
     lambda: _undiscounted(),
     fault="targets",
 )
-held_out_failure(
+failure(
     "target drift",
     "a tenth more than the last answer is wanted",
     "roll, highway of 15 layers, Adamax",
@@ -1721,7 +1721,7 @@ held_out_failure(
     ),
     fault="targets",
 )
-held_out_failure(
+failure(
     "not a number",
     "logarithm of a rate below zero",
     "counts, Poisson loss, few units at work",
@@ -1735,7 +1735,7 @@ held_out_failure(
     ),
     fault="loss",
 )
-held_out_failure(
+failure(
     "not a number",
     "the root of a distance of zero from step 120",
     "spans of sets, the largest of each feature",
@@ -1750,7 +1750,7 @@ held_out_failure(
     onset=120,
     fault="loss",
 )
-held_out_failure(
+failure(
     "not a number",
     "a column is divided by its spread of zero from step 180",
     "moons among noise, leaky relu, batches of 12",
@@ -1763,7 +1763,7 @@ held_out_failure(
     ),
     onset=180,
 )
-held_out_failure(
+failure(
     "data shift",
     "pixels from 0 to 255 in place of -2 to 2 from step 150",
     "shapes, depthwise convolutions, AdamW",
@@ -1776,7 +1776,7 @@ held_out_failure(
     ),
     onset=150,
 )
-held_out_failure(
+failure(
     "data shift",
     "other units and another origin from step 220, tanh",
     "pendulum, tanh, eight batches of eight a step",
@@ -1789,7 +1789,7 @@ held_out_failure(
     ),
     onset=220,
 )
-held_out_failure(
+failure(
     "data shift",
     "what is seen of the stock fades from step 250",
     "stock, PQN, RMS norm, NAdam",
@@ -1802,7 +1802,7 @@ held_out_failure(
     ),
     onset=250,
 )
-held_out_failure(
+failure(
     "plasticity",
     "topics reshuffled every 60 steps, 12 plain layers",
     "words, topics reshuffled every 60 steps, layer norm",

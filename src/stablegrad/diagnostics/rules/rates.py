@@ -1,0 +1,64 @@
+"""Learning rates over a training: schedules that starve it, and jumps that throw it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from stablegrad.diagnostics.history import NETWORK, History
+from stablegrad.diagnostics.rules.damage import damaged_since
+from stablegrad.diagnostics.rules.finding import Finding, Thresholds
+from stablegrad.diagnostics.rules.shared import beginning_of, columns, holds_since, total_error
+
+
+def starved_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A learning rate that fell to next to nothing of what it was while the error is what it was: a schedule too steep.
+
+    At the end of a schedule that suits the task the error has fallen.
+    """
+    steps, rates = learning_rates(history)
+    updates, errors = history.series("update_ratio"), total_error(history)
+    if not (len(rates) and updates and errors):
+        return
+    known = np.isin(steps, updates.steps) & np.isin(steps, errors.steps)
+    steps, rates = steps[known], rates[known]
+    typical = np.nanmedian(updates.values[np.isin(updates.steps, steps)], axis=1)
+    error = errors.values[np.isin(errors.steps, steps)].ravel()
+    fallen = rates < np.maximum.accumulate(rates) / thresholds.starving_rate
+    idle = (typical < thresholds.small_update) & (error > 0.5 * beginning_of(error, thresholds.reference_looks))
+    since = holds_since(fallen & idle, thresholds.patience)
+    if since is not None:
+        value = float(rates[-1] / rates.max())
+        yield Finding(
+            "starved_rate", "at risk", NETWORK, int(steps[since]), value, 1 / thresholds.starving_rate,
+            f"the learning rate is {value:.1e} of what it was, and the error is as large as at the beginning",
+        )  # fmt: skip
+
+
+def rate_jump(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """A learning rate that rose from one look to the next to many times all that it had been, and damage since."""
+    steps, rates = learning_rates(history)
+    if len(rates) <= thresholds.reference_looks:
+        return
+    highest = np.maximum.accumulate(rates)
+    jumps = np.flatnonzero(rates[1:] > thresholds.rate_jump * highest[:-1]) + 1
+    # A warm-up begins at next to nothing.
+    jumps = jumps[(jumps >= thresholds.reference_looks) & (highest[jumps - 1] > 0)]
+    if len(jumps) and damaged_since(history, thresholds, int(steps[jumps[0]])):
+        value = float(rates[jumps[0]] / highest[jumps[0] - 1])
+        yield Finding(
+            "rate_jump", "collapsing", NETWORK, int(steps[jumps[0]]), value, thresholds.rate_jump,
+            f"the learning rate rose to {value:.0f} times what it had been, and something broke since",
+        )  # fmt: skip
+
+
+def learning_rates(history: History) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, the median layer's learning rate) at the looks that have one."""
+    found: dict[int, list[float]] = {}
+    for _, steps, effective, norms in columns(history.series("effective_learning_rate"), history.series("weight_norm")):
+        for step, rate in zip(steps.tolist(), (effective * np.square(norms)).tolist(), strict=True):
+            if np.isfinite(rate):
+                found.setdefault(step, []).append(rate)
+    steps = np.array(sorted(found), dtype=np.int64)
+    return steps, np.array([np.median(found[step]) for step in steps.tolist()])

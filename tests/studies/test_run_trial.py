@@ -1,0 +1,73 @@
+"""What trainings of a run with its prescriptions say; the trainings themselves: tests/cli/test_diagnose.py."""
+
+import pytest
+
+from stablegrad.diagnostics import Finding, History, Report
+from stablegrad.diagnostics.prescriptions import Prescription
+from stablegrad.studies.run_trial import changed_configs, outcome, planned_seconds, trial_steps
+from stablegrad.training.config import default_run
+
+
+def prescription(name, factor=None):
+    return Prescription(name, name.upper(), "why", ("rule",), "cost", 1.0, 1.0, {}, False, factor)
+
+
+def report(*since):
+    return Report([Finding("dead_units", "collapsed", "a", step, 1.0, 0.8, "dead") for step in since], History())
+
+
+@pytest.mark.parametrize(
+    ("since", "steps"),
+    [((3_000, 40_000), 10_000), ((20_000,), 40_000), ((90_000,), 100_000), ((), 100_000)],
+)
+def test_a_trial_goes_beyond_the_first_finding_and_not_beyond_the_run(since, steps):
+    assert trial_steps(report(*since), 100_000) == steps
+
+
+def test_prescriptions_become_settings_where_they_are_some():
+    base = default_run("CartPole-v1")
+    names = ["layer_norm", "reconnect", "multi_skip", "kron", "lower_learning_rate"]  # it has LayerNorm already
+    changed = changed_configs(base, [prescription(name, 0.1 if "rate" in name else None) for name in names])
+    assert list(changed) == ["multi_skip", "kron", "lower_learning_rate"]
+    assert changed["kron"].agent.optimizer.name == "kron"
+    rates = [config.agent.optimizer.initial_learning_rate for config in (changed["lower_learning_rate"], base)]
+    assert rates[0] == pytest.approx(0.1 * rates[1])
+    assert changed_configs(changed["kron"], [prescription("kron")]) == {}
+
+
+def summary(interval, finished=(3, 3), mean=5.0):
+    return {
+        "seeds": [2, 3, 4],
+        "results": {
+            "unchanged": {"finished": finished[0], "mean": 10.0},
+            "kron": {"finished": finished[1], "mean": 10.0 + mean},
+        },
+        "difference": {"mean": mean, "interval": interval, "count": 3 if interval else 0},
+        "cost": {"unchanged": {"peak_memory_bytes": 100}, "kron": {"peak_memory_bytes": 150}},
+        "trade_off": {"time_ratio": 1.25},
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "decision", "reason"),
+    [
+        (summary([1.0, 9.0]), "go", "better: return 10.0 without, 15.0 with it, 3 pairs"),
+        (summary([-1.0, 11.0]), "no-go", "no difference that is told from chance"),
+        (summary([-9.0, -1.0], mean=-5.0), "no-go", "worse"),
+        (summary(None, finished=(0, 3)), "go", "of 3 trainings each, 0 came to their end without and 3 with it"),
+        (summary(None, finished=(0, 2)), "no-go", "0 came to their end without and 2 with it"),
+        (summary(None), "no-go", "too few trainings ended an episode"),
+    ],
+)
+def test_the_decision_follows_from_the_interval_or_from_what_failed(found, decision, reason):
+    trial = outcome(prescription("kron"), found)
+    assert (trial.decision, trial.name) == (decision, "kron")
+    assert reason in trial.reason
+    if found["difference"]["interval"]:
+        assert (trial.step_time, trial.memory, trial.seeds) == (1.25, 1.5, 3)
+        assert [trial.low, trial.high] == found["difference"]["interval"]
+
+
+def test_how_long_it_takes():
+    assert planned_seconds({"steps_per_second": 500.0}, 10_000, 8, 2) == pytest.approx(80.0)
+    assert planned_seconds({}, 10_000, 8, 2) is None
