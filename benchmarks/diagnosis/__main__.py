@@ -28,7 +28,6 @@ from benchmarks.diagnosis.scenarios import KEPT, PARTS, SCENARIOS
 from benchmarks.diagnosis.scoring import Judged
 
 from stablegrad.diagnostics import History
-from stablegrad.diagnostics.prescriptions import prescribe
 
 NAME = "diagnosis"
 
@@ -99,10 +98,7 @@ def treat(
     for one in judged:
         name, alarm = one.scenario.name, one.alarms["stablegrad"].first
         if one.valid and one.scenario.kind and alarm is not None:
-            reports = dict(trial.replay(History.from_dict(trials[name]["history"]), one.scenario.onset))
-            # One that alarmed on the way and not at the end: the report of that moment.
-            findings = reports[max(reports)] or reports[alarm]
-            prescriptions = prescribe(findings, trial.fitting(name))
+            prescriptions = trial.report(name, History.from_dict(trials[name]["history"]), alarm).prescriptions
             first = prescriptions[0].name if prescriptions else None
             treated[name] = {"prescription": first, "by_hand": first in one.scenario.by_hand}
             if prescriptions:

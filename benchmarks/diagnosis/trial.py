@@ -12,7 +12,7 @@ from benchmarks.diagnosis import rivals
 from benchmarks.diagnosis.scenarios import SCENARIOS, Scenario
 from benchmarks.diagnosis.training import Setup
 
-from stablegrad.diagnostics import Finding, History, Monitor, Thresholds, judge
+from stablegrad.diagnostics import Finding, History, Monitor, Report, Thresholds, judge
 from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply
 from stablegrad.diagnostics.rules import rising_loss
 
@@ -114,7 +114,16 @@ def _finish(setup: Setup) -> float:
     return setup.score()
 
 
-def fitting(name: str) -> list[str]:
+def report(name: str, history: History, alarm: int) -> Report:
+    """The report at the end of a scenario; where nothing is found any more then, that of the first alarm."""
+    seen = history
+    if not (findings := judge(seen)):
+        seen = history.until(alarm)
+        findings = judge(seen)
+    return Report(findings, seen, fitting=frozenset(_fitting(name)))
+
+
+def _fitting(name: str) -> list[str]:
     """Names of the interventions that have something to change on a scenario's networks."""
     setup = build(SCENARIOS[name])
     models, optimizers = rivals.parts(setup.model), setup.optimizer

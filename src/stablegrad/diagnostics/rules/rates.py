@@ -9,7 +9,7 @@ import numpy as np
 from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.rules.damage import damaged_since
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import beginning_of, columns, holds_since, total_error
+from stablegrad.diagnostics.rules.shared import beginning_of, holds_since, together, total_error
 
 
 def starved_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -55,10 +55,10 @@ def rate_jump(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 def learning_rates(history: History) -> tuple[np.ndarray, np.ndarray]:
     """(steps, the median layer's learning rate) at the looks that have one."""
-    found: dict[int, list[float]] = {}
-    for _, steps, effective, norms in columns(history.series("effective_learning_rate"), history.series("weight_norm")):
-        for step, rate in zip(steps.tolist(), (effective * np.square(norms)).tolist(), strict=True):
-            if np.isfinite(rate):
-                found.setdefault(step, []).append(rate)
-    steps = np.array(sorted(found), dtype=np.int64)
-    return steps, np.array([np.median(found[step]) for step in steps.tolist()])
+    effective, norms = together(history.series("effective_learning_rate"), history.series("weight_norm"))
+    if not effective or effective.sites != norms.sites:
+        return np.empty(0, np.int64), np.empty(0)
+    rates = effective.values * np.square(norms.values)
+    rates = np.nanmedian(np.where(np.isfinite(rates), rates, np.nan), axis=1)
+    there = ~np.isnan(rates)
+    return effective.steps[there], rates[there]
