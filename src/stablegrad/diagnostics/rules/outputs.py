@@ -58,7 +58,7 @@ def collapsed_objective(history: History, thresholds: Thresholds) -> Iterator[Fi
     looks = thresholds.patience
     if len(errors) < 2 * looks:
         return
-    left = float(np.median(errors[-looks:]) / beginning_of(errors, looks))
+    left = float(np.median(errors[-looks:]) / np.nanmax(errors[:looks]))
     for finding in rank_collapse(history, thresholds):
         if left < LEARNED:
             yield replace(

@@ -11,6 +11,9 @@ from stablegrad.diagnostics.rules.damage import damaged_since
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
 from stablegrad.diagnostics.rules.shared import beginning_of, holds_since, together, total_error
 
+#: Growth of the error over its lowest from which on what was learned is lost.
+LOST = 3.0
+
 
 def starved_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A learning rate that fell to next to nothing of what it was while the error is what it was: a schedule too steep.
@@ -37,7 +40,10 @@ def starved_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def rate_jump(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """A learning rate that rose from one look to the next to many times all that it had been, and damage since."""
+    """A learning rate that rose from one look to the next to many times all that it had been, and what that did.
+
+    Damage since, or an error that is far above the lowest before it.
+    """
     steps, rates = learning_rates(history)
     if len(rates) <= thresholds.reference_looks:
         return
@@ -45,12 +51,25 @@ def rate_jump(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     jumps = np.flatnonzero(rates[1:] > thresholds.rate_jump * highest[:-1]) + 1
     # A warm-up begins at next to nothing.
     jumps = jumps[(jumps >= thresholds.reference_looks) & (highest[jumps - 1] > 0)]
-    if len(jumps) and damaged_since(history, thresholds, int(steps[jumps[0]])):
+    if len(jumps) and (
+        damaged_since(history, thresholds, int(steps[jumps[0]]))
+        or _lost_since(history, int(steps[jumps[0]]), thresholds.patience)
+    ):
         value = float(rates[jumps[0]] / highest[jumps[0] - 1])
         yield Finding(
             "rate_jump", "collapsing", NETWORK, int(steps[jumps[0]]), value, thresholds.rate_jump,
-            f"the learning rate rose to {value:.0f} times what it had been, and something broke since",
+            f"the learning rate rose to {value:.0f} times what it had been, and what was learned is gone since",
         )  # fmt: skip
+
+
+def _lost_since(history: History, step: int, looks: int) -> bool:
+    """Whether the error has been far above the lowest before a step ever since, for some looks at least."""
+    errors = total_error(history)
+    before, since = (errors.values[there].ravel() for there in (errors.steps < step, errors.steps >= step))
+    if len(before) < looks or len(since) < looks:
+        return False
+    lowest = np.median(np.lib.stride_tricks.sliding_window_view(before, looks), axis=1).min()
+    return bool((since[-looks:] > LOST * lowest).all())
 
 
 def learning_rates(history: History) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +78,5 @@ def learning_rates(history: History) -> tuple[np.ndarray, np.ndarray]:
     if not effective or effective.sites != norms.sites:
         return np.empty(0, np.int64), np.empty(0)
     rates = effective.values * np.square(norms.values)
-    rates = np.nanmedian(np.where(np.isfinite(rates), rates, np.nan), axis=1)
-    there = ~np.isnan(rates)
-    return effective.steps[there], rates[there]
+    there = np.isfinite(rates).any(axis=1)
+    return effective.steps[there], np.nanmedian(np.where(np.isfinite(rates), rates, np.nan)[there], axis=1)

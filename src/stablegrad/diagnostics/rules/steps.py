@@ -26,6 +26,8 @@ from stablegrad.diagnostics.rules.shared import (
 JUMP = 0.01
 #: Change of a layer's weights in one update, over their norm, that is a long step: thirty times the usual 1e-3.
 LONG_STEP = 0.03
+#: Part of the error signal of the beginning below which a training makes its way, however long its steps are.
+LEARNING = 0.3
 #: Growth of the error signal over its beginning up to which it is said to stay: that of a probability is bounded.
 STAYING = 3.0
 
@@ -34,7 +36,8 @@ def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Updates that throw the weights about: the median layer changes by several percent in one step.
 
     A network that is far from anything good starts with long steps; so the first looks do not count, and steps that
-    are shorter than at the beginning do only where they are very long.
+    are shorter than at the beginning do only where they are very long. While the error falls far below where it began,
+    steps are as long as they have to be.
     """
     series = history.series("update_ratio")
     if not series:
@@ -44,7 +47,10 @@ def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     large = typical > max(thresholds.large_update, min(beginning, 4 * thresholds.large_update))
     large[: thresholds.reference_looks] = False
     since = holds_since(large, thresholds.patience)
-    if since is not None:
+    errors = total_error(history).values.ravel()
+    first = beginning_of(errors, thresholds.reference_looks)
+    learns = len(errors) > 2 * thresholds.patience and np.median(errors[-thresholds.patience :]) < LEARNING * first
+    if since is not None and not learns:
         value = float(np.median(typical[-thresholds.patience :]))
         yield Finding(
             "large_update", "collapsing" if value > 4 * thresholds.large_update else "at risk", NETWORK,
