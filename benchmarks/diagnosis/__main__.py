@@ -28,8 +28,11 @@ from benchmarks.diagnosis.scenarios import KEPT, PARTS, SCENARIOS
 from benchmarks.diagnosis.scoring import Judged
 
 from stablegrad.diagnostics import History
+from stablegrad.diagnostics.trial import TOP
 
 NAME = "diagnosis"
+#: Prescriptions that are tried where the first does not restore.
+TRIED = TOP
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Arguments:
     rivals: bool = True
     """Run the other detectors too, on the part that is held out."""
     prescriptions: bool = True
-    """Train every failure once more with the first prescription."""
+    """Train every failure once more with the first prescription; where that does not restore, with those after it."""
     workers: int = 2
     """Runs at once, one thread each."""
 
@@ -92,23 +95,33 @@ def _all(
 def treat(
     pool: ProcessPoolExecutor, folder: Path, judged: Sequence[Judged], trials: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """For each failure that was found: the first prescription of the report at its end, and the scores with it."""
-    keys: dict[str, tuple[str, str, int, float | None]] = {}
-    treated: dict[str, dict[str, Any]] = {}
+    """For each failure that was found: the first prescription of the report at its end, and the scores with it.
+
+    Where it does not restore, those after it are tried as well, as a person would who tries before a change is made.
+    """
+    prescribed, alarms, treated = {}, {}, {}
     for one in judged:
         name, alarm = one.scenario.name, one.alarms["stablegrad"].first
         if one.valid and one.scenario.kind and alarm is not None:
-            prescriptions = trial.report(name, History.from_dict(trials[name]["history"]), alarm).prescriptions
-            first = prescriptions[0].name if prescriptions else None
-            treated[name] = {"prescription": first, "by_hand": first in one.scenario.by_hand}
-            if prescriptions:
-                keys[name] = (name, prescriptions[0].name, alarm, prescriptions[0].factor)
-    scores = _all(pool, folder, trial.treat, list(keys.values()))
-    for name, one in treated.items():
-        one |= scores[keys[name]] if name in keys else {"fresh": None, "live": None}
-        reached = [score for score in (one["fresh"], one["live"]) if score is not None]
-        wanted = scoring.RESTORED * trials[SCENARIOS[name].twin]["score"]
-        one |= {"wanted": wanted, "restored": bool(reached) and max(reached) >= wanted}
+            prescribed[name] = trial.report(name, History.from_dict(trials[name]["history"]), alarm).prescriptions
+            alarms[name] = alarm
+            first = prescribed[name][0].name if prescribed[name] else None
+            wanted = scoring.RESTORED * trials[one.scenario.twin]["score"]
+            treated[name] = {"prescription": first, "by_hand": first in one.scenario.by_hand, "wanted": wanted}
+            treated[name] |= {"fresh": None, "live": None, "restored": False, "restored_by": None}
+    for place in range(TRIED):
+        keys = {
+            name: (name, list_of[place].name, alarms[name], list_of[place].factor)
+            for name, list_of in prescribed.items()
+            if treated[name]["restored_by"] is None and place < len(list_of)
+        }
+        scores = _all(pool, folder, trial.treat, list(keys.values()))
+        for name, key in keys.items():
+            reached = [score for score in scores[key].values() if score is not None]
+            restored = bool(reached) and max(reached) >= treated[name]["wanted"]
+            treated[name] |= {"restored_by": key[1] if restored else None}
+            if place == 0:
+                treated[name] |= scores[key] | {"restored": restored}
     return treated
 
 
@@ -135,7 +148,7 @@ def result(
             "symptom": f"the curve, smoothed over {scoring.SMOOTHING} steps, stays above its twin's by "
             f"{scoring.VISIBLE} of the range of the twin's",
             "restored": f"reaches {scoring.RESTORED} of the twin's score with the first prescription, from a fresh "
-            "start or applied at the first alarm",
+            "start or applied at the first alarm; one_of_three: with one of the first three",
             "looks": f"every {trial.EVERY} steps, probes every {trial.PROBE_EVERY}",
         },
         "parts": {
@@ -146,6 +159,13 @@ def result(
         "confusion": {part: scoring.confusion(group) for part, group in by_part.items()},
         "prescriptions": {
             part: scoring.share(sum(one["restored"] for one in group), len(group))
+            for part in (*PARTS, "both")
+            for group in [[one for name, one in treated.items() if part in ("both", SCENARIOS[name].part)]]
+        }
+        if treated
+        else None,
+        "one_of_three": {
+            part: scoring.share(sum(one["restored_by"] is not None for one in group), len(group))
             for part in (*PARTS, "both")
             for group in [[one for name, one in treated.items() if part in ("both", SCENARIOS[name].part)]]
         }
@@ -196,7 +216,9 @@ def show(judged: Sequence[Judged], treated: dict[str, dict[str, Any]]) -> None:
         if cured:
             by_hand = sum(one["restored"] and one["by_hand"] for one in cured)
             restored = sum(one["restored"] for one in cured)
+            any_of = sum(one["restored_by"] is not None for one in cured)
             print(f"first prescription restores {restored}/{len(cured)}, {by_hand} of them by a person's hand")
+            print(f"one of the first {TRIED} restores {any_of}/{len(cured)}")
     for one in judged:
         if not one.valid:
             print(f"invalid: {one.scenario.name}: {one.why_not}")
