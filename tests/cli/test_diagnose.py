@@ -210,7 +210,7 @@ class TestRunFolder:
     )
     def test_wrong_trials(self, run, capsys, monkeypatch, option, value, message):
         ill = [Finding("large_update", "collapsing", "network", 100, 0.3, 0.05, "too long")]
-        monkeypatch.setattr(command, "diagnose_recorded", lambda rows: Report(ill, History()))
+        monkeypatch.setattr(command, "diagnose_recorded", lambda rows, fitting: Report(ill, History()))
         code, error = failure(capsys, ["run", "--verify", option, value])
         assert code == 2
         assert message in error

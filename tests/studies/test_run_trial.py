@@ -4,7 +4,7 @@ import pytest
 
 from stablegrad.diagnostics import Finding, History, Report
 from stablegrad.diagnostics.prescriptions import Prescription
-from stablegrad.studies.run_trial import changed_configs, outcome, planned_seconds, trial_steps
+from stablegrad.studies.run_trial import changed_configs, fitting, outcome, planned_seconds, trial_steps
 from stablegrad.training.config import default_run
 
 
@@ -33,6 +33,15 @@ def test_prescriptions_become_settings_where_they_are_some():
     rates = [config.agent.optimizer.initial_learning_rate for config in (changed["lower_learning_rate"], base)]
     assert rates[0] == pytest.approx(0.1 * rates[1])
     assert changed_configs(changed["kron"], [prescription("kron")]) == {}
+
+
+def test_what_a_run_has_already_is_not_prescribed():
+    settings = ("baseline+torso.norm=none", "stable")
+    plain, stable = (fitting(default_run("CartPole-v1", setting).to_json()) for setting in settings)
+    assert {"layer_norm", "multi_skip", "kron"} <= plain
+    assert not {"layer_norm", "multi_skip", "kron"} & stable
+    elsewhere = {**default_run("CartPole-v1").to_json(), "env": "no_such_package:make_env"}
+    assert fitting(elsewhere) is None
 
 
 def summary(interval, finished=(3, 3), mean=5.0):

@@ -26,7 +26,7 @@ from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, verify
 from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.studies import RunProgress
-from stablegrad.studies.run_trial import changed_configs, check_size, planned_seconds, trial_steps, verify_run
+from stablegrad.studies.run_trial import changed_configs, check_size, fitting, planned_seconds, trial_steps, verify_run
 from stablegrad.studies.wording import duration
 from stablegrad.training.config import RunConfig, usable_cores
 from stablegrad.training.run_folder import RunFolder
@@ -94,11 +94,11 @@ def _is_folder(target: str) -> bool:
 
 def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
     folder = RunFolder(parsed.target)
-    config = folder.read_config()
-    report = diagnose_recorded(folder.read_metrics())
+    is_agent = "env" in (config := folder.read_config())
+    report = diagnose_recorded(folder.read_metrics(), fitting=fitting(config) if is_agent else None)
     if not parsed.verify or not report.prescriptions:
         return report
-    if "env" not in config:
+    if not is_agent:
         raise UsageError("--verify of a run is for agents; for this network give package.module:make_model")
     return replace(report, trial=_try_in_its_environment(parsed, arguments, folder, report))
 

@@ -23,12 +23,15 @@ NEEDED_FOR = {
 }
 
 
-def diagnose_recorded(rows: Sequence[Mapping[str, Any]], thresholds: Thresholds | None = None) -> Report:
+def diagnose_recorded(
+    rows: Sequence[Mapping[str, Any]], thresholds: Thresholds | None = None, fitting: frozenset[str] | None = None
+) -> Report:
     """Judge the lines of a metrics.jsonl.
 
     Args:
         rows: one dictionary a line, with "step" and figures by ``<metric>/<site>``.
         thresholds: what the rules alarm at.
+        fitting: names of the interventions that have something to change on the run's network; None: it is not known.
 
     Returns:
         the report; its notes say what was not recorded and so could not be judged.
@@ -43,4 +46,4 @@ def diagnose_recorded(rows: Sequence[Mapping[str, Any]], thresholds: Thresholds 
         )
     missing = [what for metric, what in NEEDED_FOR.items() if metric not in history.metrics()]
     notes = [f"not recorded, so not judged: {'; '.join(missing)}"] if missing else []
-    return Report(judge(history, thresholds), history, notes)
+    return Report(judge(history, thresholds), history, notes, fitting=fitting)

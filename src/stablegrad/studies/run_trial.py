@@ -11,10 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from stablegrad.agents.pqn import build_network
+from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, UNCHANGED, Trial
-from stablegrad.errors import UsageError
+from stablegrad.environments import environment_spec
+from stablegrad.errors import StablegradError, UsageError
 from stablegrad.studies.comparison import Comparison
 from stablegrad.studies.execution import RunProgress, run_comparison
 from stablegrad.studies.search_space import Space, agent_identity, fresh_seeds
@@ -30,6 +35,26 @@ def trial_steps(report: Report, total_steps: int) -> int:
     """Environment steps of a trial's trainings: beyond the run's first finding, at most as long as the run."""
     first = min((finding.since for finding in report.findings), default=total_steps)
     return int(min(max(BEYOND * first, SHORTEST * total_steps), total_steps))
+
+
+def fitting(saved: Mapping[str, Any]) -> frozenset[str] | None:
+    """Names of the interventions that have something to change on a run's network, which is not allocated.
+
+    Args:
+        saved: content of the run's config.json.
+
+    Returns:
+        None where it is not known: the environment is not there, or the configuration is of another version.
+    """
+    try:
+        config = RunConfig.from_json(saved)
+        spec = environment_spec(config.env, atari=config.atari)
+    except StablegradError:
+        return None
+    with torch.device("meta"):
+        network = build_network(config.agent, spec)
+    optimizer = config.agent.optimizer.build(network)
+    return frozenset(name for name, one in INTERVENTIONS.items() if one.fits(network, optimizer))
 
 
 def check_size(steps: int, seeds: int) -> None:
