@@ -79,13 +79,20 @@ def treat(name: str, prescription: str, alarm: int, factor: float | None) -> dic
 
 
 def _treated(scenario: Scenario, prescription: str, at: int, factor: float | None) -> float | None:
-    """The score with a prescription applied after step ``at``; None if it cannot be."""
+    """The score with a prescription applied after step ``at``; None if it cannot be.
+
+    A fault in the state of an optimizer that the prescription replaces cannot be made in its successor's: None as well,
+    as nothing is known then.
+    """
     setup = build(scenario)
     applied = _apply(setup, prescription, factor) if not at else False
-    for number, _ in enumerate(setup.loop(setup), start=1):
-        due = INTERVENTIONS[prescription].again and number > at and number % AGAIN == 0
-        if (at and number == at) or due:
-            applied = _apply(setup, prescription, factor) or applied
+    try:
+        for number, _ in enumerate(setup.loop(setup), start=1):
+            due = INTERVENTIONS[prescription].again and number > at and number % AGAIN == 0
+            if (at and number == at) or due:
+                applied = _apply(setup, prescription, factor) or applied
+    except KeyError:
+        return None
     return setup.score() if applied else None
 
 
