@@ -40,7 +40,7 @@ class Arguments:
     """What the benchmark takes."""
 
     part: Literal["both", "tuning", "held-out"] = "both"
-    """Which scenarios; one part alone is printed and not saved."""
+    """Which scenarios; one part alone has a file of results of its own."""
     runs: Path | None = None
     """Folder in which measurements are kept and looked for."""
     rivals: bool = True
@@ -62,9 +62,9 @@ def main() -> None:
             judged = scoring.judge_all(trials, names)
             treated = treat(pool, folder, judged, trials) if arguments.prescriptions else {}
     show(judged, treated)
-    if arguments.part == "both":
-        command = f"python -m benchmarks.diagnosis {' '.join(sys.argv[1:])}".strip()
-        save(NAME, command, result(judged, trials, treated))
+    command = f"python -m benchmarks.diagnosis {' '.join(sys.argv[1:])}".strip()
+    name = NAME if arguments.part == "both" else f"{NAME}_{arguments.part.replace('-', '_')}"
+    save(name, command, result(judged, trials, treated))
 
 
 def measure(pool: ProcessPoolExecutor, folder: Path, names: Sequence[str], rivals: bool) -> dict[str, dict[str, Any]]:
