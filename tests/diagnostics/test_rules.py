@@ -569,11 +569,31 @@ def test_a_learning_rate_that_leaps(rates, dead, alarms):
     assert ("rate_jump" in rules_of(scheduled(rates, dead__a=dead))) == alarms
 
 
-@pytest.mark.parametrize(("error", "alarms"), [(then(1.0, 1e-3), True), (1.0, False)])
-def test_an_objective_that_features_alike_fulfil(error, alarms):
-    found = rules_of(history(effective_rank=then(30.0, 1.2), error_signal=error))
+@pytest.mark.parametrize(
+    ("error", "spread", "alarms"),
+    [(then(1.0, 1e-3), then(1.0, 0.01), True), (1.0, then(1.0, 0.01), False), (then(1.0, 1e-3), 1.0, False)],
+)
+def test_an_objective_that_features_alike_fulfil(error, spread, alarms):
+    found = rules_of(history(effective_rank=then(30.0, 1.2), error_signal=error, output_spread=spread, output_size=1.0))
     assert "rank_collapse" in found
     assert ("collapsed_objective" in found) == alarms
+
+
+@pytest.mark.parametrize(("error", "alarms"), [(1.0, True), (then(1.0, 1e-3), False)])
+def test_one_direction_is_enough_for_what_is_learned(error, alarms):
+    assert ("rank_collapse" in rules_of(history(effective_rank=1.5, error_signal=error))) == alarms
+
+
+@pytest.mark.parametrize(
+    ("gain", "rule"), [(1.2, "nonfinite_suddenly"), (9.0, "nonfinite_at_once"), (None, "nonfinite_at_once")]
+)
+def test_numbers_that_end_at_once_are_of_the_weights_or_of_the_loss(gain, rule):
+    found = rules_of(
+        history(
+            nonfinite__a=1.0, gradient_norm__a=math.inf, input_mean=0.0, weight_gain__a=[gain] + [None] * (LOOKS - 1)
+        )
+    )
+    assert found & {"nonfinite_suddenly", "nonfinite_at_once"} == {rule}
 
 
 @pytest.mark.parametrize(

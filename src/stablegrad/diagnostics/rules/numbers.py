@@ -36,10 +36,12 @@ def nonfinite_input(history: History, thresholds: Thresholds) -> Iterator[Findin
 def nonfinite_at_once(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Gradients that are not finite at the first look of all: the weights are too large to begin with."""
     steps = bad_looks(history)
-    looks = history.series("gradient_norm").steps
     inputs = history.series("input_mean")
-    at_once = len(steps) and not (looks < steps[0]).any()
-    if at_once and np.isfinite(inputs.values[:1]).all():
+    if (
+        _bad_from_the_first_look(history)
+        and np.isfinite(inputs.values[:1]).all()
+        and not _usual_weights(history, thresholds)
+    ):
         yield Finding(
             "nonfinite_at_once", "collapsed", NETWORK, int(steps[0]), math.nan, 0.0,
             f"the gradients of finite inputs were not finite at step {steps[0]:,}, the first that was looked at",
@@ -47,12 +49,19 @@ def nonfinite_at_once(history: History, thresholds: Thresholds) -> Iterator[Find
 
 
 def nonfinite_suddenly(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Gradients that stop being finite although updates were of a usual size until then: the loss is at fault.
+    """Gradients that are not finite although weights, or all updates until then, were of a usual size: it is the loss.
 
     A logarithm of zero, an exponential of something large, a division by a spread of zero, or half precision. What
     grows too large on its way shows in the updates before.
     """
     steps = bad_looks(history)
+    if _bad_from_the_first_look(history) and _usual_weights(history, thresholds):
+        if np.isfinite(history.series("input_mean").values[:1]).all():
+            yield Finding(
+                "nonfinite_suddenly", "collapsed", NETWORK, int(steps[0]), math.nan, 0.0,
+                f"gradients were not finite at step {steps[0]:,}, the first looked at, with weights of a usual size",
+            )  # fmt: skip
+        return
     updates, normalised = history.series("update_ratio"), history.series("normalised_step")
     before = updates.values[updates.steps < steps[0]] if len(steps) else np.empty((0, 0))
     if not len(before):
@@ -66,3 +75,15 @@ def nonfinite_suddenly(history: History, thresholds: Thresholds) -> Iterator[Fin
             "nonfinite_suddenly", "collapsed", NETWORK, int(steps[0]), math.nan, 0.0,
             f"gradients stopped being finite at step {steps[0]:,}, after updates of a usual size",
         )  # fmt: skip
+
+
+def _bad_from_the_first_look(history: History) -> bool:
+    steps = bad_looks(history)
+    return len(steps) > 0 and not (history.series("gradient_norm").steps < steps[0]).any()
+
+
+def _usual_weights(history: History, thresholds: Thresholds) -> bool:
+    """Whether the first weights are known, and none of them stretch what passes through them many times over."""
+    gains = history.series("weight_gain")
+    known = gains.values[:1][np.isfinite(gains.values[:1])]
+    return len(known) > 0 and bool(known.max() < thresholds.stretching)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from stablegrad.diagnostics.rules.units import dead_units
 
 #: Part of its beginning below which a spread of outputs is next to nothing.
 SHRUNK = 0.1
+#: Spread of the outputs over their size below which they are alike.
+ALIKE = 0.05
 #: Part of the first loss at which what was learned is lost.
 FORGOTTEN = 0.25
 
@@ -31,16 +33,17 @@ def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]
     """Features that lie in ever fewer directions (Kumar et al., arXiv 2010.14498).
 
     In classification the rank of healthy features falls to the number of classes; only a rank next to one is alarming:
-    at risk, and collapsing where it is far below its own beginning as well.
+    at risk, and collapsing where it is far below its own beginning as well. One output needs one direction: while next
+    to nothing of the error is left, a low rank alone is no risk.
     """
-    series = history.series("effective_rank")
+    series, left = history.series("effective_rank"), _error_left(history, thresholds)
     for site, steps, values in columns(series):
         beginning = beginning_of(values, 1)
         low = (values < thresholds.low_rank) & (values > 0)
         patience = min(thresholds.patience, 2)
         fallen = holds_since(low & (values < thresholds.rank * beginning), patience)
         since = fallen if fallen is not None else holds_since(low, patience)
-        if since is not None:
+        if since is not None and (fallen is not None or not left < LEARNED):
             value = float(values[-1])
             yield Finding(
                 "rank_collapse", "at risk" if fallen is None else "collapsing", site, int(steps[since]), value,
@@ -50,21 +53,29 @@ def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]
 
 
 def collapsed_objective(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Features in one direction while next to nothing is left of the error: features alike fulfil what is wanted.
+    """Features in one direction and outputs alike while next to nothing is left of the error: that is what is wanted.
 
-    A network that cannot learn has its error left.
+    A network that cannot learn has its error left, and one that has learned tells its inputs apart.
     """
-    errors = total_error(history).values.ravel()
-    looks = thresholds.patience
-    if len(errors) < 2 * looks:
+    left = _error_left(history, thresholds)
+    spreads, sizes = history.series("output_spread"), history.series("output_size")
+    if not left < LEARNED or not spreads or not sizes:
         return
-    left = float(np.median(errors[-looks:]) / np.nanmax(errors[:looks]))
-    for finding in rank_collapse(history, thresholds):
-        if left < LEARNED:
-            yield replace(
-                finding, rule="collapsed_objective",
-                reason=f"{finding.reason}, and {left:.1e} of the error is left: features alike fulfil the objective",
+    alike = np.nanmedian(spreads.values[-1]) < ALIKE * np.nanmedian(sizes.values[-1])
+    for site, steps, values in columns(history.series("effective_rank")):
+        since = holds_since((values < thresholds.low_rank) & (values > 0), min(thresholds.patience, 2))
+        if since is not None and alike:
+            yield Finding(
+                "collapsed_objective", "collapsing", site, int(steps[since]), float(values[-1]), thresholds.low_rank,
+                f"the features before the last layer span {values[-1]:.1f} directions, outputs are alike, and "
+                f"{left:.1e} of the error is left: features alike fulfil the objective",
             )  # fmt: skip
+
+
+def _error_left(history: History, thresholds: Thresholds) -> float:
+    """The error of now over the largest of the first looks; NaN where there are too few."""
+    errors, looks = total_error(history).values.ravel(), thresholds.patience
+    return float(np.median(errors[-looks:]) / np.nanmax(errors[:looks])) if len(errors) >= 2 * looks else math.nan
 
 
 def alike_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:

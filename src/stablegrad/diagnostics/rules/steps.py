@@ -28,6 +28,8 @@ JUMP = 0.01
 LONG_STEP = 0.03
 #: Part of the error signal of the beginning below which a training makes its way, however long its steps are.
 LEARNING = 0.3
+#: Growth of the outputs over their beginning from which on they run away although their error stays.
+FAR = 10.0
 #: Growth of the error signal over its beginning up to which it is said to stay: that of a probability is bounded.
 STAYING = 3.0
 
@@ -272,8 +274,10 @@ def _running_away(history: History, thresholds: Thresholds, name: str) -> Iterat
     growth = [one / beginning_of(one, thresholds.reference_looks) for one in (update, error, size)]
     wrong_way = np.minimum.accumulate(error) > 0.85 * error[: thresholds.reference_looks].min()
     together = (growth[0] > thresholds.runaway) & (growth[2] > thresholds.runaway) & (cosine > thresholds.agreement)
+    # In a warm-up steps grow, and with them small first outputs, before the error falls.
     stays = growth[1] < STAYING
-    held = together & wrong_way & (stays if name == "ascending" else ~stays)
+    far = growth[2] > FAR
+    held = together & wrong_way & (stays & far if name == "ascending" else ~stays)
     # Where numbers have ended there may have been no time for more than one look.
     ended = bool(len(bad_looks(history)))
     since = holds_since(held, 1 if ended else thresholds.patience)
