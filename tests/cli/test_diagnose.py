@@ -167,6 +167,7 @@ class TestRunFolder:
     def test_what_is_prescribed_for_an_ill_run_is_tried_in_its_environment(self, tmp_path, monkeypatch, capsys):
         """Steps a thousand times too long; the second command finds all trainings done."""
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(command, "TOP", 2)
         high = ["--optimizer.name", "sgd", "--optimizer.learning-rate", "3", "--max-grad-norm", "100"]
         options = [*TRAIN, *high, "--total-steps", "3000", "--threads", "1", "--run-dir", "ill", "--quiet"]
         main(options)
@@ -176,7 +177,7 @@ class TestRunFolder:
         report = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert report["verdict"] in ("collapsing", "collapsed")
         tried = [trial for trial in report["trial"] if trial["decision"] != "not tried"]
-        assert 1 <= len(tried) <= 3
+        assert 1 <= len(tried) <= 2
         assert [trial["name"] for trial in report["trial"]] == [
             one["name"] for one in report["prescriptions"][: len(report["trial"])]
         ]

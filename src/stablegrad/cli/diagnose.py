@@ -131,6 +131,7 @@ def _try_in_its_environment(
             report.prescriptions,
             steps=steps,
             seeds=parsed.seeds,
+            top=TOP,
             workers=parsed.workers,
             on_progress=show,
             command=["stablegrad", "diagnose", *arguments],
