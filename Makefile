@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-kron-digits bench-diagnosis bench-diagnosis-overhead bench-bootstrap bench-study-report bench-study-executor bench-preflight
+.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-overhead bench-bootstrap bench-study-report bench-study-executor bench-preflight
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -46,6 +46,9 @@ bench-resume: $(VENV)/.base ## 20 runs killed with -9 at random moments and resu
 
 bench-kron: $(VENV)/.dev ## what a step of Kron costs beside RAdam, Adam, Muon, SOAP and kron_torch, by network size
 	$(BIN)/stablegrad bench optimizers --dir benchmarks/results/optimizer_cost
+
+bench-pqn-cost: $(VENV)/.base ## whole PQN trainings on Breakout with Kron beside RAdam, small and large (35 minutes)
+	$(BIN)/python benchmarks/pqn_cost.py
 
 bench-kron-digits: $(VENV)/.dev ## Kron beside kron_torch's rule on reshuffled labels, 10 seeds (hours; goes on where it was stopped)
 	$(BIN)/python benchmarks/kron_digits.py

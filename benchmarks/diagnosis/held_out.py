@@ -30,7 +30,7 @@ from benchmarks.diagnosis.register import (
     warmup,
 )
 from benchmarks.diagnosis.rollouts import a2c, pqn
-from benchmarks.diagnosis.tasks import Data, DecisionProcess, changed
+from benchmarks.diagnosis.tasks import Data, DecisionProcess, changed, normed, seeded
 from benchmarks.diagnosis.training import (
     BATCH_SEED,
     Setup,
@@ -46,14 +46,6 @@ from torch import Tensor, nn
 from torch.optim import Adadelta, Adagrad, Adam, Adamax, NAdam, Optimizer, RAdam, RMSprop
 
 # -- tasks
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _normed(x: Tensor) -> Tensor:
-    return (x - x.mean(0)) / x.std(0)
 
 
 def _labelled(raw: tuple[np.ndarray, np.ndarray], classes: int) -> Data:
@@ -86,19 +78,19 @@ def haystack() -> Data:
         random_state=303,
     )  # fmt: skip
     data = _labelled(raw, 5)
-    return changed(data, inputs=_normed(data.inputs))
+    return changed(data, inputs=normed(data.inputs))
 
 
 @cache
 def reshuffled(seed: int) -> Data:
     """The same with labels in another order."""
-    return changed(haystack(), targets=haystack().targets[torch.randperm(2400, generator=_seeded(seed))])
+    return changed(haystack(), targets=haystack().targets[torch.randperm(2400, generator=seeded(seed))])
 
 
 @cache
 def reordered(seed: int) -> Data:
     """The same with inputs in another order."""
-    return changed(haystack(), inputs=haystack().inputs[:, torch.randperm(30, generator=_seeded(seed))])
+    return changed(haystack(), inputs=haystack().inputs[:, torch.randperm(30, generator=seeded(seed))])
 
 
 @cache
@@ -108,7 +100,7 @@ def sheet() -> Data:
 
     inputs, along = make_s_curve(2000, noise=0.1, random_state=305)
     targets = torch.tensor(along, dtype=torch.float32)[:, None]
-    return Data(_normed(torch.tensor(inputs, dtype=torch.float32)), _normed(targets))
+    return Data(normed(torch.tensor(inputs, dtype=torch.float32)), normed(targets))
 
 
 @cache
@@ -117,21 +109,21 @@ def impedance(raw: bool = False) -> Data:
     from sklearn.datasets import make_friedman2
 
     inputs, targets = (torch.tensor(part, dtype=torch.float32) for part in make_friedman2(2000, random_state=307))
-    return Data(inputs if raw else _normed(inputs), _normed(targets)[:, None])
+    return Data(inputs if raw else normed(inputs), normed(targets)[:, None])
 
 
 @cache
 def arm() -> Data:
     """Where the hand of an arm is, by the angles of three joints."""
-    angles = 4.0 * torch.rand(2500, 3, generator=_seeded(311)) - 2.0
+    angles = 4.0 * torch.rand(2500, 3, generator=seeded(311)) - 2.0
     bent, lengths = angles.cumsum(1), torch.tensor([1.0, 0.8, 0.5])
-    return Data(angles, _normed(torch.stack([(lengths * bent.cos()).sum(1), (lengths * bent.sin()).sum(1)], 1)))
+    return Data(angles, normed(torch.stack([(lengths * bent.cos()).sum(1), (lengths * bent.sin()).sum(1)], 1)))
 
 
 @cache
 def flow() -> Data:
     """Where a point of Lorenz's flow is a fifth of a second later."""
-    place = torch.tensor([0.0, 0.0, 25.0]) + 8.0 * torch.randn(2500, 3, generator=_seeded(313))
+    place = torch.tensor([0.0, 0.0, 25.0]) + 8.0 * torch.randn(2500, 3, generator=seeded(313))
 
     def moved(place: Tensor, steps: int) -> Tensor:
         for _ in range(steps):
@@ -140,23 +132,23 @@ def flow() -> Data:
         return place
 
     start = moved(place, 500)
-    return Data(_normed(start), _normed(moved(start, 50)))
+    return Data(normed(start), normed(moved(start, 50)))
 
 
 @cache
 def table(columns: int = 5, kinds: int = 12) -> Data:
     """Prices by five categories of twelve kinds, the first two of which act together."""
-    generator = _seeded(317)
+    generator = seeded(317)
     inputs = torch.randint(kinds, (4000, columns), generator=generator)
     prices = torch.randn(columns, kinds, generator=generator).gather(1, inputs.T).sum(0)
     prices = prices + torch.randn(kinds, kinds, generator=generator)[inputs[:, 0], inputs[:, 1]]
-    return Data(inputs, _normed(prices + 0.2 * torch.randn(4000, generator=generator))[:, None])
+    return Data(inputs, normed(prices + 0.2 * torch.randn(4000, generator=generator))[:, None])
 
 
 @cache
 def glyphs(kinds: int = 8, size: int = 9) -> Data:
     """Noisy [1, 9, 9] images of eight signs, somewhere."""
-    generator = _seeded(331)
+    generator = seeded(331)
     signs = (torch.rand(kinds, 5, 5, generator=generator) < 0.45).float()
     labels = torch.randint(kinds, (2400,), generator=generator)
     images = 0.35 * torch.randn(2400, size, size, generator=generator)
@@ -169,7 +161,7 @@ def glyphs(kinds: int = 8, size: int = 9) -> Data:
 @cache
 def misread() -> Data:
     """Two labels in five are drawn at random."""
-    data, generator = glyphs(), _seeded(337)
+    data, generator = glyphs(), seeded(337)
     random = torch.randint(8, data.targets.shape, generator=generator)
     lost = torch.rand(data.targets.shape, generator=generator) < 0.4
     return changed(data, targets=torch.where(lost, random, data.targets))
@@ -178,7 +170,7 @@ def misread() -> Data:
 @cache
 def spots() -> Data:
     """[1, 10, 10] images of one to four spots, by how many there are."""
-    generator = _seeded(347)
+    generator = seeded(347)
     labels = torch.randint(4, (2400,), generator=generator)
     places = torch.rand(2400, 25, generator=generator).argsort(1)[:, :4]
     images = torch.zeros(2400, 25).scatter_(1, places, (torch.arange(4) <= labels[:, None]).float())
@@ -189,7 +181,7 @@ def spots() -> Data:
 @cache
 def waveforms(length: int = 40) -> Data:
     """Noisy [40, 1] signals of four forms: sine, square, triangle and saw."""
-    generator = _seeded(349)
+    generator = seeded(349)
     labels = torch.randint(4, (2000,), generator=generator)
     pitch = (2 + 2 * torch.rand(2000, 1, generator=generator)) / length
     phase = (pitch * torch.arange(length) + torch.rand(2000, 1, generator=generator)) % 1
@@ -202,7 +194,7 @@ def waveforms(length: int = 40) -> Data:
 @cache
 def pairs(letters: int = 8, numbers: int = 6) -> Data:
     """Five pairs of a letter and a number, and a letter: which number stood beside it."""
-    generator = _seeded(353)
+    generator = seeded(353)
     order = torch.rand(3000, letters, generator=generator).argsort(1)[:, :5]
     beside = torch.randint(numbers, (3000, 5), generator=generator)
     asked = torch.randint(5, (3000, 1), generator=generator)
@@ -214,7 +206,7 @@ def pairs(letters: int = 8, numbers: int = 6) -> Data:
 @cache
 def letters(tokens: int = 8, length: int = 10) -> Data:
     """The next letter after ten, which the last two make likely and no more."""
-    generator = _seeded(359)
+    generator = seeded(359)
     likely = (2.0 * torch.randn(tokens, tokens, tokens, generator=generator)).softmax(2)
     text = [torch.randint(tokens, (3000,), generator=generator) for _ in range(2)]
     while len(text) <= length:
@@ -225,7 +217,7 @@ def letters(tokens: int = 8, length: int = 10) -> Data:
 @cache
 def curves(length: int = 32) -> Data:
     """Smooth curves of 32 values under noise, and without it."""
-    generator = _seeded(367)
+    generator = seeded(367)
     time = torch.linspace(0, 2 * torch.pi, length)
     smooth = torch.zeros(2000, length)
     for waves in (1, 2, 3):
@@ -237,7 +229,7 @@ def curves(length: int = 32) -> Data:
 @cache
 def clicks(features: int = 300) -> Data:
     """Of 300 inputs three in a hundred are one and the rest zero; two classes."""
-    generator = _seeded(373)
+    generator = seeded(373)
     inputs = (torch.rand(3000, features, generator=generator) < 0.03).float()
     signal = inputs @ torch.randn(features, generator=generator)
     return Data(inputs, (signal > signal.median()).long(), 2)
@@ -246,7 +238,7 @@ def clicks(features: int = 300) -> Data:
 @cache
 def uneven() -> Data:
     """Three classes: about 84, 12 and 4 in a hundred rows."""
-    inputs = torch.randn(4000, 8, generator=_seeded(379))
+    inputs = torch.randn(4000, 8, generator=seeded(379))
     second, third = inputs[:, 0] + inputs[:, 1] * inputs[:, 2], inputs[:, 3].square() - inputs[:, 4]
     labels = (second > second.quantile(0.88)).long()
     return Data(inputs, labels.masked_fill(third > third.quantile(0.96), 2), 3)
@@ -264,9 +256,9 @@ def evened() -> Data:
 @cache
 def outliers(share: float = 0.1) -> Data:
     """A smooth function of six inputs; one target in ten is off by a lot."""
-    generator = _seeded(383)
+    generator = seeded(383)
     inputs = torch.randn(2500, 6, generator=generator)
-    targets = _normed((2 * inputs[:, 0]).sin() + inputs[:, 1] * inputs[:, 2] + inputs[:, 3].abs())[:, None]
+    targets = normed((2 * inputs[:, 0]).sin() + inputs[:, 1] * inputs[:, 2] + inputs[:, 3].abs())[:, None]
     off = (torch.rand(2500, 1, generator=generator) < share) * 15 * torch.randn(2500, 1, generator=generator)
     return Data(inputs, targets + off)
 
@@ -944,7 +936,7 @@ def triplets(
         """Of the nearest mean of a class, under a little noise."""
         with torch.no_grad():
             features = F.normalize(setup.model(data.inputs), dim=1)
-        features = features + 0.05 * torch.randn(features.shape, generator=_seeded(389))
+        features = features + 0.05 * torch.randn(features.shape, generator=seeded(389))
         if not features.isfinite().all():
             return -1.0
         means = torch.stack([features[data.targets == label].mean(0) for label in range(data.classes)])
@@ -1318,7 +1310,7 @@ def _two_in_one(inputs: int, actions: int, cut: bool = False) -> nn.Module:
 
 def _at_random(step: int, hit: Tensor) -> Tensor:
     """One reward in three says nothing."""
-    generator = _seeded(step)
+    generator = seeded(step)
     lost = torch.rand(hit.shape, generator=generator) < 1 / 3
     return torch.where(lost, torch.randint(2, hit.shape, generator=generator).float(), hit)
 
@@ -1784,7 +1776,7 @@ held_out_failure(
 
 def _pushed(setup: Setup) -> None:
     for state in setup.optimizer.state.values():
-        state["momentum_buffer"].normal_(0.0, 0.5, generator=_seeded(397))
+        state["momentum_buffer"].normal_(0.0, 0.5, generator=seeded(397))
 
 
 def _far_larger(setup: Setup) -> None:

@@ -27,7 +27,7 @@ from benchmarks.diagnosis.register import (
     warmup,
 )
 from benchmarks.diagnosis.rollouts import a2c, pqn
-from benchmarks.diagnosis.tasks import Data, DecisionProcess, changed
+from benchmarks.diagnosis.tasks import Data, DecisionProcess, changed, normed, seeded
 from benchmarks.diagnosis.training import BATCH_SEED, Setup, Step, q_learning, supervised, values
 from torch import Tensor, nn
 from torch.optim import Adadelta, Adafactor, Adagrad, Adam, Adamax, NAdam, Optimizer, RAdam, RMSprop, Rprop
@@ -35,19 +35,11 @@ from torch.optim import Adadelta, Adafactor, Adagrad, Adam, Adamax, NAdam, Optim
 # -- tasks
 
 
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _normed(x: Tensor) -> Tensor:
-    return (x - x.mean(0)) / x.std(0)
-
-
 def _drawn(raw: tuple[np.ndarray, np.ndarray], classes: int = 0) -> Data:
     """Inputs and targets of scikit-learn, standardised."""
-    inputs = _normed(torch.tensor(raw[0], dtype=torch.float32))
+    inputs = normed(torch.tensor(raw[0], dtype=torch.float32))
     targets = torch.tensor(raw[1])
-    return Data(inputs, targets.long() if classes else _normed(targets.float())[:, None], classes)
+    return Data(inputs, targets.long() if classes else normed(targets.float())[:, None], classes)
 
 
 @cache
@@ -56,13 +48,13 @@ def moons() -> Data:
     from sklearn.datasets import make_moons
 
     data = _drawn(make_moons(1500, noise=0.15, random_state=101), 2)
-    return changed(data, inputs=torch.cat([data.inputs, torch.randn(1500, 6, generator=_seeded(103))], 1))
+    return changed(data, inputs=torch.cat([data.inputs, torch.randn(1500, 6, generator=seeded(103))], 1))
 
 
 @cache
 def checkerboard(cells: int = 4) -> Data:
     """Points of the plane by the colour of their field."""
-    points = 2 * torch.rand(3000, 2, generator=_seeded(107)) - 1
+    points = 2 * torch.rand(3000, 2, generator=seeded(107)) - 1
     fields = ((points + 1) * cells / 2).floor().long()
     return Data(2 * points, fields.sum(1) % 2, 2)
 
@@ -102,7 +94,7 @@ def arctangent() -> Data:
 @cache
 def pendulum() -> Data:
     """How angle and speed of a driven pendulum change within half a second."""
-    generator = _seeded(131)
+    generator = seeded(131)
     angle = 2 * torch.pi * torch.rand(2500, generator=generator)
     speed, push = 3 * torch.randn(2500, generator=generator), 2 * torch.randn(2500, generator=generator)
     seen = torch.stack([angle.cos(), angle.sin(), speed / 3, push / 2], 1)
@@ -110,7 +102,7 @@ def pendulum() -> Data:
     for _ in range(10):
         fast = fast + 0.05 * (10 * now.sin() + push - 0.1 * fast)
         now = now + 0.05 * fast
-    return Data(seen, _normed(torch.stack([now.cos() - angle.cos(), now.sin() - angle.sin(), fast - speed], 1)))
+    return Data(seen, normed(torch.stack([now.cos() - angle.cos(), now.sin() - angle.sin(), fast - speed], 1)))
 
 
 @cache
@@ -129,8 +121,8 @@ def _log_rate(x: Tensor) -> Tensor:
 @cache
 def counts() -> Data:
     """How often something happens, by eight inputs."""
-    inputs = torch.randn(2500, 8, generator=_seeded(137))
-    return Data(inputs, torch.poisson(_log_rate(inputs).exp(), generator=_seeded(139)))
+    inputs = torch.randn(2500, 8, generator=seeded(137))
+    return Data(inputs, torch.poisson(_log_rate(inputs).exp(), generator=seeded(139)))
 
 
 @cache
@@ -142,7 +134,7 @@ def rates() -> Data:
 @cache
 def rare() -> Data:
     """One row of twelve or so is of the second class."""
-    inputs = torch.randn(4000, 12, generator=_seeded(149))
+    inputs = torch.randn(4000, 12, generator=seeded(149))
     signal = inputs[:, 0] * inputs[:, 1] + inputs[:, 2].square() + inputs[:, 3]
     return Data(inputs, (signal > 3.1).long(), 2)
 
@@ -178,7 +170,7 @@ class Labels(Data):
 @cache
 def labelled() -> Labels:
     """Six labels by 20 inputs."""
-    generator = _seeded(151)
+    generator = seeded(151)
     inputs = torch.randn(2500, 20, generator=generator)
     hidden = (inputs @ torch.randn(20, 12, generator=generator) / 3).tanh()
     return Labels(inputs, (hidden @ torch.randn(12, 6, generator=generator) > 0.8).float())
@@ -187,7 +179,7 @@ def labelled() -> Labels:
 @cache
 def words(topics: int = 8, vocabulary: int = 200, length: int = 16) -> Data:
     """Words of short texts, by their topic."""
-    generator = _seeded(157)
+    generator = seeded(157)
     likely = (1.6 * torch.randn(topics, vocabulary, generator=generator)).softmax(1)
     labels = torch.randint(topics, (2500,), generator=generator)
     return Data(torch.multinomial(likely[labels], length, True, generator=generator), labels, topics)
@@ -202,14 +194,14 @@ def bags() -> Data:
 @cache
 def ratings(users: int = 120, items: int = 90) -> Data:
     """What users think of items, from four hidden traits."""
-    generator = _seeded(163)
+    generator = seeded(163)
     likes, traits = torch.randn(users, 4, generator=generator), torch.randn(items, 4, generator=generator)
     liked = torch.randn(items, generator=generator)
     pairs = torch.stack(
         [torch.randint(users, (6000,), generator=generator), torch.randint(items, (6000,), generator=generator)], 1
     )
     given = 0.5 * (likes[pairs[:, 0]] * traits[pairs[:, 1]]).sum(1) + 0.7 * liked[pairs[:, 1]]
-    return Data(pairs, _normed(given + 0.2 * torch.randn(6000, generator=generator))[:, None])
+    return Data(pairs, normed(given + 0.2 * torch.randn(6000, generator=generator))[:, None])
 
 
 @cache
@@ -222,7 +214,7 @@ def clock(hours: int = 19) -> Data:
 @cache
 def shapes(size: int = 10) -> Data:
     """Noisy [1, 10, 10] images of five shapes, somewhere."""
-    generator = _seeded(167)
+    generator = seeded(167)
     forms = torch.zeros(5, 5, 5)
     forms[0, [0, -1]], forms[0, :, [0, -1]] = 1.0, 1.0
     forms[1, 2], forms[1, :, 2] = 1.0, 1.0
@@ -249,7 +241,7 @@ def turned() -> Data:
 @cache
 def brackets(pairs: int = 6) -> Data:
     """Strings of brackets, half of them balanced; the others have as many of both kinds."""
-    order = torch.rand(20000, 2 * pairs, generator=_seeded(173)).argsort(1) % 2
+    order = torch.rand(20000, 2 * pairs, generator=seeded(173)).argsort(1) % 2
     balanced = ((1 - 2 * order).cumsum(1).min(1).values >= 0).long()
     right, wrong = (balanced == 1).nonzero()[:1200, 0], (balanced == 0).nonzero()[:1200, 0]
     rows = torch.cat([right, wrong])
@@ -259,7 +251,7 @@ def brackets(pairs: int = 6) -> Data:
 @cache
 def series(length: int = 24) -> Data:
     """The next value of two waves with noise, after [24, 1] values."""
-    generator = _seeded(179)
+    generator = seeded(179)
     time = torch.arange(length + 1)
     signal = torch.zeros(2200, length + 1)
     for slow, fast in ((0.2, 0.5), (0.7, 1.3)):
@@ -272,16 +264,16 @@ def series(length: int = 24) -> Data:
 @cache
 def spans() -> Data:
     """How far the members of [8, 3] sets reach along a direction."""
-    generator = _seeded(181)
+    generator = seeded(181)
     sets = torch.randn(2500, 8, 3, generator=generator)
     along = sets @ torch.tensor([0.8, -0.6, 0.3])
-    return Data(sets, _normed(along.max(1).values - along.min(1).values)[:, None])
+    return Data(sets, normed(along.max(1).values - along.min(1).values)[:, None])
 
 
 @cache
 def friends(people: int = 300) -> tuple[Data, Tensor]:
     """People in four circles, known by poor features and by who knows whom; and the matrix of who does, normalised."""
-    generator = _seeded(191)
+    generator = seeded(191)
     circle = torch.arange(people) % 4
     share = torch.where(circle[:, None] == circle, 0.08, 0.01)
     known = (torch.rand(people, people, generator=generator) < share).float().triu(1)
@@ -295,7 +287,7 @@ def friends(people: int = 300) -> tuple[Data, Tensor]:
 def few_friends() -> Data:
     """The circles of one in five are known; the others are marked as unknown."""
     data = friends()[0]
-    known = torch.rand(300, generator=_seeded(193)) < 0.2
+    known = torch.rand(300, generator=seeded(193)) < 0.2
     return changed(data, targets=torch.where(known, data.targets, -100))
 
 
@@ -1222,7 +1214,7 @@ def _taught() -> Data:
     state = torch.get_rng_state()
     torch.manual_seed(197)
     larger = trained(supervised(hastie(), layers(10, 128, 128, 2, norm=nn.LayerNorm), adam(3e-3), steps=300))
-    inputs = torch.randn(6000, 10, generator=_seeded(199))
+    inputs = torch.randn(6000, 10, generator=seeded(199))
     with torch.no_grad():
         answers = larger(inputs)
     torch.set_rng_state(state)
@@ -1242,7 +1234,7 @@ def _poisson(data: Data, output: Tensor, target: Tensor) -> Tensor:
 
 @cache
 def _mixed_up() -> Data:
-    data, generator = shapes(), _seeded(211)
+    data, generator = shapes(), seeded(211)
     random = torch.randint(5, data.targets.shape, generator=generator)
     lost = torch.rand(data.targets.shape, generator=generator) < 0.45
     return changed(data, targets=torch.where(lost, random, data.targets))
@@ -1266,9 +1258,9 @@ def _windows() -> Data:
 @cache
 def _correlated() -> Data:
     """Twelve inputs from four hidden ones."""
-    hidden = torch.randn(2500, 4, generator=_seeded(223))
-    inputs = (hidden @ torch.randn(4, 12, generator=_seeded(227))).tanh()
-    inputs = _normed(inputs + 0.1 * torch.randn(2500, 12, generator=_seeded(229)))
+    hidden = torch.randn(2500, 4, generator=seeded(223))
+    inputs = (hidden @ torch.randn(4, 12, generator=seeded(227))).tanh()
+    inputs = normed(inputs + 0.1 * torch.randn(2500, 12, generator=seeded(229)))
     return Data(inputs, inputs)
 
 
@@ -1869,4 +1861,4 @@ def _constant_column() -> Data:
 
 @cache
 def _retold(seed: int) -> Data:
-    return changed(words(), targets=words().targets[torch.randperm(2500, generator=_seeded(seed))])
+    return changed(words(), targets=words().targets[torch.randperm(2500, generator=seeded(seed))])

@@ -54,6 +54,15 @@ def first(output: Tensor | tuple | dict) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normed(x: Tensor) -> Tensor:
+    """Every column at mean 0 and deviation 1."""
+    return (x - x.mean(0)) / x.std(0)
+
+
 def changed(data: Data, **fields: Tensor) -> Data:
     return replace(data, **fields)
 

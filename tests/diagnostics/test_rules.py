@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stablegrad.diagnostics import RULES, History, Thresholds, judge
+from stablegrad.diagnostics import RULES, History, Report, Thresholds, judge
 from stablegrad.diagnostics.rules import passed
 from stablegrad.errors import UsageError
 
@@ -618,6 +618,9 @@ def test_a_cause_that_is_over_is_remembered_while_the_network_is_ill():
     assert {finding.rule for finding in found} == {"policy_churn"}
     assert [(finding.rule, finding.since) for finding in passed(made, found)] == [("large_update", 40)]
     assert passed(made, []) == []
+    spared = Thresholds(large_update=0.2)
+    assert Report(found, made, thresholds=spared).passed == []
+    assert Report(found, made).prescriptions[0].name == "lower_learning_rate"
 
 
 def test_a_history_until_a_step_is_what_was_known_then():

@@ -222,7 +222,8 @@ class Monitor:
                 self._note(f"'{layer}' gets no gradient because no forward pass calls it")
         share = self.seconds / max(time.perf_counter() - self._started, 1e-9)
         cost = {"seconds": self.seconds, "share": share}
-        return Report(judge(history, self.thresholds), history, list(self.notes), cost, self._fitting())
+        findings = judge(history, self.thresholds)
+        return Report(findings, history, list(self.notes), cost, self._fitting(), thresholds=self.thresholds)
 
     def _fitting(self) -> frozenset[str]:
         """Interventions that have something to change on one of the networks."""

@@ -210,6 +210,7 @@ def diagnose(
         report.history,
         notes,
         {"seconds": time.perf_counter() - started},
+        thresholds=thresholds,
         relearning={"twin": []} | {name: list(one.fits) for name, one in contestants.items()},
         speed={"twin": []} | {name: list(one.accuracies) for name, one in contestants.items()},
         task={

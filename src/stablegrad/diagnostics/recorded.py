@@ -46,4 +46,4 @@ def diagnose_recorded(
         )
     missing = [what for metric, what in NEEDED_FOR.items() if metric not in history.metrics()]
     notes = [f"not recorded, so not judged: {'; '.join(missing)}"] if missing else []
-    return Report(judge(history, thresholds), history, notes, fitting=fitting)
+    return Report(judge(history, thresholds), history, notes, fitting=fitting, thresholds=thresholds)

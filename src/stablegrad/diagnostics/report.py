@@ -9,7 +9,7 @@ from typing import Any
 
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
-from stablegrad.diagnostics.rules import LEVELS, Finding, passed, verdict_of
+from stablegrad.diagnostics.rules import LEVELS, Finding, Thresholds, passed, verdict_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Report:
         fitting: interventions that have something to change on this network; None: it is not known.
         trial: outcomes of a trial of the prescriptions (:class:`stablegrad.diagnostics.trial.Trial`), as dictionaries,
             where there was one.
+        thresholds: what the rules alarmed at; None: the defaults.
     """
 
     findings: list[Finding]
@@ -32,6 +33,7 @@ class Report:
     cost: dict[str, float] = field(default_factory=dict)
     fitting: frozenset[str] | None = None
     trial: list[dict[str, Any]] = field(default_factory=list)
+    thresholds: Thresholds | None = None
 
     @property
     def verdict(self) -> str:
@@ -46,7 +48,7 @@ class Report:
     @cached_property
     def passed(self) -> list[Finding]:
         """Causes that held before and no longer do, of a network that is ill."""
-        return passed(self.history, self.findings)
+        return passed(self.history, self.findings, self.thresholds)
 
     def layers(self) -> dict[str, str]:
         """Verdict of every layer and activation that was watched, in the order of the data's way."""

@@ -267,11 +267,11 @@ def _decided(
     """The trial of a change from the scores of its pairs."""
     effect, low, high = paired_interval([b - a for a, b in zip(without, with_it, strict=True)])
     before, after = (shown.format(statistics.fmean(values)) for values in (without, with_it))
-    verdict = "better" if low > 0 else "worse" if high < 0 else "no difference that is told from chance"
+    decision, verdict = decide(low, high)
     return Trial(
         prescription.name,
         prescription.title,
-        "go" if low > 0 else "no-go",
+        decision,
         f"{verdict}: {score} {before} without, {after} with it, {len(without)} pairs",
         effect,
         low,
@@ -279,6 +279,13 @@ def _decided(
         seeds=len(without),
         score=score,
     )
+
+
+def decide(low: float, high: float) -> tuple[str, str]:
+    """("go" or "no-go", why in words), from the interval of an effect."""
+    if low > 0:
+        return "go", "better"
+    return "no-go", "worse" if high < 0 else "no difference that is told from chance"
 
 
 def paired_interval(differences: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:

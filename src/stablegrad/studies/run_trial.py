@@ -17,7 +17,7 @@ from stablegrad.agents.pqn import build_network
 from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.report import Report
-from stablegrad.diagnostics.trial import SEEDS, TOP, UNCHANGED, Trial
+from stablegrad.diagnostics.trial import SEEDS, TOP, UNCHANGED, Trial, decide
 from stablegrad.environments import environment_spec
 from stablegrad.errors import StablegradError, UsageError
 from stablegrad.studies.comparison import Comparison
@@ -163,13 +163,13 @@ def outcome(prescription: Prescription, summary: Mapping[str, Any]) -> Trial:
         )
         return Trial(name, prescription.title, "go" if rescued else "no-go", reason, seeds=difference["count"])
     low, high = difference["interval"]
-    verdict = "better" if low > 0 else "worse" if high < 0 else "no difference that is told from chance"
+    decision, verdict = decide(low, high)
     before, after = (summary["results"][setting]["mean"] for setting in (UNCHANGED, name))
     memory = [cost[setting]["peak_memory_bytes"] for setting in (UNCHANGED, name)]
     return Trial(
         name,
         prescription.title,
-        "go" if low > 0 else "no-go",
+        decision,
         f"{verdict}: return {before:,.1f} without, {after:,.1f} with it, {difference['count']} pairs",
         difference["mean"],
         low,
