@@ -241,6 +241,7 @@ AWAY = {"update_ratio__a": [1e-3 * one for one in GROWING], "gradient_cosine__a"
         ({"error_signal": GROWING, "gradient_cosine__a": -0.9}, set()),  # steps that are too long turn back
         ({"error_signal": GROWING, "update_ratio__a": 1e-3}, set()),  # values grow as returns do
         ({"error_signal": 1.0, "output_size": 1.0}, set()),
+        ({"error_signal": 1.0, "output_size": [1.2**look for look in range(LOOKS)]}, set()),  # seven times: a warm-up
     ],
 )
 def test_what_runs_away(changes, found):
@@ -567,6 +568,23 @@ def test_a_schedule_that_starves(rates, error, alarms):
 )
 def test_a_learning_rate_that_leaps(rates, dead, alarms):
     assert ("rate_jump" in rules_of(scheduled(rates, dead__a=dead))) == alarms
+
+
+@pytest.mark.parametrize(
+    ("error", "alarms"),
+    [
+        ([1.0] * 3 + [0.1] * 4 + [0.9] * 5, True),
+        ([1.0] * 3 + [0.1] * 4 + [0.9] * 2 + [0.1] * 3, False),  # it recovers
+        (1.0, False),  # nothing was learned yet that could be lost
+    ],
+)
+def test_a_leap_that_loses_what_was_learned(error, alarms):
+    assert ("rate_jump" in rules_of(scheduled(then(1e-3, 3e-2), error_signal=error))) == alarms
+
+
+@pytest.mark.parametrize(("error", "alarms"), [(1.0, True), (then(1.0, 0.1), False)])
+def test_long_steps_are_right_while_the_error_falls(error, alarms):
+    assert ("large_update" in rules_of(history(update_ratio__a=then(1e-3, 0.1), error_signal=error))) == alarms
 
 
 @pytest.mark.parametrize(

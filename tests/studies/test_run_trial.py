@@ -1,10 +1,12 @@
 """What trainings of a run with its prescriptions say; the trainings themselves: tests/cli/test_diagnose.py."""
 
+import dataclasses
+
 import pytest
 
 from stablegrad.diagnostics import Finding, History, Report
 from stablegrad.diagnostics.prescriptions import Prescription
-from stablegrad.studies.run_trial import changed_configs, fitting, outcome, planned_seconds, trial_steps
+from stablegrad.studies.run_trial import changed_configs, fitting, outcome, planned_seconds, shortened, trial_steps
 from stablegrad.training.config import default_run
 
 
@@ -42,6 +44,16 @@ def test_what_a_run_has_already_is_not_prescribed():
     assert not {"layer_norm", "multi_skip", "kron"} & stable
     elsewhere = {**default_run("CartPole-v1").to_json(), "env": "no_such_package:make_env"}
     assert fitting(elsewhere) is None
+
+
+def test_a_training_of_a_trial_goes_on_to_its_end_and_leaves_nothing_elsewhere():
+    """With the run's own collapse handling the training without a change would stop, and there would be no pair."""
+    run = default_run("CartPole-v1")
+    ill = dataclasses.replace(run.diagnosis, on_collapse="stop")
+    short = shortened(dataclasses.replace(run, diagnosis=ill, wandb="project", eval_episodes=5, log_every=7), 5_000)
+    assert (short.total_steps, short.threads, short.wandb, short.eval_episodes) == (5_000, 1, None, 0)
+    assert (short.log_every, short.diagnosis.on_collapse) == (None, "continue")
+    assert short.agent == run.agent
 
 
 def summary(interval, finished=(3, 3), mean=5.0):

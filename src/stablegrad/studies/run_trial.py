@@ -57,6 +57,20 @@ def fitting(saved: Mapping[str, Any]) -> frozenset[str] | None:
     return frozenset(name for name, one in INTERVENTIONS.items() if one.fits(network, optimizer))
 
 
+def shortened(config: RunConfig, steps: int) -> RunConfig:
+    """A run as one of a trial: with intervals that suit its length, for one core, and going on to its end when ill."""
+    return dataclasses.replace(
+        config,
+        threads=1,
+        total_steps=steps,
+        checkpoint_every=None,
+        log_every=None,
+        eval_episodes=0,
+        wandb=None,
+        diagnosis=dataclasses.replace(config.diagnosis, on_collapse="continue"),
+    )
+
+
 def check_size(steps: int, seeds: int) -> None:
     """Raise UsageError for a trial that is too small to say anything."""
     if seeds < 2:
@@ -108,17 +122,7 @@ def verify_run(
         KeyboardInterrupt: SIGINT or SIGTERM came.
     """
     check_size(steps, seeds)
-    # Intervals of checkpoints and lines that suit the length; what is ill goes on to its end.
-    base = dataclasses.replace(
-        base,
-        threads=1,
-        total_steps=steps,
-        checkpoint_every=None,
-        log_every=None,
-        eval_episodes=0,
-        wandb=None,
-        diagnosis=dataclasses.replace(base.diagnosis, on_collapse="continue"),
-    )
+    base = shortened(base, steps)
     changed = changed_configs(base, prescriptions)
     tried = [one.name for one in prescriptions if one.name in changed][:top]
     last = max((place for place, one in enumerate(prescriptions) if one.name in tried), default=len(prescriptions) - 1)
