@@ -557,6 +557,12 @@ def test_a_schedule_that_starves(rates, error, alarms):
     assert ("starved_rate" in rules_of(made)) == alarms
 
 
+@pytest.mark.parametrize(("rates", "alarms"), [(1e-2, True), (then(1e-2, 5e-4), False)])
+def test_steps_at_the_end_of_a_schedule_are_short_on_purpose(rates, alarms):
+    made = scheduled(rates, update_ratio__a=then(1e-3, 1e-7), error_signal=1.0)
+    assert ("small_update" in rules_of(made)) == alarms
+
+
 @pytest.mark.parametrize(
     ("rates", "dead", "alarms"),
     [

@@ -37,6 +37,14 @@ def test_prescriptions_become_settings_where_they_are_some():
     assert changed_configs(changed["kron"], [prescription("kron")]) == {}
 
 
+def test_the_rate_that_is_tried_is_the_one_that_was_prescribed():
+    """However far from the run's: a search would stay within a tenth and ten times."""
+    base = default_run("CartPole-v1")
+    changed = changed_configs(base, [prescription("raise_learning_rate", 1000.0)])["raise_learning_rate"]
+    rate = base.agent.optimizer.initial_learning_rate
+    assert changed.agent.optimizer.initial_learning_rate == pytest.approx(1000 * rate)
+
+
 def test_what_a_run_has_already_is_not_prescribed():
     settings = ("baseline+torso.norm=none", "stable")
     plain, stable = (fitting(default_run("CartPole-v1", setting).to_json()) for setting in settings)

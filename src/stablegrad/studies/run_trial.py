@@ -22,7 +22,7 @@ from stablegrad.environments import environment_spec
 from stablegrad.errors import StablegradError, UsageError
 from stablegrad.studies.comparison import Comparison
 from stablegrad.studies.execution import RunProgress, run_comparison
-from stablegrad.studies.search_space import Space, agent_identity, fresh_seeds
+from stablegrad.studies.search_space import RATE, Space, agent_identity, fresh_seeds
 from stablegrad.training.config import RunConfig
 
 #: A trial is to pass the step at which the run was first found ill: it is as long as this many times that step takes.
@@ -81,8 +81,12 @@ def check_size(steps: int, seeds: int) -> None:
 
 def changed_configs(base: RunConfig, prescriptions: Sequence[Prescription]) -> dict[str, RunConfig]:
     """The run with each prescription that is a setting of the agent and changes it, by the prescription's name."""
-    space = Space(base)
-    configs = {name: space.config(point) for name, point in space.answers(prescriptions).items()}
+    space, factors = Space(base), {one.name: one.factor for one in prescriptions}
+    # A search keeps learning rates within bounds; what is tried here is what was prescribed.
+    configs = {
+        name: space.config({**point, RATE: factors[name]} if RATE in point and factors[name] else point)
+        for name, point in space.answers(prescriptions).items()
+    }
     return {name: config for name, config in configs.items() if agent_identity(config) != agent_identity(base)}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from stablegrad.diagnostics.history import NETWORK, History, Series
 from stablegrad.diagnostics.rules.damage import damaged_since
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
+from stablegrad.diagnostics.rules.rates import learning_rates
 from stablegrad.diagnostics.rules.shared import (
     LEARNED,
     SLOW_LOOKS,
@@ -26,6 +27,8 @@ from stablegrad.diagnostics.rules.shared import (
 JUMP = 0.01
 #: Change of a layer's weights in one update, over their norm, that is a long step: thirty times the usual 1e-3.
 LONG_STEP = 0.03
+#: Part of its highest below which a learning rate has been annealed.
+ANNEALED = 0.1
 #: Part of the error signal of the beginning below which a training makes its way, however long its steps are.
 LEARNING = 0.3
 #: Growth of the outputs over their beginning from which on they run away although their error stays.
@@ -150,7 +153,9 @@ def small_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     no direction, and at the bottom of a valley there is none to follow.
     """
     series, errors = together(history.series("update_ratio"), history.series("error_signal"))
-    if not series:
+    _, rates = learning_rates(history)
+    # At the end of a schedule steps are short on purpose; one that ends too early is starved_rate's.
+    if not series or (len(rates) and rates[-1] < ANNEALED * rates.max()):
         return
     typical = np.nanmedian(series.values, axis=1)
     error = np.sqrt(np.nansum(np.square(errors.values), axis=1))
