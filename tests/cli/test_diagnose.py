@@ -167,7 +167,7 @@ class TestRunFolder:
     def test_what_is_prescribed_for_an_ill_run_is_tried_in_its_environment(self, tmp_path, monkeypatch, capsys):
         """Steps a thousand times too long; the second command finds all trainings done."""
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(command, "TOP", 2)
+        monkeypatch.setattr(command, "TOP", 1)  # how changes share what is unchanged: tests/studies/test_run_trial.py
         high = ["--optimizer.name", "sgd", "--optimizer.learning-rate", "3", "--max-grad-norm", "100"]
         options = [*TRAIN, *high, "--total-steps", "3000", "--threads", "1", "--run-dir", "ill", "--quiet"]
         main(options)
@@ -177,7 +177,7 @@ class TestRunFolder:
         report = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert report["verdict"] in ("collapsing", "collapsed")
         tried = [trial for trial in report["trial"] if trial["decision"] != "not tried"]
-        assert len(tried) == 2
+        assert len(tried) == 1
         assert [trial["name"] for trial in report["trial"]] == [
             one["name"] for one in report["prescriptions"][: len(report["trial"])]
         ]
@@ -189,8 +189,6 @@ class TestRunFolder:
                 assert trial["effect"] == summary["difference"]["mean"]
                 assert trial["score"] == "the return"
                 assert trial["decision"] == ("go" if summary["difference"]["interval"][0] > 0 else "no-go")
-        shared = [folder / trial["name"] / "runs" / "unchanged" for trial in tried]
-        assert len({path.resolve() for path in shared}) == 1
         written = {path: path.stat().st_mtime_ns for path in folder.rglob("summary.json")}
         assert main([*verify, "--output", "page.html"]) == 0
         captured = capsys.readouterr()

@@ -6,7 +6,16 @@ import pytest
 
 from stablegrad.diagnostics import Finding, History, Report
 from stablegrad.diagnostics.prescriptions import Prescription
-from stablegrad.studies.run_trial import changed_configs, fitting, outcome, planned_seconds, shortened, trial_steps
+from stablegrad.studies import ComparisonResult, run_trial
+from stablegrad.studies.run_trial import (
+    changed_configs,
+    fitting,
+    outcome,
+    planned_seconds,
+    shortened,
+    trial_steps,
+    verify_run,
+)
 from stablegrad.training.config import default_run
 
 
@@ -95,6 +104,31 @@ def test_the_decision_follows_from_the_interval_or_from_what_failed(found, decis
     if found["difference"]["interval"]:
         assert (trial.step_time, trial.memory, trial.seeds) == (1.25, 1.5, 3)
         assert [trial.low, trial.high] == found["difference"]["interval"]
+
+
+def test_changes_are_tried_in_their_order_beside_the_same_unchanged_trainings(tmp_path, monkeypatch):
+    compared = []
+
+    def compare(directory, configs, seeds, **options):
+        compared.append((directory.name, list(configs), seeds))
+        for setting in configs:
+            (directory / "runs" / setting).mkdir(parents=True, exist_ok=True)
+        found = summary([1.0, 9.0])
+        for part in ("results", "cost"):
+            found[part][list(configs)[1]] = found[part].pop("kron")
+        return ComparisonResult(directory, found)
+
+    monkeypatch.setattr(run_trial, "run_comparison", compare)
+    names = ["multi_skip", "reconnect", "kron", "residual"]
+    base = dataclasses.replace(default_run("CartPole-v1"), seed=7)
+    for _ in range(2):  # the second time the folders are there
+        trials = verify_run(tmp_path, base, [prescription(name) for name in names], steps=500, seeds=2, top=2)
+        assert [(one.name, one.decision) for one in trials] == [
+            ("multi_skip", "go"), ("reconnect", "not tried"), ("kron", "go"),
+        ]  # fmt: skip
+    assert compared[:2] == [(name, ["unchanged", name], (8, 9)) for name in ("multi_skip", "kron")]
+    shared = {(tmp_path / name / "runs" / "unchanged").resolve() for name in ("multi_skip", "kron")}
+    assert shared == {tmp_path / "multi_skip" / "runs" / "unchanged"}
 
 
 def test_how_long_it_takes():
