@@ -148,7 +148,8 @@ class TestRunFolder:
         summary = json.loads((run / "summary.json").read_text())
         assert report["verdict"] == summary["health"]["verdict"]
         assert "torso.output.linear" in report["layers"]
-        assert (run.parent / "page.html").exists()
+        page = (run.parent / "page.html").read_text()
+        assert "environment steps" in page and "optimizer steps" not in page
 
     def test_an_old_run_says_what_it_did_not_record(self, run, capsys):
         path = run / "metrics.jsonl"
@@ -199,7 +200,7 @@ class TestRunFolder:
         assert "What a trial showed" in (tmp_path / "page.html").read_text()
 
     def test_a_healthy_run_has_nothing_to_try(self, run, capsys, monkeypatch):
-        monkeypatch.setattr(command, "diagnose_recorded", lambda rows, fitting: Report([], History()))
+        monkeypatch.setattr(command, "diagnose_recorded", lambda rows, **_: Report([], History()))
         assert main(["diagnose", "run", "--verify"]) == 0
         assert capsys.readouterr().out.startswith("verdict: healthy")
         assert not (run / "verify").exists()
@@ -209,7 +210,7 @@ class TestRunFolder:
     )
     def test_wrong_trials(self, run, capsys, monkeypatch, option, value, message):
         ill = [Finding("large_update", "collapsing", "network", 100, 0.3, 0.05, "too long")]
-        monkeypatch.setattr(command, "diagnose_recorded", lambda rows, fitting: Report(ill, History()))
+        monkeypatch.setattr(command, "diagnose_recorded", lambda rows, **_: Report(ill, History()))
         code, error = failure(capsys, ["run", "--verify", option, value])
         assert code == 2
         assert message in error

@@ -46,12 +46,12 @@ figures = st.dictionaries(
 @given(st.lists(figures, max_size=6))
 @settings(deadline=None, max_examples=50)
 def test_there_and_back_through_json(rows):
-    history = History(order=["a"], frozen=["b"])
+    history = History(order=["a"], frozen=["b"], step_name="updates")
     for step, row in enumerate(rows):
         history.add(step, row)
     back = History.from_dict(json.loads(json.dumps(history.to_dict(), allow_nan=False)))
     assert back.rows == history.rows
-    assert (back.order, back.frozen) == (history.order, history.frozen)
+    assert (back.order, back.frozen, back.step_name) == (["a"], ["b"], "updates")
 
 
 def test_lines_of_a_log():

@@ -23,8 +23,8 @@ from stablegrad.supervised import (
 from stablegrad.supervised.seeds import Stream, torch_seed
 from stablegrad.supervised.task import SupervisedTrainer
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
+from stablegrad.training.interruption import Interrupted
 from stablegrad.training.run_folder import RunFolder
-from stablegrad.training.trainer import Interrupted
 
 TIMES = {"wall_seconds", "speed/images_per_second"}
 

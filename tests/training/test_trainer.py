@@ -25,8 +25,9 @@ from stablegrad.errors import CheckpointError, EnvironmentFault, StablegradError
 from stablegrad.training import trainer as trainer_module
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 from stablegrad.training.config import RunConfig, default_run
+from stablegrad.training.interruption import Interrupted
 from stablegrad.training.run_folder import RunFolder
-from stablegrad.training.trainer import Interrupted, resume, train
+from stablegrad.training.trainer import resume, train
 
 TIMES = {"wall_seconds", "speed/steps_per_second"}
 

@@ -105,7 +105,7 @@ def _table(result: dict[str, Any]) -> Table:
         f"forward + backward {result['forward_backward_ms']:.1f} ms"
     )
     table = Table(title=title, title_justify="left", box=None)
-    table.add_column("optimizer")
+    table.add_column("optimizer", no_wrap=True)
     for heading in ("step, ms", "by kind, ms", "training step / RAdam's", "/ Adam's", "state / parameters", "spread"):
         table.add_column(heading, justify="right")
     for name, entry in result["optimizers"].items():

@@ -21,7 +21,7 @@ from stablegrad.errors import UsageError
 from stablegrad.reports import write_comparison_report
 from stablegrad.studies import RunProgress, comparison_rows, run_comparison, verdict
 from stablegrad.training.config import default_run
-from stablegrad.training.trainer import Interrupted
+from stablegrad.training.interruption import Interrupted
 
 PLAIN_INTERVAL = 15.0
 

@@ -29,8 +29,8 @@ from stablegrad.studies import RunProgress
 from stablegrad.studies.run_trial import changed_configs, check_size, fitting, planned_seconds, trial_steps, verify_run
 from stablegrad.studies.wording import duration
 from stablegrad.training.config import RunConfig, usable_cores
+from stablegrad.training.interruption import Interrupted
 from stablegrad.training.run_folder import RunFolder
-from stablegrad.training.trainer import Interrupted
 
 PROGRESS_SECONDS = 15.0
 DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
@@ -95,7 +95,11 @@ def _is_folder(target: str) -> bool:
 def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
     folder = RunFolder(parsed.target)
     is_agent = "env" in (config := folder.read_config())
-    report = diagnose_recorded(folder.read_metrics(), fitting=fitting(config) if is_agent else None)
+    report = diagnose_recorded(
+        folder.read_metrics(),
+        fitting=fitting(config) if is_agent else None,
+        step_name="environment steps" if is_agent else "updates",
+    )
     if not parsed.verify or not report.prescriptions:
         return report
     if not is_agent:

@@ -26,7 +26,7 @@ from stablegrad.studies.search_space import Space, describe
 from stablegrad.studies.search_storage import load_optuna
 from stablegrad.studies.wording import duration, number
 from stablegrad.training.config import default_run
-from stablegrad.training.trainer import Interrupted
+from stablegrad.training.interruption import Interrupted
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from stablegrad.studies.processes import default_workers
 from stablegrad.studies.runner import StudyProgress, run_study, summarize_study, unfinished
 from stablegrad.studies.study import FORMS, Run, Study, StudyFolder, read_study
 from stablegrad.studies.summary import FEW_SEEDS
+from stablegrad.training.interruption import Interrupted
 from stablegrad.training.memory import readable
-from stablegrad.training.trainer import Interrupted
 
 SUBJECTS = ("run", "resume", "show")
 PLAIN_INTERVAL = 15.0

@@ -37,7 +37,7 @@ class Series:
 
     Attributes:
         metric: its name.
-        steps: [T] optimizer steps (of a run folder: environment steps).
+        steps: [T] the history's steps.
         sites: what was measured, in the order of the data's way through the network.
         values: [T, sites] float64; NaN where there is no value, infinities as they were.
     """
@@ -63,11 +63,13 @@ class History:
         rows: (step, figures by key); steps never fall.
         order: sites in the order of the data's way; sites that are not in it come last, as they were met.
         frozen: layers of which no gradient is expected: not trained on purpose, or never called.
+        step_name: what its steps count.
     """
 
     rows: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     order: list[str] = field(default_factory=list)
     frozen: list[str] = field(default_factory=list)
+    step_name: str = "optimizer steps"
     _by_metric: dict[str, list[tuple[int, dict[str, float]]]] = field(default_factory=dict, repr=False)
     _series: dict[str, Series] = field(default_factory=dict, repr=False)
 
@@ -129,12 +131,14 @@ class History:
             {"step": step} | {key: _to_json(value) for key, value in figures.items() if not math.isnan(value)}
             for step, figures in self.rows
         ]
-        return {"order": self.order, "frozen": self.frozen, "rows": rows}
+        return {"order": self.order, "frozen": self.frozen, "step_name": self.step_name, "rows": rows}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> History:
         """From ``to_dict()``."""
-        return cls.from_rows(saved["rows"], saved["order"], saved["frozen"])
+        history = cls.from_rows(saved["rows"], saved["order"], saved["frozen"])
+        history.step_name = saved.get("step_name", cls.step_name)
+        return history
 
     @classmethod
     def from_rows(
@@ -152,7 +156,7 @@ class _Until(History):
     """A history up to a step, cut from the series of the whole."""
 
     def __init__(self, whole: History, step: int):
-        super().__init__(order=whole.order, frozen=whole.frozen)
+        super().__init__(order=whole.order, frozen=whole.frozen, step_name=whole.step_name)
         self._whole, self._step = whole, step
 
     def metrics(self) -> list[str]:

@@ -24,7 +24,10 @@ NEEDED_FOR = {
 
 
 def diagnose_recorded(
-    rows: Sequence[Mapping[str, Any]], thresholds: Thresholds | None = None, fitting: frozenset[str] | None = None
+    rows: Sequence[Mapping[str, Any]],
+    thresholds: Thresholds | None = None,
+    fitting: frozenset[str] | None = None,
+    step_name: str = "optimizer steps",
 ) -> Report:
     """Judge the lines of a metrics.jsonl.
 
@@ -32,6 +35,7 @@ def diagnose_recorded(
         rows: one dictionary a line, with "step" and figures by ``<metric>/<site>``.
         thresholds: what the rules alarm at.
         fitting: names of the interventions that have something to change on the run's network; None: it is not known.
+        step_name: what "step" counts.
 
     Returns:
         the report; its notes say what was not recorded and so could not be judged.
@@ -40,6 +44,7 @@ def diagnose_recorded(
         StablegradError: there are no gradients of layers, so there is nothing to judge.
     """
     history = History.from_rows(looks_of(rows) or rows)
+    history.step_name = step_name
     if not history.series("gradient_norm"):
         raise StablegradError(
             "the run recorded no gradient norms of layers (gradient_norm/<layer> in metrics.jsonl): nothing to judge"

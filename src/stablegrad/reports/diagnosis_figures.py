@@ -247,26 +247,18 @@ class Drawn:
     scale: Scale | None = None
 
 
-def heatmaps(history: History, step_name: str = "optimizer steps") -> list[Drawn]:
-    """All layer x time maps for which there are figures, the first layer on top.
-
-    Args:
-        history: what was measured.
-        step_name: what the history's steps count.
-    """
+def heatmaps(history: History) -> list[Drawn]:
+    """All layer x time maps for which there are figures, the first layer on top."""
     history = _with_breaks(history)
     measured = set(history.metrics())
-    return [_heatmap(spec, history.series(spec.metric), step_name) for spec in HEATMAPS if spec.metric in measured]
+    return [
+        _heatmap(spec, history.series(spec.metric), history.step_name) for spec in HEATMAPS if spec.metric in measured
+    ]
 
 
-def charts(history: History, step_name: str = "optimizer steps") -> list[Drawn]:
-    """All lines over time for which there are figures.
-
-    Args:
-        history: what was measured.
-        step_name: what the history's steps count.
-    """
-    measured = set(history.metrics())
+def charts(history: History) -> list[Drawn]:
+    """All lines over time for which there are figures."""
+    measured, step_name = set(history.metrics()), history.step_name
     drawn = [
         _chart(chart, [history.series(metric) for metric in chart.metrics if metric in measured], step_name)
         for chart in CHARTS
@@ -340,7 +332,7 @@ def _with_breaks(history: History) -> History:
     for step, figures in history.rows:
         sites = [key.partition("/")[2] for key, value in figures.items() if key.startswith("nonfinite/") and value]
         rows.append((step, {f"{metric}/{site}": math.inf for site in sites for metric in metrics} | figures))
-    return History(rows, history.order, history.frozen)
+    return History(rows, history.order, history.frozen, history.step_name)
 
 
 def _heatmap(spec: Heatmap, series: Series, step_name: str) -> Drawn:

@@ -139,13 +139,8 @@ def write_diagnosis_page(report: Report, path: Path) -> Path:
     return write_page(path, "diagnosis.html", title=f"Diagnosis: {shown.verdict}", accent=shown.colour, diagnosis=shown)
 
 
-def view(report: Report, step_name: str = "optimizer steps") -> View:
-    """What pages show of a report.
-
-    Args:
-        report: the diagnosis.
-        step_name: what its history's steps count.
-    """
+def view(report: Report) -> View:
+    """What pages show of a report."""
     place = {name: number for number, name in enumerate(report.history.order)}
     layers = sorted(report.layers().items(), key=lambda layer: place.get(layer[0], len(place)))
     sites = [Site(name, short_name(name), level) for name, level in layers]
@@ -158,7 +153,7 @@ def view(report: Report, step_name: str = "optimizer steps") -> View:
     return View(
         verdict=report.verdict,
         sentences=[MEANINGS[report.verdict], *_sentences(report.findings), *_doubts(report.findings, len(looks))],
-        watched=_watched(looks, len(sites), step_name),
+        watched=_watched(looks, len(sites), report.history.step_name),
         sites=sites,
         counts=[(level, count) for level, count in counts if count],
         findings=report.findings,
@@ -166,8 +161,8 @@ def view(report: Report, step_name: str = "optimizer steps") -> View:
         changes=[_change(prescription, stacks) for prescription in prescriptions],
         trial=[_trial_row(trial) for trial in report.trial],
         relearning=[drawn for accuracies, chart in phases if (drawn := phase_bars(accuracies, chart))],
-        heatmaps=heatmaps(report.history, step_name),
-        charts=charts(report.history, step_name),
+        heatmaps=heatmaps(report.history),
+        charts=charts(report.history),
         notes=report.notes,
         cost=_cost(report.cost),
     )

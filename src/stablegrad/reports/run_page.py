@@ -112,12 +112,12 @@ def _diagnosis(run: RunRecord, step_name: str) -> View | None:
     """What the run's diagnosis measured while it trained; None where there was none."""
     if not any(is_look(row) for row in run.metrics):
         return None
-    report = diagnose_recorded(run.metrics)
+    report = diagnose_recorded(run.metrics, step_name=step_name)
     report.history.set_order(run.summary.get("layers") or [])
     seconds, wall = (run.summary.get("seconds") or {}).get("diagnostics"), run.summary.get("wall_seconds")
     cost = {"seconds": seconds, "share": seconds / wall} if seconds is not None and wall else {}
     notes = (run.summary.get("health") or {}).get("notes") or []
-    return view(replace(report, notes=[*notes, *report.notes], cost=cost), step_name)
+    return view(replace(report, notes=[*notes, *report.notes], cost=cost))
 
 
 def _facts(run: RunRecord, config: dict[str, Any], cost: dict[str, Any]) -> list[tuple[str, str]]:

@@ -29,9 +29,9 @@ from stablegrad.studies.processes import (
     exit_reason,
     last_metrics,
     locked,
-    stop_signals,
 )
 from stablegrad.studies.summary import summarize
+from stablegrad.training.interruption import stop_signals
 from stablegrad.training.run_folder import RunFolder, write_json
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 from stablegrad.errors import UsageError
 from stablegrad.studies.comparison import record_failure, stderr_path
 from stablegrad.studies.executors import Executor
-from stablegrad.studies.processes import POLL_SECONDS, exit_reason, last_metrics, locked, stop_signals
+from stablegrad.studies.processes import POLL_SECONDS, exit_reason, last_metrics, locked
 from stablegrad.studies.study import Run, StudyFolder
 from stablegrad.studies.table import (
     NOTHING,
@@ -29,6 +29,7 @@ from stablegrad.studies.table import (
 )
 from stablegrad.training.checkpoint import list_checkpoints
 from stablegrad.training.config import RunConfig
+from stablegrad.training.interruption import stop_signals
 from stablegrad.training.run_folder import RunFolder, write_json
 
 FORMAT = 1

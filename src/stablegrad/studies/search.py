@@ -23,7 +23,7 @@ from stablegrad.errors import StablegradError, UsageError
 from stablegrad.studies.comparison import record_failure, stderr_path
 from stablegrad.studies.executors import LocalExecutor
 from stablegrad.studies.plan import makespan, plan_cells
-from stablegrad.studies.processes import POLL_SECONDS, exit_reason, last_metrics, locked, stop_signals
+from stablegrad.studies.processes import POLL_SECONDS, exit_reason, last_metrics, locked
 from stablegrad.studies.runner import TRIES
 from stablegrad.studies.search_confirmation import confirm, seconds_for
 from stablegrad.studies.search_diagnosis import PREFLIGHT_SECONDS, illness, preflight_findings, prescriptions_of
@@ -39,6 +39,7 @@ from stablegrad.studies.search_space import Space, changes_of, describe
 from stablegrad.studies.search_storage import load_optuna, open_study
 from stablegrad.studies.study import Cell
 from stablegrad.training.config import RunConfig
+from stablegrad.training.interruption import stop_signals
 from stablegrad.training.run_folder import RunFolder
 
 #: Shares of a run after which a trial may be stopped.

@@ -12,12 +12,8 @@ import dataclasses
 import resource
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -36,11 +32,12 @@ from stablegrad.supervised.network import Classifier
 from stablegrad.supervised.seeds import Stream, torch_seed
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, load_weights, save_checkpoint
 from stablegrad.training.config import resolve_device, usable_cores
+from stablegrad.training.interruption import Interrupted, stop_signals
 from stablegrad.training.metrics import MetricsWriter
 from stablegrad.training.progress import TrainingProgress
 from stablegrad.training.run_folder import RunFolder, write_json
 from stablegrad.training.timing import PartTimer
-from stablegrad.training.trainer import Interrupted, by_layer
+from stablegrad.training.trainer import by_layer
 from stablegrad.training.tuning import keep_freed_memory
 
 EVALUATION_BATCH = 1000
@@ -128,7 +125,7 @@ class SupervisedTrainer:
         self.last_checkpoint: Path | None = None
         self._random_state: dict[str, Tensor | None] | None = None
         self._metrics_position: int | None = None
-        self._stop_signal: int | None = None
+        self._signals: list[int] = []
 
     @property
     def updates(self) -> int:
@@ -139,7 +136,7 @@ class SupervisedTrainer:
         """Train to the end; writes summary.json however it ends."""
         devices = [self.device] if self.device.type == "cuda" else []
         try:
-            with self.folder.lock(), self._signals(), torch.random.fork_rng(devices):
+            with self.folder.lock(), stop_signals(second_ends=True) as self._signals, torch.random.fork_rng(devices):
                 self._restore()
                 return self._run()
         except OSError as error:
@@ -177,11 +174,11 @@ class SupervisedTrainer:
                     images = len(self.data.train_labels) - first_batch * self.config.batch_size
                     self._finish_epoch(images / (time.perf_counter() - started))
                 due = self.epoch % self.config.checkpoint_interval == 0 or self.epoch == epochs
-                if (due and self.batch == 0) or self._stop_signal is not None:
+                if (due and self.batch == 0) or self._signals:
                     self._checkpoint()
-                if self._stop_signal is not None and self.epoch < epochs:
+                if self._signals and self.epoch < epochs:
                     raise Interrupted(
-                        f"stopped by {signal.Signals(self._stop_signal).name} after {self.updates:,} updates; continue "
+                        f"stopped by {signal.Signals(self._signals[0]).name} after {self.updates:,} updates; continue "
                         f"with 'stablegrad resume {self.folder.path}'"
                     )
         finally:
@@ -207,7 +204,7 @@ class SupervisedTrainer:
                 self.batch += 1
                 if self.batch < self.batches:
                     self.progress.update(self.updates, self.train_accuracy[-1] if self.train_accuracy else None)
-                if self._stop_signal is not None:
+                if self._signals:
                     break
 
     def _update(self, images: Tensor, labels: Tensor) -> None:
@@ -404,22 +401,3 @@ class SupervisedTrainer:
         return (
             f"last good checkpoint: '{self.last_checkpoint}'" if self.last_checkpoint else "there is no checkpoint yet"
         )
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM asks for a checkpoint and a clean exit; a second one ends at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may set handlers
-            return
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self._stop_signal is not None:
-                raise KeyboardInterrupt
-            self._stop_signal = number
-
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)

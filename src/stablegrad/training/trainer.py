@@ -16,11 +16,10 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -46,6 +45,7 @@ from stablegrad.training.config import RunConfig, resolve_device, usable_cores
 from stablegrad.training.distributed import Ranks, checksums
 from stablegrad.training.evaluation import evaluate
 from stablegrad.training.health import HEALTHY, LIVE, MAX_ROLLBACKS, DiagnosisConfig, Health, apply_live
+from stablegrad.training.interruption import Interrupted, stop_signals
 from stablegrad.training.metrics import MetricsWriter
 from stablegrad.training.progress import TrainingProgress
 from stablegrad.training.run_folder import RunFolder, write_json
@@ -53,12 +53,6 @@ from stablegrad.training.timing import PartTimer
 from stablegrad.training.tuning import keep_freed_memory
 
 RETURN_WINDOW = 100
-
-
-class Interrupted(StablegradError):
-    """The run was asked to stop (SIGINT, SIGTERM) and did, after writing a checkpoint."""
-
-    exit_code = 130
 
 
 def train(config: RunConfig, run_dir: Path | str, *, quiet: bool = False) -> dict[str, Any]:
@@ -152,7 +146,7 @@ class Trainer:
         self.wall_seconds = 0.0
         self.last_checkpoint: Path | None = None
         self._metrics_position: int | None = None
-        self._stop_signal: int | None = None
+        self._signals: list[int] = []
 
     def run(self) -> dict[str, Any]:
         """Train to the end; writes summary.json however it ends."""
@@ -160,7 +154,7 @@ class Trainer:
             with (
                 self.folder.lock() if self.ranks.is_first else nullcontext(),
                 self.ranks.joined(self.device),
-                self._signals(),
+                stop_signals(second_ends=True) as self._signals,
             ):
                 self._restore()
                 return self._run()
@@ -279,13 +273,13 @@ class Trainer:
 
     def _count(self, first_step: int, collected: _Collected) -> bool:
         """Add one rollout of all processes to the run's counters; returns whether any of them was asked to stop."""
-        everyone = self.ranks.gather((collected, self._stop_signal))
+        everyone = self.ranks.gather((collected, bool(self._signals)))
         self.env_steps = first_step + sum(one.env_steps for one, _ in everyone)
         for one, _ in everyone:
             self.episodes += len(one.returns)
             self.returns.extend(one.returns)
             self.lengths.extend(one.lengths)
-        return any(number is not None for _, number in everyone)
+        return any(asked for _, asked in everyone)
 
     def _log(self, interval: _Interval) -> None:
         """Fetch the interval's figures, once, check that they are finite, and write them."""
@@ -505,10 +499,10 @@ class Trainer:
         )
 
     def _stop_if_asked(self) -> None:
-        asked = next((number for number in self.ranks.gather(self._stop_signal) if number is not None), None)
-        if asked is not None:
+        asked = [number for numbers in self.ranks.gather(self._signals) for number in numbers]
+        if asked:
             raise Interrupted(
-                f"stopped by {signal.Signals(asked).name} at step {self.env_steps:,}; continue with "
+                f"stopped by {signal.Signals(asked[0]).name} at step {self.env_steps:,}; continue with "
                 f"'stablegrad resume {self.folder.path}'"
             )
 
@@ -559,22 +553,6 @@ class Trainer:
         )
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (error.strerror or str(error))
         return f"cannot write run folder '{self.folder.path}' at step {self.env_steps:,}: {reason}; {where}"
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM asks for a checkpoint and a clean exit; a second one ends at once."""
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self._stop_signal is not None:
-                raise KeyboardInterrupt
-            self._stop_signal = number
-
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 class _Interval:

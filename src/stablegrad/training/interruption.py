@@ -1,0 +1,46 @@
+"""A clean stop: SIGINT and SIGTERM ask for one, and what was asked obeys where it can lose nothing."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from stablegrad.errors import StablegradError
+
+
+class Interrupted(StablegradError):
+    """The run was asked to stop (SIGINT, SIGTERM) and did, after writing a checkpoint."""
+
+
+@contextmanager
+def stop_signals(*, second_ends: bool = False) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying of them.
+
+    Only the main thread may set handlers: in another one nothing is collected, and whatever handlers there are stay.
+
+    Args:
+        second_ends: a second signal raises KeyboardInterrupt wherever the program is.
+
+    Yields:
+        the signals' numbers, in the order in which they came.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        if second_ends and len(received) > 1:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            # None: set by what is not Python.
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
