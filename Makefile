@@ -15,7 +15,7 @@ quickstart: $(VENV)/.base ## set up, then see a deep network fail and the stabil
 	$(BIN)/stablegrad quickstart
 
 test: $(VENV)/.dev ## set up, then run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.dev ## ruff, formatting, types of src
 	$(BIN)/ruff check .

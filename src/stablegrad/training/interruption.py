@@ -14,6 +14,8 @@ from stablegrad.errors import StablegradError
 class Interrupted(StablegradError):
     """The run was asked to stop (SIGINT, SIGTERM) and did, after writing a checkpoint."""
 
+    exit_code = 130
+
 
 @contextmanager
 def stop_signals(*, second_ends: bool = False) -> Iterator[list[int]]:
