@@ -156,6 +156,7 @@ def result(
             for part, group in by_part.items()
         },
         "both": {detector: scoring.summary(judged, detector) for detector in scoring.detectors(judged)},
+        "by_level": {part: scoring.by_level(group) for part, group in by_part.items()},
         "confusion": {part: scoring.confusion(group) for part, group in by_part.items()},
         "prescriptions": {
             part: scoring.share(sum(one["restored"] for one in group), len(group))
@@ -212,6 +213,13 @@ def show(judged: Sequence[Judged], treated: dict[str, dict[str, Any]]) -> None:
                 f"{false['hits']}/{false['of']} {false['interval']}, lead {lead['median']} {lead['quartiles']}, "
                 f"{found['alarms_before_onset']} before the onset"
             )
+        for level, counted in scoring.by_level(group).items():
+            figures = (
+                f"{name.replace('_', ' ')} {one['hits']}/{one['of']} {when}"
+                for name, by_time in counted.items()
+                for when, one in by_time.items()
+            )
+            print(f"stablegrad, {level} or worse: {', '.join(figures)}")
         cured = [one for name, one in treated.items() if part in ("both", SCENARIOS[name].part)]
         if cured:
             by_hand = sum(one["restored"] and one["by_hand"] for one in cured)

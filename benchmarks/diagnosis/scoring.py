@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.diagnosis.scenarios import KEPT, SCENARIOS, Scenario
 from benchmarks.diagnosis.trial import replay, rising_losses
 
-from stablegrad.diagnostics import Finding, History
+from stablegrad.diagnostics import LEVELS, Finding, History
+from stablegrad.diagnostics.rules import verdict_of
 
 #: Steps over which a person smooths a curve in the mind.
 SMOOTHING = 20
@@ -51,6 +52,9 @@ class Judged:
     symptom: int | None
     steps: int
     alarms: dict[str, Alarms] = field(default_factory=dict)
+    #: Our verdicts: the worst at any look from the onset on, and the last.
+    worst: str = LEVELS[0]
+    last: str = LEVELS[0]
 
     def lead(self, detector: str) -> int | None:
         """Steps between the first alarm and the moment at which the curve shows it."""
@@ -104,11 +108,12 @@ def judge_one(scenario: Scenario, trials: Mapping[str, Mapping[str, Any]]) -> Ju
     elif not score >= scenario.goal:
         why = f"scores {score:.2f}, below its goal of {scenario.goal:.2f}: not healthy"
     history = History.from_dict(trial["history"])
-    looks = [(step, rules_of(found)) for step, found in replay(history, scenario.onset)]
+    found = list(replay(history))
+    looks = [(step, rules_of(findings)) for step, findings in found]
     rising = rising_losses(trial["losses"], [step for step, _ in looks])
     logged = [
-        (step, (*found, *(["rising_loss"] if rises else [])))
-        for (step, found), rises in zip(looks, rising, strict=True)
+        (step, (*rules, *(["rising_loss"] if rises else [])))
+        for (step, rules), rises in zip(looks, rising, strict=True)
     ]
     alarms = {
         "stablegrad": first_alarm(looks, scenario.onset),
@@ -118,9 +123,11 @@ def judge_one(scenario: Scenario, trials: Mapping[str, Mapping[str, Any]]) -> Ju
     if others is not None:
         alarms |= {name: _of_rules(rules, scenario.onset) for name, rules in others["rules"].items()}
         # It reports when all is over.
-        found = tuple(others["torchmortem"]["findings"])
-        alarms["torchmortem"] = Alarms(len(trial["losses"]) if found else None, found, None, found)
-    return Judged(scenario, score, not why, why, symptom, len(trial["losses"]), alarms)
+        reported = tuple(others["torchmortem"]["findings"])
+        alarms["torchmortem"] = Alarms(len(trial["losses"]) if reported else None, reported, None, reported)
+    verdicts = [verdict_of(findings) for step, findings in found if step >= scenario.onset] or [LEVELS[0]]
+    worst = max(verdicts, key=LEVELS.index)
+    return Judged(scenario, score, not why, why, symptom, len(trial["losses"]), alarms, worst, verdicts[-1])
 
 
 def rules_of(findings: Iterable[Finding]) -> tuple[str, ...]:
@@ -177,6 +184,23 @@ def summary(judged: Sequence[Judged], detector: str) -> dict[str, Any]:
         },
         "missed": sorted(one.scenario.name for one in sick if one not in found),
         "falsely_alarmed": sorted(one.scenario.name for one in false),
+    }
+
+
+def by_level(judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
+    """Recall and false alarms where only verdicts of at least a level count: at any look, and at the last."""
+    valid = [one for one in judged if one.valid]
+    groups = {"recall": [one for one in valid if one.scenario.kind]}
+    groups["false_alarms"] = [one for one in valid if not one.scenario.kind]
+    return {
+        level: {
+            name: {
+                when: share(sum(LEVELS.index(getattr(one, verdict)) >= place for one in group), len(group))
+                for when, verdict in (("at any look", "worst"), ("at the end", "last"))
+            }
+            for name, group in groups.items()
+        }
+        for place, level in enumerate(LEVELS[1:], start=1)
     }
 
 

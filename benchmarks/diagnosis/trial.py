@@ -138,16 +138,11 @@ def _fitting(name: str) -> list[str]:
     return [name for name, one in INTERVENTIONS.items() if any(one.fits(*pair) for pair in pairs)]
 
 
-def replay(history: History, onset: int) -> Iterator[tuple[int, list[Finding]]]:
-    """(step, findings) from what was seen up to each look until the first alarm from ``onset`` on, and of the last."""
+def replay(history: History) -> Iterator[tuple[int, list[Finding]]]:
+    """(step, findings) from what was seen up to each look."""
     looks = sorted({int(step) for metric in history.metrics() for step in history.series(metric).steps})
     for step in looks:
-        findings = judge(history.until(step))
-        yield step, findings
-        if findings and step >= onset:
-            break
-    if step < looks[-1]:
-        yield looks[-1], judge(history)
+        yield step, judge(history.until(step))
 
 
 def rising_losses(losses: list[float], looks: list[int]) -> Iterator[bool]:
