@@ -50,10 +50,10 @@ bench-kron: $(VENV)/.dev ## what a step of Kron costs beside RAdam, Adam, Muon, 
 bench-pqn-cost: $(VENV)/.base ## whole PQN trainings on Breakout with Kron beside RAdam, small and large (35 minutes)
 	$(BIN)/python benchmarks/pqn_cost.py
 
-bench-kron-digits: $(VENV)/.dev ## Kron beside kron_torch's rule on reshuffled labels, 10 seeds (hours; goes on where it was stopped)
+bench-kron-digits: $(VENV)/.dev ## Kron beside kron_torch's rule on reshuffled labels, 10 seeds, four phases of 40 epochs (hours; goes on where it was stopped)
 	$(BIN)/python benchmarks/kron_digits.py
 
-bench-diagnosis: $(VENV)/.dev ## score the rules of the diagnosis on 184 small trainings, the part that they may be tuned on (15 minutes)
+bench-diagnosis: $(VENV)/.dev ## score the rules of the diagnosis on 371 small trainings, the part that they may be tuned on (half an hour)
 	$(BIN)/python -m benchmarks.diagnosis --part tuning --no-rivals --no-prescriptions
 
 bench-diagnosis-overhead: $(VENV)/.base ## what looks and probings of the diagnosis cost beside updates of PQN (5 minutes)

@@ -27,7 +27,7 @@ class EncoderConfig:
     norm: str = "auto"
     """LayerNorm after every convolution: layer or none; auto: layer in a CNN, none on a state vector."""
     activation: str = "relu"
-    """relu, gelu, silu, tanh, elu or leaky_relu."""
+    """relu, gelu, silu, tanh, elu, leaky_relu or crelu."""
 
     def __post_init__(self) -> None:
         if self.kind not in ENCODERS:
@@ -57,7 +57,7 @@ class TorsoConfig:
     norm: str = "layer"
     """LayerNorm after every linear layer: layer or none."""
     activation: str = "relu"
-    """relu, gelu, silu, tanh, elu or leaky_relu."""
+    """relu, gelu, silu, tanh, elu, leaky_relu or crelu."""
     skip_blocks: int | None = None
     """multi_skip: how many blocks, from the first, receive the skip; None: all."""
     variance_preserving: bool = False
