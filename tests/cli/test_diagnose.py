@@ -125,6 +125,7 @@ def test_a_sample_or_a_shape(models, capsys):
         (["nets_of_mine:small", "--seconds", "0"], 2, "seconds must be above 0"),
         (["nowhere"], 2, "'nowhere' is no run folder"),
         (["nets_of_mine:small", "--verify", "--steps", "100"], 2, "--steps is for the trial of a run"),
+        (["nets_of_mine:small", "--seeds", "3"], 2, "--seeds is for the trial of what is prescribed; add --verify"),
         ([".", "--verify"], 2, "'.' is no run folder"),
     ],
 )
@@ -150,6 +151,10 @@ class TestRunFolder:
         assert "torso.output.linear" in report["layers"]
         page = (run.parent / "page.html").read_text()
         assert "environment steps" in page and "optimizer steps" not in page
+
+    def test_options_of_networks_are_refused_for_runs(self, run, capsys):
+        code, error = failure(capsys, ["run", "--input-shape", "4"])
+        assert (code, "--input-shape is for a network" in error) == (2, True)
 
     def test_an_old_run_says_what_it_did_not_record(self, run, capsys):
         path = run / "metrics.jsonl"
@@ -184,7 +189,9 @@ class TestRunFolder:
         ]
         folder = tmp_path / "ill" / "verify" / "1500-steps-2-pairs"
         for trial in tried:
-            summary = json.loads((folder / trial["name"] / "comparison_summary.json").read_text())
+            # The folder of a rate names its factor.
+            (own,) = folder.glob(f"{trial['name']}*")
+            summary = json.loads((own / "comparison_summary.json").read_text())
             assert summary["seeds"] == [2, 3]
             if trial["effect"] is not None:
                 assert trial["effect"] == summary["difference"]["mean"]

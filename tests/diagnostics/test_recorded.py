@@ -43,3 +43,15 @@ def test_an_old_run_has_gradient_norms_only():
 def test_without_gradients_there_is_nothing_to_judge(rows):
     with pytest.raises(StablegradError, match="recorded no gradient norms"):
         diagnose_recorded(rows)
+
+
+def test_rules_that_need_the_order_of_the_layers_get_it():
+    figures = {"gradient_norm/a": 1.0, "gradient_norm/b": 1.0, "weight_norm/a": 1.0, "weight_norm/b": 1.0}
+    figures |= {"update_ratio/a": 1e-3, "update_ratio/b": 1e-3, "dead/end": 1.0}
+    rows = [{"step": step, **figures} for step in range(10, 130, 10)]
+
+    def found(order):
+        return {finding.rule for finding in diagnose_recorded(rows, order=order).findings}
+
+    assert "blocked_output" in found(["a", "b", "end"])
+    assert "blocked_output" not in found(["a", "end", "b"]) | found([])

@@ -218,17 +218,27 @@ class TestLearn:
 
 
 def test_plan_takes_steps_before_phases_and_refuses_what_says_nothing():
-    assert plan(0.001, 90, 8) == (8, STEPS)
-    assert plan(0.1, 90, 8) == (8, 112)
-    assert plan(0.125, 90, 8) == (8, 90)
-    assert plan(0.25, 90, 8) == (4, 90)
-    assert plan(0.25, 100, 8) == (5, 80)
+    assert plan(0.001, 90, 8, spent=0) == (8, STEPS)
+    assert plan(0.1, 90, 8, spent=0) == (8, 112)
+    assert plan(0.125, 90, 8, spent=0) == (8, 90)
+    assert plan(0.25, 90, 8, spent=0) == (4, 90)
+    assert plan(0.25, 100, 8, spent=0) == (5, 80)
     with pytest.raises(UsageError, match=r"a step takes 1,000 ms.*at least 240 seconds"):
-        plan(1.0, 90, 8)
+        plan(1.0, 90, 8, spent=0)
     for step in (0.001, 0.05, 0.1, 0.2, 0.3, 0.37):
-        phases, steps = plan(step, 90, 8)
+        phases, steps = plan(step, 90, 8, spent=0)
         assert phases * steps * step <= 90
         assert steps >= FEWEST_STEPS
+
+
+def test_what_a_plan_asks_for_is_enough():
+    for spent, runs in ((0.0, 1), (12.5, 5)):
+        with pytest.raises(UsageError) as refused:
+            plan(0.9, 30, 8, spent=spent, runs=runs)
+        asked = int(str(refused.value).split("at least ")[1].removesuffix(" seconds").replace(",", ""))
+        plan(0.9, asked, 8, spent=spent, runs=runs)
+        with pytest.raises(UsageError):
+            plan(0.9, asked - 1, 8, spent=spent, runs=runs)
 
 
 def test_randomness_is_given_back():

@@ -1,5 +1,6 @@
 """Every rule: what must alarm, what must not, and that a spike or a dip that recovers is neither."""
 
+import json
 import math
 import warnings
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stablegrad.diagnostics import RULES, History, Report, Thresholds, judge
-from stablegrad.diagnostics.rules import passed
+from stablegrad.diagnostics.rules import Finding, passed
 from stablegrad.errors import UsageError
 
 LOOKS = 12
@@ -555,6 +556,20 @@ def rules_of(made):
 def test_a_schedule_that_starves(rates, error, alarms):
     made = scheduled(rates, update_ratio__a=then(1e-3, 0.0), error_signal=error)
     assert ("starved_rate" in rules_of(made)) == alarms
+
+
+def test_a_layer_that_no_optimizer_holds_hides_no_schedule():
+    """It has weights and no rate."""
+    made = scheduled(then(1e-2, 1e-5), update_ratio__a=then(1e-3, 0.0), error_signal=1.0, weight_norm__b=2.0)
+    assert "starved_rate" in rules_of(made)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.5])
+def test_a_finding_there_and_back_through_json(value):
+    finding = Finding("nonfinite", "collapsed", "network", 3, value, 0.0, "it is none")
+    back = Finding.from_dict(json.loads(json.dumps(finding.to_dict(), allow_nan=False)))
+    assert repr(back) == repr(finding)
+    json.dumps(Report([finding], History()).to_dict(), allow_nan=False)
 
 
 @pytest.mark.parametrize(("rates", "alarms"), [(1e-2, True), (then(1e-2, 5e-4), False)])

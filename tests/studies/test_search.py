@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
@@ -136,6 +137,15 @@ def test_a_run_that_was_killed_is_tried_again_and_one_that_failed_is_not(fake, m
         "killed by SIGKILL (often: out of memory)",
     )
     assert (tmp_path / "s/trials/001/seed-1/starts").read_text() == starts
+
+
+def test_findings_without_a_figure_are_kept(fake, monkeypatch, tmp_path):
+    """A gradient that is no number has no value that JSON knows."""
+    finding = Finding("nonfinite", "collapsed", "network", 1, math.nan, math.inf, "the loss is no number")
+    monkeypatch.setattr(search, "preflight_findings", lambda config: [finding])
+    for _ in range(2):
+        result = run_search(SearchFolder.open(tmp_path / "s", plan(3)), 1)
+    assert result["diagnosis"]["prescriptions"]
 
 
 def test_a_baseline_that_cannot_be_trained_ends_the_search(fake, monkeypatch, tmp_path):

@@ -8,14 +8,17 @@ import types
 import pytest
 import torch
 
+from stablegrad.agents import PQN
 from stablegrad.agents.presets import apply_changes
-from stablegrad.diagnostics import History
+from stablegrad.diagnostics import Finding, History
 from stablegrad.diagnostics.recorded import diagnose_recorded
+from stablegrad.environments import environment_spec
 from stablegrad.errors import UsageError
+from stablegrad.reports.run_page import write_run_report
 from stablegrad.training import trainer as trainer_module
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, step_of
 from stablegrad.training.config import RunConfig
-from stablegrad.training.health import DiagnosisConfig
+from stablegrad.training.health import DiagnosisConfig, Health
 from stablegrad.training.run_folder import RunFolder
 from stablegrad.training.trainer import Collapsed, resume, train
 
@@ -42,6 +45,25 @@ def test_figures_of_looks_and_probes_are_in_the_log_and_the_verdict_in_the_summa
     assert set(history.series("gradient_norm").sites) == set(history.series("update_ratio").sites)
     assert summary["health"]["verdict"] == diagnose_recorded(rows).verdict
     assert 0 < summary["seconds"]["diagnostics"] < summary["wall_seconds"]
+
+
+def test_what_an_agent_has_already_is_not_prescribed_for_it(tmp_path, collapsing):
+    """The preset is ``stable``: skips, LayerNorm and Kron."""
+    train(watched(collapsing), tmp_path / "run", quiet=True)
+    prescribed = RunFolder(tmp_path / "run").read_summary()["health"]["prescriptions"]
+    assert prescribed
+    assert not {"multi_skip", "layer_norm", "residual", "kron"}.intersection(prescribed)
+    page = write_run_report(tmp_path / "run").read_text()
+    assert "--torso.kind multi_skip" not in page
+
+
+def test_a_run_that_goes_back_to_its_beginning_has_no_verdict_yet(tiny_run):
+    run = watched(tiny_run)
+    spec = environment_spec(run.env)
+    health = Health(run.diagnosis, PQN(run.agent, spec, total_steps=1500, device=torch.device("cpu"), seed=0))
+    health.findings, health.verdict = [Finding("nonfinite", "collapsed", "network", 1, 1.0, 0.0, "")], "collapsed"
+    health.restore([])
+    assert (health.findings, health.verdict) == ([], None)
 
 
 def test_the_diagnosis_changes_nothing_in_the_training(tmp_path, tiny_run):

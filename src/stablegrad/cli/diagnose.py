@@ -74,6 +74,9 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments:
         raise UsageError("name what to diagnose: package.module:make_model, or a run folder")
     parsed = parse(Arguments, "diagnose", arguments, text)
+    for name in () if parsed.verify else ("seeds", "steps", "workers"):
+        if getattr(parsed, name) != getattr(Arguments, name):
+            raise UsageError(f"--{name} is for the trial of what is prescribed; add --verify")
     report = _diagnose_run(parsed, arguments) if _is_folder(parsed.target) else _diagnose_model(parsed)
     if parsed.output is not None:
         report.save_html(parsed.output)
@@ -93,6 +96,9 @@ def _is_folder(target: str) -> bool:
 
 
 def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
+    for name in ("seed", "seconds", "input_shape", "input_dtype"):
+        if getattr(parsed, name) != getattr(Arguments, name):
+            raise UsageError(f"--{name.replace('_', '-')} is for a network; a run is diagnosed as it was recorded")
     folder = RunFolder(parsed.target)
     is_agent = "env" in (config := folder.read_config())
     report = diagnose_recorded(
@@ -119,7 +125,8 @@ def _try_in_its_environment(
     trainings = (1 + len(tried)) * parsed.seeds
     takes = planned_seconds(folder.read_summary() or {}, steps, trainings, parsed.workers or usable_cores())
     say(f"{report.verdict}; trying {', '.join(tried) or 'nothing'}")
-    say(f"{trainings} trainings of {steps:,} steps" + ("" if takes is None else f", about {duration(takes)}"))
+    if tried:
+        say(f"{trainings} trainings of {steps:,} steps" + ("" if takes is None else f", about {duration(takes)}"))
     said = time.monotonic()
 
     def show(name: str, runs: list[RunProgress]) -> None:

@@ -17,7 +17,7 @@ from stablegrad.diagnostics import changes, optimizer_changes
 from stablegrad.diagnostics.changes import CannotApply, Change
 from stablegrad.optimizers import Kron, OptimizerConfig
 
-__all__ = ["INTERVENTIONS", "CannotApply", "Intervention"]
+__all__ = ["INTERVENTIONS", "CannotApply", "Intervention", "fitting"]
 
 BENCHMARK = "benchmarks/intervention_cost.py"
 
@@ -610,3 +610,8 @@ _ALL = (
 
 #: All interventions by name.
 INTERVENTIONS: dict[str, Intervention] = {intervention.name: intervention for intervention in _ALL}
+
+
+def fitting(*trained: tuple[nn.Module, Optimizer]) -> frozenset[str]:
+    """Names of the interventions that have something to change on any of the networks and their optimizers."""
+    return frozenset(name for name, one in INTERVENTIONS.items() if any(one.fits(*pair) for pair in trained))

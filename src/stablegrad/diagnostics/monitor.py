@@ -31,7 +31,7 @@ from torch.optim import Optimizer
 from stablegrad.diagnostics import metrics
 from stablegrad.diagnostics.activations import ActivationWatch
 from stablegrad.diagnostics.history import NETWORK, History
-from stablegrad.diagnostics.interventions import INTERVENTIONS
+from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.diagnostics.outputs import first_tensor
 from stablegrad.diagnostics.probe import Probe
@@ -228,7 +228,7 @@ class Monitor:
     def _fitting(self) -> frozenset[str]:
         """Interventions that have something to change on one of the networks."""
         pairs = [(_unwrapped(model), watch.optimizer) for model in self._models.values() for watch in self._updates]
-        return frozenset(name for name, one in INTERVENTIONS.items() if any(one.fits(*pair) for pair in pairs))
+        return fitting(*pairs)
 
     def _watch_updates(self, optimizers: Sequence[Optimizer]) -> list[UpdateWatch]:
         owned = [{id(parameter) for group in one.param_groups for parameter in group["params"]} for one in optimizers]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stablegrad.diagnostics.interventions import INTERVENTIONS
+from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.monitor import Monitor
 from stablegrad.diagnostics.relearning import (
     FEWEST_PHASES,
@@ -166,13 +166,13 @@ def diagnose(
             if optimizer is not None:
                 makers["reference"] = partial(twin, reference_optimizer(sample_input))
         step_seconds = sum(rehearse(task, make) for make in makers.values())
-        planned = plan(step_seconds, max(seconds - (time.perf_counter() - started), 0), phases)
+        planned = plan(step_seconds, seconds, phases, spent=time.perf_counter() - started)
         if planned != (phases, STEPS):
             task = make_task(copy_of(model).train(), sample_input, seed=seed, phases=planned[0], steps=planned[1])
         torch.manual_seed(seed)
         contestants = {name: make() for name, make in makers.items()}
         watched = contestants["network"]
-        fitting = frozenset(name for name, one in INTERVENTIONS.items() if one.fits(watched.model, watched.optimizer))
+        fits = fitting((watched.model, watched.optimizer))
         with Monitor(
             watched.model,
             watched.optimizer,
@@ -222,7 +222,7 @@ def diagnose(
             "learning_rate": rates[0] if len(rates) == 1 else rates,
             "parameters": {name: _count(one.model) for name, one in contestants.items()},
         },
-        fitting=fitting,
+        fitting=fits,
     )
 
 

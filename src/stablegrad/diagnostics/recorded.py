@@ -27,6 +27,7 @@ def diagnose_recorded(
     rows: Sequence[Mapping[str, Any]],
     thresholds: Thresholds | None = None,
     fitting: frozenset[str] | None = None,
+    order: Sequence[str] = (),
     step_name: str = "optimizer steps",
 ) -> Report:
     """Judge the lines of a metrics.jsonl.
@@ -35,6 +36,7 @@ def diagnose_recorded(
         rows: one dictionary a line, with "step" and figures by ``<metric>/<site>``.
         thresholds: what the rules alarm at.
         fitting: names of the interventions that have something to change on the run's network; None: it is not known.
+        order: layers and activations in the order of the data's way, as far as it is known.
         step_name: what "step" counts.
 
     Returns:
@@ -44,6 +46,7 @@ def diagnose_recorded(
         StablegradError: there are no gradients of layers, so there is nothing to judge.
     """
     history = History.from_rows(looks_of(rows) or rows)
+    history.set_order(order)
     history.step_name = step_name
     if not history.series("gradient_norm"):
         raise StablegradError(

@@ -440,19 +440,26 @@ def rehearse(task: Task, make: Callable[[], Contestant]) -> float:
     return min(contestant.seconds)
 
 
-def plan(step_seconds: float, seconds: float, phases: int) -> tuple[int, int]:
+def plan(step_seconds: float, seconds: float, phases: int, *, spent: float, runs: int = 1) -> tuple[int, int]:
     """(phases, steps a phase) that fit into a time: fewer steps first, then fewer phases.
+
+    Args:
+        step_seconds: time of a step.
+        seconds: time for everything.
+        phases: wanted at most.
+        spent: what of the time is gone.
+        runs: how often all phases are gone through.
 
     Raises:
         UsageError: not even the fewest that say something fit.
     """
     fewest = min(FEWEST_PHASES, phases)
-    affordable = int(seconds / max(step_seconds, 1e-9))
+    affordable = int(max(seconds - spent, 0) / runs / max(step_seconds, 1e-9))
     if affordable < fewest * FEWEST_STEPS:
-        needed = math.ceil(fewest * FEWEST_STEPS * step_seconds)
+        needed = math.ceil(spent + runs * fewest * FEWEST_STEPS * step_seconds)
         raise UsageError(
             f"a step takes {step_seconds * 1e3:,.0f} ms, and the least that says something is {fewest} phases of "
-            f"{FEWEST_STEPS} steps: give it at least {needed:,} seconds for them"
+            f"{FEWEST_STEPS} steps{f', {runs} times' if runs > 1 else ''}: give it at least {needed:,} seconds"
         )
     phases = min(phases, affordable // FEWEST_STEPS)
     return phases, min(affordable // phases, STEPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -100,5 +101,7 @@ def _by_rule(findings: list[Finding], level: str) -> dict[str, list[Finding]]:
 
 
 def _finite(figures: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: null."""
-    return {key: None if isinstance(value, float) and value != value else value for key, value in figures.items()}
+    """JSON has no NaN and no infinity: null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in figures.items()
+    }

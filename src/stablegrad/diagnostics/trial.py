@@ -144,7 +144,7 @@ def verify(
             return [Trial(one.name, one.title, "not tried", refused[one.name]) for one in listed]
         task = make_task(copy_of(model).train(), sample_input, seed=seed)
         step_seconds = sum(rehearse(task, make) for make in makers.values())
-        planned = plan(step_seconds, max(seconds - (time.perf_counter() - started), 0) / seeds, phases)
+        planned = plan(step_seconds, seconds, phases, spent=time.perf_counter() - started, runs=seeds)
         pairs: list[Mapping[str, Contestant]] = []
         for number in range(seed, seed + seeds):
             torch.manual_seed(number)

@@ -27,6 +27,7 @@ from stablegrad.reports.page import (
 )
 from stablegrad.reports.series import gradient_maps, return_series
 from stablegrad.studies.comparison import RunRecord, read_failure
+from stablegrad.studies.run_trial import fitting
 from stablegrad.studies.summary import cost_of
 from stablegrad.studies.wording import MISSING, duration, memory, number
 from stablegrad.supervised import SupervisedConfig
@@ -78,7 +79,7 @@ def _agent(run: RunRecord, config: dict[str, Any]) -> dict[str, Any]:
         "title": f"{config.get('algorithm')} on {config.get('env')}: {name}, seed {run.seed}",
         "facts": _facts(run, config, cost),
         "curves": return_figure(return_series({name: [run]}, {"cost": {name: cost}})),
-        "diagnosis": _diagnosis(run, "environment steps") if maps else None,
+        "diagnosis": _diagnosis(run, "environment steps", fitting(config)) if maps else None,
         "gradients": gradient_figures(maps) if maps else [],
         "scale": colour_scale(maps) if maps else None,
         "first": "observation",
@@ -108,12 +109,11 @@ def _classifier(run: RunRecord, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _diagnosis(run: RunRecord, step_name: str) -> View | None:
+def _diagnosis(run: RunRecord, step_name: str, fits: frozenset[str] | None = None) -> View | None:
     """What the run's diagnosis measured while it trained; None where there was none."""
     if not any(is_look(row) for row in run.metrics):
         return None
-    report = diagnose_recorded(run.metrics, step_name=step_name)
-    report.history.set_order(run.summary.get("layers") or [])
+    report = diagnose_recorded(run.metrics, fitting=fits, order=run.summary.get("layers") or [], step_name=step_name)
     seconds, wall = (run.summary.get("seconds") or {}).get("diagnostics"), run.summary.get("wall_seconds")
     cost = {"seconds": seconds, "share": seconds / wall} if seconds is not None and wall else {}
     notes = (run.summary.get("health") or {}).get("notes") or []

@@ -132,6 +132,8 @@ def carry_out(path: str) -> None:
     """What the process of a run does; its last words go to stderr.log, its exit status is that of the command."""
     die_with_parent(os.getppid(), signal.SIGKILL)  # the server
     threading.Thread(target=_die_with_study, daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     os.setsid()  # Ctrl-C reaches the study alone, not also its runs from the terminal
     folder = RunFolder(path)
     with stderr_path(folder).open("wb") as stderr, Path(os.devnull).open("wb") as nowhere:

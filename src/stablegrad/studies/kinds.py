@@ -177,11 +177,14 @@ def config_from_json(value: Mapping[str, Any]) -> Config:
 
 
 def resume_run(path: Path | str) -> None:
-    """Continue the run in a folder, without a word, to its end; raises what ``resume`` and its like raise."""
+    """Continue the run in a folder, without a word, to its end; raises what ``resume`` and its like raise.
+
+    A signal kills it: it goes on from its last scheduled checkpoint then, and ends as if undisturbed.
+    """
     if RunFolder(path).read_config().get("algorithm") == SUPERVISED:
-        resume_supervised(path, quiet=True)
+        resume_supervised(path, quiet=True, clean_stop=False)
     else:
-        resume(path, quiet=True)
+        resume(path, quiet=True, clean_stop=False)
 
 
 def needs(config: Config) -> Needs:

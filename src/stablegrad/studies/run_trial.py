@@ -1,7 +1,7 @@
 """What a run's diagnosis prescribes, tried in its environment: short trainings with each change and without, in pairs.
 
-The trainings of one change and their figures are a comparison folder like any other, in ``<dir>/<change>``; those
-without a change are made once and shared.
+The trainings of one change and their figures are a comparison folder like any other, in ``<dir>/<change>``, or
+``<dir>/<change>-<factor>``; those without a change are made once and shared.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from stablegrad.agents.pqn import build_network
-from stablegrad.diagnostics.interventions import INTERVENTIONS
+from stablegrad.diagnostics import interventions
 from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, UNCHANGED, Trial, decide
@@ -53,8 +53,7 @@ def fitting(saved: Mapping[str, Any]) -> frozenset[str] | None:
         return None
     with torch.device("meta"):
         network = build_network(config.agent, spec)
-    optimizer = config.agent.optimizer.build(network)
-    return frozenset(name for name, one in INTERVENTIONS.items() if one.fits(network, optimizer))
+    return interventions.fitting((network, config.agent.optimizer.build(network)))
 
 
 def shortened(config: RunConfig, steps: int) -> RunConfig:
@@ -138,7 +137,9 @@ def verify_run(
             trials.append(Trial(one.name, one.title, "not tried", reason))
             continue
         configs = {UNCHANGED: base, one.name: changed[one.name]}
-        comparison = Comparison.open(directory / one.name, configs, fresh, command)
+        # A rate that is prescribed later, when the run has gone on, is another trial.
+        own = one.name if one.factor is None else f"{one.name}-{one.factor:g}"
+        comparison = Comparison.open(directory / own, configs, fresh, command)
         unchanged = comparison.directory / "runs" / UNCHANGED
         if shared is None:
             shared = unchanged

@@ -192,7 +192,7 @@ class _Search:
                 asked = estimate(self.plan, self.workers)
                 self.folder.state["seconds_of_run"] = asked.trial / len(self.plan.seeds)
             found = preflight_findings(self.plan.base)
-            self.folder.state["diagnosis"] = {"preflight": [vars(one) for one in found], "run": None}
+            self.folder.state["diagnosis"] = {"preflight": [one.to_dict() for one in found], "run": None}
             self._say_diagnosis("pre-flight", found)
 
     def prescriptions(self) -> list[Prescription]:
@@ -227,7 +227,10 @@ class _Search:
                     self._start(executor, self._live(trial))
                 if not self.running:
                     break
-                for path, code in executor.ended(POLL_SECONDS).items():
+                ended = executor.ended(POLL_SECONDS)
+                if self.signals:  # what ended may have got them, too
+                    raise KeyboardInterrupt
+                for path, code in ended.items():
                     self._take_in(executor, path, self.running.pop(path), code)
                 for path, live in list(self.running.items()):
                     reason = self._why_stop(live)
@@ -390,7 +393,7 @@ class _Search:
         self.folder.state["seconds_of_run"] = baseline.user_attrs["seconds"] / len(self.plan.seeds)
         rows = self.folder.run_folder(0, self.plan.seeds[0]).read_metrics()
         findings = diagnose_recorded(rows).findings
-        self.folder.state["diagnosis"]["run"] = [dataclasses.asdict(one) for one in findings]
+        self.folder.state["diagnosis"]["run"] = [one.to_dict() for one in findings]
         self._say_diagnosis("its run", findings)
 
     # -- what there is time for

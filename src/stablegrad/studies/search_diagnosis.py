@@ -26,7 +26,7 @@ SAMPLE_ENVS, SAMPLE_STEPS = 16, 32
 
 def prescriptions_of(diagnosis: Mapping[str, Any]) -> list[Prescription]:
     """What all that was found in the baseline points to; ``diagnosis`` is that of search.json."""
-    return prescribe([Finding(**one) for one in [*(diagnosis["run"] or []), *diagnosis["preflight"]]])
+    return prescribe([Finding.from_dict(one) for one in [*(diagnosis["run"] or []), *diagnosis["preflight"]]])
 
 
 def preflight_findings(config: RunConfig) -> list[Finding]:

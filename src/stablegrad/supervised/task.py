@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +69,22 @@ def train_supervised(config: SupervisedConfig, run_dir: Path | str, *, quiet: bo
     return SupervisedTrainer(folder, config, data, quiet=quiet).run()
 
 
-def resume_supervised(run_dir: Path | str, *, quiet: bool = False) -> dict[str, Any]:
+def resume_supervised(run_dir: Path | str, *, quiet: bool = False, clean_stop: bool = True) -> dict[str, Any]:
     """Continue a run from its newest checkpoint, or from its start where it has none yet.
 
     A finished run is left as it is, and its summary returned. Raises what ``train_supervised`` raises.
+
+    Args:
+        run_dir: the run's folder.
+        quiet: show no progress.
+        clean_stop: write a checkpoint on SIGINT and SIGTERM; else they do what they did before.
     """
     folder = RunFolder(run_dir)
     config = SupervisedConfig.from_json(folder.read_config())
     summary = folder.read_summary()
     if summary is not None and summary.get("status") == "finished":
         return summary
-    return SupervisedTrainer(folder, config, _checked_data(config), quiet=quiet).run()
+    return SupervisedTrainer(folder, config, _checked_data(config), quiet=quiet).run(clean_stop=clean_stop)
 
 
 def _checked_data(config: SupervisedConfig) -> DataSet:
@@ -132,11 +138,16 @@ class SupervisedTrainer:
         """Optimizer steps so far."""
         return self.epoch * self.batches + self.batch
 
-    def run(self) -> dict[str, Any]:
+    def run(self, *, clean_stop: bool = True) -> dict[str, Any]:
         """Train to the end; writes summary.json however it ends."""
         devices = [self.device] if self.device.type == "cuda" else []
+        signals: AbstractContextManager[list[int]] = stop_signals(second_ends=True) if clean_stop else nullcontext([])
         try:
-            with self.folder.lock(), stop_signals(second_ends=True) as self._signals, torch.random.fork_rng(devices):
+            with (
+                self.folder.lock(),
+                signals as self._signals,
+                torch.random.fork_rng(devices),
+            ):
                 self._restore()
                 return self._run()
         except OSError as error:
@@ -174,9 +185,10 @@ class SupervisedTrainer:
                     images = len(self.data.train_labels) - first_batch * self.config.batch_size
                     self._finish_epoch(images / (time.perf_counter() - started))
                 due = self.epoch % self.config.checkpoint_interval == 0 or self.epoch == epochs
-                if (due and self.batch == 0) or self._signals:
+                asked = bool(self._signals)
+                if (due and self.batch == 0) or asked:
                     self._checkpoint()
-                if self._signals and self.epoch < epochs:
+                if asked and self.epoch < epochs:
                     raise Interrupted(
                         f"stopped by {signal.Signals(self._signals[0]).name} after {self.updates:,} updates; continue "
                         f"with 'stablegrad resume {self.folder.path}'"

@@ -14,6 +14,7 @@ from stablegrad.agents import PQN
 from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics import LEVELS, Finding, History, Monitor, judge
 from stablegrad.diagnostics.history import looks_of
+from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.prescriptions import prescribe
 from stablegrad.diagnostics.rules import verdict_of
 from stablegrad.errors import UsageError, unknown_name
@@ -120,6 +121,7 @@ class Health:
     def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Go on from the lines of a log."""
         self.history = History.from_rows(looks_of(rows))
+        self.findings, self.verdict = [], None
         if self.monitor is not None:
             self.history.set_order(self.monitor.history.order)
             self._judge()
@@ -151,13 +153,14 @@ class Health:
 
     def summary(self) -> dict[str, Any]:
         """For summary.json."""
+        fits = fitting((self.agent.network, self.agent.optimizer))
         return {
             "verdict": self.verdict,
             "findings": [
                 {"rule": one.rule, "level": one.level, "site": one.site, "since": one.since, "reason": one.reason}
                 for one in self.findings[:10]
             ],
-            "prescriptions": [one.name for one in prescribe(self.findings)],
+            "prescriptions": [one.name for one in prescribe(self.findings, fits)],
             "notes": list(self.monitor.notes) if self.monitor is not None else [],
         }
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from stablegrad.errors import StablegradError
+
+#: A stop that reaches a whole group of processes comes twice to a child: from the system and from its parent.
+SAME_REQUEST_SECONDS = 1.0
 
 
 class Interrupted(StablegradError):
@@ -24,19 +29,23 @@ def stop_signals(*, second_ends: bool = False) -> Iterator[list[int]]:
     Only the main thread may set handlers: in another one nothing is collected, and whatever handlers there are stay.
 
     Args:
-        second_ends: a second signal raises KeyboardInterrupt wherever the program is.
+        second_ends: a second signal, a second or more after the first, raises KeyboardInterrupt wherever the program
+            is.
 
     Yields:
         the signals' numbers, in the order in which they came.
     """
     received: list[int] = []
+    first = math.inf
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
 
     def receive(number: int, _frame: FrameType | None) -> None:
+        nonlocal first
         received.append(number)
-        if second_ends and len(received) > 1:
+        first = min(first, now := time.monotonic())
+        if second_ends and now - first >= SAME_REQUEST_SECONDS:
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}

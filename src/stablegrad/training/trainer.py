@@ -17,7 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,15 @@ def train(config: RunConfig, run_dir: Path | str, *, quiet: bool = False) -> dic
     return Trainer(folder, config, quiet=quiet).run()
 
 
-def resume(run_dir: Path | str, *, quiet: bool = False) -> dict[str, Any]:
+def resume(run_dir: Path | str, *, quiet: bool = False, clean_stop: bool = True) -> dict[str, Any]:
     """Continue a run from its newest checkpoint, or from its start where it has none yet.
 
     A finished run is left as it is, and its summary returned. Raises what ``train`` raises.
+
+    Args:
+        run_dir: the run's folder.
+        quiet: show no progress.
+        clean_stop: write a checkpoint on SIGINT and SIGTERM; else they do what they did before.
     """
     folder = RunFolder(run_dir)
     config = RunConfig.from_json(folder.read_config())
@@ -92,7 +97,7 @@ def resume(run_dir: Path | str, *, quiet: bool = False) -> dict[str, Any]:
     if summary is not None and summary.get("status") == "finished":
         return summary
     config.check()
-    return Trainer(folder, config, quiet=quiet).run()
+    return Trainer(folder, config, quiet=quiet).run(clean_stop=clean_stop)
 
 
 class Collapsed(StablegradError):
@@ -148,13 +153,14 @@ class Trainer:
         self._metrics_position: int | None = None
         self._signals: list[int] = []
 
-    def run(self) -> dict[str, Any]:
+    def run(self, *, clean_stop: bool = True) -> dict[str, Any]:
         """Train to the end; writes summary.json however it ends."""
+        signals: AbstractContextManager[list[int]] = stop_signals(second_ends=True) if clean_stop else nullcontext([])
         try:
             with (
                 self.folder.lock() if self.ranks.is_first else nullcontext(),
                 self.ranks.joined(self.device),
-                stop_signals(second_ends=True) as self._signals,
+                signals as self._signals,
             ):
                 self._restore()
                 return self._run()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from stablegrad.diagnostics.history import History
 from stablegrad.errors import UsageError
@@ -116,6 +117,16 @@ class Finding:
     value: float
     reference: float
     reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: figures that are not finite are the strings "nan", "inf" and "-inf"."""
+        figures = {name: getattr(self, name) for name in ("value", "reference")}
+        return vars(self) | {name: x if math.isfinite(x) else str(x) for name, x in figures.items()}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Finding:
+        """From ``to_dict()``."""
+        return cls(**{**saved, "value": float(saved["value"]), "reference": float(saved["reference"])})
 
 
 Rule = Callable[[History, Thresholds], Iterator[Finding]]

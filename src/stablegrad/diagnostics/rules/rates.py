@@ -75,8 +75,11 @@ def _lost_since(history: History, step: int, looks: int) -> bool:
 def learning_rates(history: History) -> tuple[np.ndarray, np.ndarray]:
     """(steps, the median layer's learning rate) at the looks that have one."""
     effective, norms = together(history.series("effective_learning_rate"), history.series("weight_norm"))
-    if not effective or effective.sites != norms.sites:
+    # A layer that no optimizer holds has weights and no rate.
+    sites = [site for site in effective.sites if site in norms.sites]
+    if not sites:
         return np.empty(0, np.int64), np.empty(0)
-    rates = effective.values * np.square(norms.values)
+    effective_rates, weights = (np.stack([one.site(site) for site in sites], axis=1) for one in (effective, norms))
+    rates = effective_rates * np.square(weights)
     there = np.isfinite(rates).any(axis=1)
     return effective.steps[there], np.nanmedian(np.where(np.isfinite(rates), rates, np.nan)[there], axis=1)
