@@ -148,6 +148,20 @@ def test_findings_without_a_figure_are_kept(fake, monkeypatch, tmp_path):
     assert result["diagnosis"]["prescriptions"]
 
 
+def test_a_stop_before_the_confirmation_is_heard(fake, monkeypatch, tmp_path):
+    """Comparisons hear a stop themselves; what comes between two is the search's."""
+    received = []
+    monkeypatch.setattr(search, "stop_signals", lambda: contextlib.nullcontext(received))
+    folder = SearchFolder.open(tmp_path / "s", plan(3))
+    whole = search._Search.run
+    monkeypatch.setattr(search._Search, "run", lambda one: (whole(one), received.append(signal.SIGTERM)))
+    with pytest.raises(KeyboardInterrupt):
+        run_search(folder, 1)
+    received.clear()
+    monkeypatch.setattr(search._Search, "run", whole)
+    assert run_search(SearchFolder.open(tmp_path / "s", plan(3)), 1)["verdict"]
+
+
 def test_a_baseline_that_cannot_be_trained_ends_the_search(fake, monkeypatch, tmp_path):
     monkeypatch.setattr(fake.FakeExecutor, "fails", staticmethod(lambda config: 1))
     for _ in range(2):  # also when it is asked for again

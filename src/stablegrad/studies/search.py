@@ -132,7 +132,7 @@ def run_search(
                 search.diagnose()
                 search.run()
             trials = search.study.get_trials(deepcopy=False)
-            confirm(folder, trials, workers, clock, on_event, command)
+            confirm(folder, trials, workers, clock, on_event, command, signals)
         finally:
             clock.save()
         result = result_of(folder.directory, folder.plan, folder.state, trials)

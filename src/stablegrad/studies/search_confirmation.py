@@ -36,6 +36,7 @@ def confirm(
     clock: Clock,
     on_event: Callable[[str], None],
     command: Sequence[str] | None,
+    signals: Sequence[int],
 ) -> None:
     """Hold the winner against the baseline, then against the best prescription; nothing to do where that is the winner.
 
@@ -46,6 +47,10 @@ def confirm(
         clock: says when time is up.
         on_event: called with a line whenever something begins or ends.
         command: for the reports.
+        signals: what asked to stop outside of a comparison, which has handlers of its own.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came.
     """
     winner = trials[folder.state["winner"]]
     if winner.user_attrs["source"] == "baseline":
@@ -54,6 +59,8 @@ def confirm(
     plan, best = folder.plan, _config_of(folder, winner)
 
     def compare(name: str, configs: Mapping[str, RunConfig]) -> None:
+        if signals:
+            raise KeyboardInterrupt
         on_event(f"{name}: {' against '.join(configs)} on fresh seeds {', '.join(map(str, plan.fresh))}")
         try:
             run_comparison(
