@@ -13,7 +13,7 @@ from benchmarks.diagnosis.scenarios import SCENARIOS, Scenario
 from benchmarks.diagnosis.training import Setup
 
 from stablegrad.diagnostics import Finding, History, Monitor, Report, Thresholds, judge
-from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply
+from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply, fitting
 from stablegrad.diagnostics.rules import rising_loss
 
 EVERY, PROBE_EVERY = rivals.EVERY, 5 * rivals.EVERY
@@ -127,15 +127,14 @@ def report(name: str, history: History, alarm: int) -> Report:
     if not (findings := judge(seen)):
         seen = history.until(alarm)
         findings = judge(seen)
-    return Report(findings, seen, fitting=frozenset(_fitting(name)))
+    return Report(findings, seen, fitting=_fitting(name))
 
 
-def _fitting(name: str) -> list[str]:
+def _fitting(name: str) -> frozenset[str]:
     """Names of the interventions that have something to change on a scenario's networks."""
     setup = build(SCENARIOS[name])
     models, optimizers = rivals.parts(setup.model), setup.optimizer
-    pairs = list(zip(models, optimizers if isinstance(optimizers, list) else [optimizers], strict=True))
-    return [name for name, one in INTERVENTIONS.items() if any(one.fits(*pair) for pair in pairs)]
+    return fitting(*zip(models, optimizers if isinstance(optimizers, list) else [optimizers], strict=True))
 
 
 def replay(history: History) -> Iterator[tuple[int, list[Finding]]]:

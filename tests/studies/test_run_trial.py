@@ -131,6 +131,24 @@ def test_changes_are_tried_in_their_order_beside_the_same_unchanged_trainings(tm
     assert shared == {tmp_path / "multi_skip" / "runs" / "unchanged"}
 
 
+def test_another_rate_is_another_trial(tmp_path, monkeypatch):
+    """The run has gone on, and a hundredth is prescribed now where it was a tenth."""
+    compared = []
+
+    def compare(directory, configs, seeds, **options):
+        compared.append(directory.name)
+        found = summary([1.0, 9.0])
+        for part in ("results", "cost"):
+            found[part][list(configs)[1]] = found[part].pop("kron")
+        return ComparisonResult(directory, found)
+
+    monkeypatch.setattr(run_trial, "run_comparison", compare)
+    for factor in (0.1, 0.01, 0.1):
+        lower = [prescription("lower_learning_rate", factor)]
+        verify_run(tmp_path, default_run("CartPole-v1"), lower, steps=500, seeds=2)
+    assert compared == ["lower_learning_rate-0.1", "lower_learning_rate-0.01", "lower_learning_rate-0.1"]
+
+
 def test_how_long_it_takes():
     assert planned_seconds({"steps_per_second": 500.0}, 10_000, 8, 2) == pytest.approx(80.0)
     assert planned_seconds({}, 10_000, 8, 2) is None

@@ -27,7 +27,6 @@ from stablegrad.reports.page import (
 )
 from stablegrad.reports.series import gradient_maps, return_series
 from stablegrad.studies.comparison import RunRecord, read_failure
-from stablegrad.studies.run_trial import fitting
 from stablegrad.studies.summary import cost_of
 from stablegrad.studies.wording import MISSING, duration, memory, number
 from stablegrad.supervised import SupervisedConfig
@@ -79,7 +78,7 @@ def _agent(run: RunRecord, config: dict[str, Any]) -> dict[str, Any]:
         "title": f"{config.get('algorithm')} on {config.get('env')}: {name}, seed {run.seed}",
         "facts": _facts(run, config, cost),
         "curves": return_figure(return_series({name: [run]}, {"cost": {name: cost}})),
-        "diagnosis": _diagnosis(run, "environment steps", fitting(config)) if maps else None,
+        "diagnosis": _diagnosis(run, "environment steps") if maps else None,
         "gradients": gradient_figures(maps) if maps else [],
         "scale": colour_scale(maps) if maps else None,
         "first": "observation",
@@ -109,15 +108,21 @@ def _classifier(run: RunRecord, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _diagnosis(run: RunRecord, step_name: str, fits: frozenset[str] | None = None) -> View | None:
+def _diagnosis(run: RunRecord, step_name: str) -> View | None:
     """What the run's diagnosis measured while it trained; None where there was none."""
     if not any(is_look(row) for row in run.metrics):
         return None
-    report = diagnose_recorded(run.metrics, fitting=fits, order=run.summary.get("layers") or [], step_name=step_name)
+    health = run.summary.get("health") or {}
+    report = diagnose_recorded(
+        run.metrics,
+        # What the run itself said: a page builds no environment, and imports nothing that a folder names.
+        fitting=frozenset(health["fitting"]) if "fitting" in health else None,
+        order=run.summary.get("layers") or [],
+        step_name=step_name,
+    )
     seconds, wall = (run.summary.get("seconds") or {}).get("diagnostics"), run.summary.get("wall_seconds")
     cost = {"seconds": seconds, "share": seconds / wall} if seconds is not None and wall else {}
-    notes = (run.summary.get("health") or {}).get("notes") or []
-    return view(replace(report, notes=[*notes, *report.notes], cost=cost))
+    return view(replace(report, notes=[*(health.get("notes") or []), *report.notes], cost=cost))
 
 
 def _facts(run: RunRecord, config: dict[str, Any], cost: dict[str, Any]) -> list[tuple[str, str]]:

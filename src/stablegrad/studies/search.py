@@ -227,10 +227,7 @@ class _Search:
                     self._start(executor, self._live(trial))
                 if not self.running:
                     break
-                ended = executor.ended(POLL_SECONDS)
-                if self.signals:  # what ended may have got them, too
-                    raise KeyboardInterrupt
-                for path, code in ended.items():
+                for path, code in executor.ended(POLL_SECONDS).items():
                     self._take_in(executor, path, self.running.pop(path), code)
                 for path, live in list(self.running.items()):
                     reason = self._why_stop(live)

@@ -161,6 +161,7 @@ class Health:
                 for one in self.findings[:10]
             ],
             "prescriptions": [one.name for one in prescribe(self.findings, fits)],
+            "fitting": sorted(fits),
             "notes": list(self.monitor.notes) if self.monitor is not None else [],
         }
 
