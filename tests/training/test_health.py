@@ -10,16 +10,18 @@ import torch
 
 from stablegrad.agents import PQN
 from stablegrad.agents.presets import apply_changes
-from stablegrad.diagnostics import Finding, History
+from stablegrad.diagnostics import Finding, History, recorded
+from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.environments import environment_spec
 from stablegrad.errors import UsageError
 from stablegrad.reports.run_page import write_run_report
+from stablegrad.training import health as health_module
 from stablegrad.training import trainer as trainer_module
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, step_of
 from stablegrad.training.config import RunConfig
 from stablegrad.training.health import DiagnosisConfig, Health
-from stablegrad.training.run_folder import RunFolder
+from stablegrad.training.run_folder import RunFolder, write_json
 from stablegrad.training.trainer import Collapsed, resume, train
 
 
@@ -47,14 +49,20 @@ def test_figures_of_looks_and_probes_are_in_the_log_and_the_verdict_in_the_summa
     assert 0 < summary["seconds"]["diagnostics"] < summary["wall_seconds"]
 
 
-def test_what_an_agent_has_already_is_not_prescribed_for_it(tmp_path, collapsing):
-    """The preset is ``stable``: skips, LayerNorm and Kron."""
-    train(watched(collapsing), tmp_path / "run", quiet=True)
-    prescribed = RunFolder(tmp_path / "run").read_summary()["health"]["prescriptions"]
-    assert prescribed
-    assert not {"multi_skip", "layer_norm", "residual", "kron"}.intersection(prescribed)
-    page = write_run_report(tmp_path / "run").read_text()
-    assert "--torso.kind multi_skip" not in page
+def test_what_an_agent_has_already_is_not_prescribed_for_it(tmp_path, tiny_run, monkeypatch):
+    """The preset is ``stable``: skips, LayerNorm, Kron. A run that did not say what fits it is offered everything."""
+    ill = [Finding("vanishing_gradient", "collapsing", "torso.output.linear", 100, 0.0, 1.0, "it gets no gradient")]
+    for module in (health_module, recorded):
+        monkeypatch.setattr(module, "judge", lambda *_: ill)
+    train(watched(tiny_run), tmp_path / "run", quiet=True)
+    folder, title = RunFolder(tmp_path / "run"), INTERVENTIONS["multi_skip"].title[1:]
+    summary = folder.read_summary()
+    assert summary["health"]["prescriptions"]
+    assert not {"multi_skip", "layer_norm", "residual", "kron"}.intersection(summary["health"]["prescriptions"])
+    assert title not in write_run_report(folder.path).read_text()
+    del summary["health"]["fitting"]
+    write_json(folder.summary_path, summary)
+    assert title in write_run_report(folder.path).read_text()
 
 
 def test_a_run_that_goes_back_to_its_beginning_has_no_verdict_yet(tiny_run):
