@@ -255,8 +255,10 @@ def test_bench_optimizers_measures_writes_and_says_what_is_missing(capsys, monke
         assert entries["radam"]["ratio_radam"] == 1.0
         assert entries["radam"]["state_bytes"] == pytest.approx(2 * result["parameter_bytes"], rel=0.01)
         kinds = entries["kron"]["kinds"]
-        assert entries["kron"]["step_ms"] == pytest.approx(0.9 * kinds["plain"]["ms"] + 0.1 * kinds["refresh"]["ms"])
-        assert kinds["plain"]["rounds"] == kinds["refresh"]["rounds"] == 2
+        shares = {"refresh": 0.1, "precondition": 0.45, "repeat": 0.45}
+        assert {kind: entry["share"] for kind, entry in kinds.items()} == pytest.approx(shares)
+        assert entries["kron"]["step_ms"] == pytest.approx(sum(shares[kind] * kinds[kind]["ms"] for kind in shares))
+        assert {entry["rounds"] for entry in kinds.values()} == {2}
         if importlib.util.find_spec("heavyball") is None:
             assert entries["heavyball"] == {"note": "not installed"}
 

@@ -18,6 +18,7 @@ from stablegrad.errors import CheckpointError, UsageError
 from stablegrad.optimizers import Kron
 from stablegrad.optimizers import kron as kron_module
 from stablegrad.optimizers.config import KronConfig, OptimizerConfig
+from stablegrad.optimizers.schedule import KINDS, kind_of_step
 
 RULES = ["pro", "classic"]
 
@@ -47,8 +48,8 @@ def train(params, optimizer, steps, **how):
 
 
 def make(params, rule="pro", lr=0.01, **options):
-    if rule != "classic":
-        options.setdefault("block_size", 8)
+    if rule != "classic":  # all kinds of step within a few
+        options = {"block_size": 8, "refresh_warmup": 2, "refresh_floor": 0.3, "precondition_every": 2} | options
     return Kron(params, lr, rule=rule, **options)
 
 
@@ -167,7 +168,7 @@ def test_refreshes_follow_the_parameters_own_steps(monkeypatch):
     early, late = Parameter(torch.ones(4, 4)), Parameter(torch.ones(4, 4))
     optimizer = Kron([early])
     calls = []
-    monkeypatch.setattr(kron_module, "refresh_due", lambda step, *_: calls.append(step) or step < 2)
+    monkeypatch.setattr(kron_module, "kind_of_step", lambda step, *_: calls.append(step) or "refresh")
     for step in range(4):
         if step == 2:
             optimizer.add_param_group({"params": [late]})
@@ -176,12 +177,13 @@ def test_refreshes_follow_the_parameters_own_steps(monkeypatch):
     assert calls == [0, 1, 2, 0, 3, 1]
 
 
-def test_plain_steps_leave_the_preconditioner_alone(monkeypatch):
+@pytest.mark.parametrize("kind", ["precondition", "repeat"])
+def test_steps_that_do_not_refresh_leave_the_preconditioner_alone(kind, monkeypatch):
     params = network()
     optimizer = make(params)
     train(params, optimizer, range(3))
     before = copy.deepcopy(optimizer.state_dict()["state"])
-    monkeypatch.setattr(kron_module, "refresh_due", lambda *_: False)
+    monkeypatch.setattr(kron_module, "kind_of_step", lambda *_: kind)
     train(params, optimizer, range(3, 6))
     after = optimizer.state_dict()["state"]
     for index, state in before.items():
@@ -190,11 +192,130 @@ def test_plain_steps_leave_the_preconditioner_alone(monkeypatch):
         assert not torch.equal(state["momentum"], after[index]["momentum"])
 
 
+@given(st.integers(1, 5), st.integers(1, 6), st.sampled_from([0.05, 0.3]), st.floats(0, 0.95), st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_steps_between_take_the_last_update_once_more(every, warmup, floor, momentum, seed):
+    """Beside Kron that preconditions on every step, from the same gradients: its updates, every one until the next that
+    is due. The running mean and the preconditioners are the same."""
+    options = {"momentum": momentum, "refresh_warmup": warmup, "refresh_floor": floor}
+    shapes = [(11, 16), (6,), (4, 3, 2, 2), ()]
+    params, others = ([Parameter(torch.zeros(shape)) for shape in shapes] for _ in range(2))
+    optimizer, full = (
+        make(params, lr=1.0, precondition_every=every, **options),
+        make(others, lr=1.0, precondition_every=1, **options),
+    )
+    generator = torch.Generator().manual_seed(seed)
+    directions: list[torch.Tensor] = []
+    for step in range(20):
+        moved = []
+        for a, b in zip(params, others, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+            moved.append((a.detach().clone(), b.detach().clone()))
+        optimizer.step()
+        full.step()
+        own = [old - a.detach() for (old, _), a in zip(moved, params, strict=True)]
+        due = kind_of_step(step, warmup, floor, every) != "repeat"
+        if due:
+            directions = [old - b.detach() for (_, old), b in zip(moved, others, strict=True)]
+        for update, direction in zip(own, directions, strict=True):
+            # The same direction; its length is corrected for the step at which it is taken.
+            scale = update.norm() / direction.norm()
+            torch.testing.assert_close(update, scale * direction, rtol=1e-3, atol=1e-4)
+            assert due is False or scale == pytest.approx(1, abs=1e-3)
+        for a, b in zip(params, others, strict=True):
+            for key in optimizer.state[a].keys() - {"update"}:
+                assert torch.equal(optimizer.state[a][key], full.state[b][key])
+
+
+def test_a_run_stopped_before_a_step_that_repeats_goes_on_bit_for_bit():
+    params = network()
+    options = {"refresh_warmup": 1, "refresh_floor": 0.1, "precondition_every": 3}
+    optimizer = make(params, **options)
+    kinds = [kind_of_step(step, 1, 0.1, 3) for step in range(20)]
+    ends = []
+    for step, kind in enumerate(kinds):
+        if kind == "repeat":
+            resumed = [Parameter(param.detach().clone()) for param in params]
+            restored = make(resumed, **options)
+            restored.load_state_dict(through_torch_save(optimizer.state_dict()))
+            train(resumed, restored, range(step, 20))
+            ends.append(resumed)
+        train(params, optimizer, [step])
+    for resumed in ends:
+        assert_same(params, resumed)
+    assert len(ends) > 5
+    assert set(kinds) == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("width", "options", "expected"),
+    [
+        (32, {}, (1, 100, 0.1)),
+        (128, {}, (1, 128, 0.1)),
+        (256, {}, (2, 256, 0.1)),
+        (512, {}, (4, 512, 0.05)),
+        (2560, {}, (4, 512, 0.05)),
+        (2560, {"block_size": 64}, (1, 128, 0.1)),
+        (1031, {"block_size": 1000}, (4, 512, 0.05)),
+        (512, {"precondition_every": 2, "refresh_warmup": 7, "refresh_floor": 0.3}, (2, 7, 0.3)),
+        (512, {"rule": "classic"}, (None, 500, 0.03)),
+    ],
+)
+def test_what_is_done_how_often_follows_from_the_longest_block(width, options, expected):
+    with torch.device("meta"):
+        params = [Parameter(torch.ones(4, 32)), Parameter(torch.ones(width, width)), Parameter(torch.ones(width))]
+    group = Kron(params, **options).param_groups[0]
+    own = tuple(group.get(option) for option in ("precondition_every", "refresh_warmup", "refresh_floor"))
+    assert own == expected
+    options.pop("refresh_warmup", None)
+    shares = Kron.estimate(params, **options).shares
+    assert shares["refresh"] == expected[2]
+    assert shares["precondition"] == pytest.approx((1 - expected[2]) / (expected[0] or 1))
+
+
+@pytest.mark.parametrize(("momentum", "every"), [(0.9, 4), (0.95, 4), (0.8, 2), (0.5, 1), (0.0, 1)])
+def test_updates_are_repeated_for_part_of_the_momentums_memory(momentum, every):
+    assert Kron([Parameter(torch.ones(512, 512))], momentum=momentum).param_groups[0]["precondition_every"] == every
+    assert Kron.estimate([torch.ones(512, 512)], momentum=momentum).shares["precondition"] == 0.95 / every
+
+
+def test_groups_step_alike_unless_asked():
+    """Weights and biases in groups of their own, as for weight decay, can be recorded as one graph a kind of step."""
+    first, second, third, fourth = (
+        {"params": [Parameter(torch.ones(shape))]} for shape in [(8,), (300, 300), (9,), (4,)]
+    )
+    optimizer = Kron([first, second])
+    optimizer.add_param_group(third)
+    optimizer.add_param_group(fourth | {"precondition_every": 3})
+    copied = pickle.loads(pickle.dumps(optimizer))
+    copied.add_param_group({"params": [Parameter(torch.ones(5))]})
+    assert [group["precondition_every"] for group in copied.param_groups] == [2, 2, 2, 3, 2]
+    optimizer = Kron([{"params": group["params"]} for group in (first, second, third)], refresh_warmup=1)
+    for step in range(8):
+        for group in optimizer.param_groups:
+            give_gradients(group["params"], step)
+        if step == 0:
+            optimizer.step()
+        else:
+            optimizer.apply(optimizer.advance())
+
+
+def test_a_state_of_another_precision_loads():
+    params = network()
+    narrow = make(params, precision="bf16")
+    train(params, narrow, range(3))
+    wide = make(params, precision="fp32")
+    wide.load_state_dict(narrow.state_dict())
+    train(params, wide, range(3, 6))
+    assert all(param.isfinite().all() for param in params)
+
+
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
 def test_no_factor_is_larger_than_a_block():
-    params = [Parameter(torch.zeros(64, 32, 4, 4)), Parameter(torch.zeros(300, 1030)), Parameter(torch.zeros(9000))]
+    params = [Parameter(torch.zeros(64, 32, 4, 4)), Parameter(torch.zeros(320, 1030)), Parameter(torch.zeros(9000))]
     optimizer = Kron(params)
     for param in params:
         param.grad = torch.ones_like(param)
@@ -202,7 +323,8 @@ def test_no_factor_is_larger_than_a_block():
     for param in params:
         for key, value in optimizer.state[param].items():
             if key in ("Q1", "Q2"):
-                assert math.prod(value.shape[1:]) <= 64 * 64
+                longest = {64: 64, 320: 160}.get(param.shape[0])
+                assert max(value.shape[1:]) <= longest
     factors = sum(state[key].numel() for state in optimizer.state.values() for key in ("Q1", "Q2") if key in state)
     assert factors <= 2 * sum(param.numel() for param in params)
 
@@ -220,7 +342,7 @@ def tensors_of(optimizer):
     kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     for _, cohorts in optimizer._laid_out.values():
         for cohort in cohorts:
-            kept += [cohort.sizes, cohort.step_counts]
+            kept += [cohort.sizes, cohort.step_counts, cohort.norms]
             for stack in (*cohort.stacks, *cohort.banks):
                 kept += [value for value in vars(stack).values() if isinstance(value, torch.Tensor)]
                 if hasattr(stack, "_products"):
@@ -229,10 +351,11 @@ def tensors_of(optimizer):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("block_size", [16, 128])
+@pytest.mark.parametrize("block_size", [None, 16, 128])
 def test_the_estimate_is_what_the_state_takes(precision, block_size):
     shapes = [(512, 300), (512, 512), (512, 512), (512,), (64, 32, 4, 4), (18, 512), (1031, 40), (), (0, 3)]
     params = [Parameter(torch.randn(shape)) for shape in shapes]
+    refreshes, preconditions = {None: (0.05, 0.2375), 16: (0.1, 0.9), 128: (0.1, 0.45)}[block_size]
     estimated = Kron.estimate(params, block_size=block_size, precision=precision)
     optimizer = Kron(params, block_size=block_size, precision=precision)
     for param in params:
@@ -242,7 +365,7 @@ def test_the_estimate_is_what_the_state_takes(precision, block_size):
     assert estimated.parameters == sum(param.numel() for param in params)
     assert estimated.state_bytes == pytest.approx(taken, rel=0.03)
     assert estimated.multiply_adds == pytest.approx(
-        0.9 * estimated.plain_multiply_adds + 0.1 * estimated.refresh_multiply_adds
+        preconditions * estimated.plain_multiply_adds + refreshes * estimated.refresh_multiply_adds
     )
 
 
@@ -256,11 +379,11 @@ def test_the_estimate_of_the_classic_rule_is_what_its_state_takes():
     assert Kron.estimate(params, rule="classic").state_bytes == taken
 
 
-@pytest.mark.parametrize("rule", ["pro", "classic"])
-def test_a_refresh_takes_no_more_in_passing_than_estimated(rule):
+@pytest.mark.parametrize(("rule", "block_size"), [("pro", None), ("pro", 64), ("pro", 512), ("classic", None)])
+def test_a_refresh_takes_no_more_in_passing_than_estimated(rule, block_size):
     """Allocations as torch's profiler sees them: a witness that knows nothing of the estimate."""
-    params = [Parameter(torch.randn(512, 512)) for _ in range(4)] + [Parameter(torch.zeros(512))]
-    optimizer = Kron(params, rule=rule)
+    params = [Parameter(torch.randn(512, 512)) for _ in range(12)] + [Parameter(torch.zeros(512))]
+    optimizer = Kron(params, rule=rule, block_size=block_size)
     for param in params:
         param.grad = torch.randn_like(param)
     optimizer.step()
@@ -271,9 +394,10 @@ def test_a_refresh_takes_no_more_in_passing_than_estimated(rule):
         if event.name() == "[memory]":
             held += event.nbytes()
             peak = max(peak, held)
-    estimated = Kron.estimate(params, rule=rule)
+    estimated = Kron.estimate(params, rule=rule, block_size=block_size)
     assert 0 < peak <= estimated.transient_bytes < 3 * peak
-    assert estimated.state_bytes < 4.1 * sum(param.numel() * 4 for param in params)
+    if block_size is None:
+        assert estimated.state_bytes < 4.1 * sum(param.numel() * 4 for param in params)
 
 
 @pytest.mark.parametrize(
@@ -316,23 +440,25 @@ def test_the_state_is_at_most_four_times_the_parameters_of_a_large_network():
 
 
 def test_advance_and_apply_are_step_and_nothing_moves_in_memory():
-    """What recording a step as a CUDA graph needs."""
+    """What recording each kind of step as a CUDA graph needs."""
     params, others = network(), network()
-    optimizer, plain = make(params, refresh_warmup=3), make(others, refresh_warmup=3)
+    optimizer, plain = (make(some, refresh_warmup=3, precondition_every=2) for some in (params, others))
     train(params, optimizer, range(1))
     train(others, plain, range(1))
     before = set(tensors_of(optimizer))
-    refreshes = []
+    kinds = []
     for step in range(1, 30):
         give_gradients(params, step)
         give_gradients(others, step)
-        refreshes.append(optimizer.advance())
-        optimizer.apply(refreshes[-1])
+        kinds.append(optimizer.advance())
+        optimizer.apply(kinds[-1])
         plain.step()
     assert_same(params, others)
     assert set(tensors_of(optimizer)) == before
-    assert refreshes[:2] == [True, True]
-    assert 0 < sum(refreshes) < len(refreshes)
+    assert kinds[:2] == ["refresh", "refresh"]
+    assert set(kinds) == set(KINDS)
+    with pytest.raises(UsageError, match="unknown kind of step 'refesh'; did you mean 'refresh'"):
+        optimizer.apply("refesh")
 
 
 def test_advance_says_when_it_cannot():
@@ -407,7 +533,7 @@ def _replica(rank, folder):
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.manual_seed(0)
     model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 3)))
-    optimizer = Kron(model.parameters(), 0.01, block_size=8, refresh_warmup=3)
+    optimizer = Kron(model.parameters(), 0.01, block_size=8, refresh_warmup=2, precondition_every=2)
     torch.manual_seed(1 + rank)  # each its own data
     for _ in range(10):
         optimizer.zero_grad()
@@ -616,11 +742,20 @@ def test_zero_gradients_move_nothing_and_break_nothing(rule):
         assert not torch.equal(params[3], network()[3])
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    # The fault meets the fourth step, which refreshes, repeats an update or only preconditions.
+    [
+        ("classic", {}),
+        ("pro", {}),
+        ("pro", {"refresh_warmup": 1, "refresh_floor": 0.1, "precondition_every": 2}),
+        ("pro", {"refresh_warmup": 1, "refresh_floor": 0.1, "precondition_every": 1}),
+    ],
+)
 @pytest.mark.parametrize("fault", [math.nan, math.inf, -math.inf])
-def test_a_gradient_that_is_not_finite_leaves_its_parameter_alone(rule, fault):
+def test_a_gradient_that_is_not_finite_leaves_its_parameter_alone(rule, fault, options):
     params = network()
-    optimizer = make(params, rule, weight_decay=0.1)
+    optimizer = make(params, rule, weight_decay=0.1, **options)
     train(params, optimizer, range(3))
     weight, bias = params[4], params[1]
     kept = {p: (p.detach().clone(), copy.deepcopy(optimizer.state[p])) for p in (weight, bias)}
@@ -631,7 +766,7 @@ def test_a_gradient_that_is_not_finite_leaves_its_parameter_alone(rule, fault):
     for param, (value, state) in kept.items():
         assert torch.equal(param, value)
         for key, old in state.items():
-            if isinstance(old, torch.Tensor) and key != "step":
+            if isinstance(old, torch.Tensor) and key not in ("step", "update"):
                 torch.testing.assert_close(optimizer.state[param][key], old, rtol=1e-6, atol=0)
     assert not torch.equal(params[5], neighbour)
     train(params, optimizer, range(4, 8))
@@ -743,17 +878,21 @@ def test_channels_last_convolutions():
         ({"refresh_warmup": 0}, r"refresh_warmup must be a whole number of at least 1"),
         ({"block_size": 0}, "block_size must be a whole number of at least 1, got 0"),
         ({"block_size": 2.5}, "block_size must be a whole number"),
+        ({"precondition_every": 0}, "precondition_every must be a whole number of at least 1, got 0"),
+        ({"rule": "classic", "precondition_every": 2}, "precondition_every needs rule='pro'"),
         ({"precision": "fp8"}, "unknown precision 'fp8'"),
         ({"precision": "fp32", "rule": "classic"}, "precision needs rule='pro'"),
         ({"rule": "qro"}, "unknown Kron rule 'qro'; did you mean 'pro'"),
         ({"compat": True}, "compat needs rule='classic'"),
         ({"rule": "classic", "block_size": 8}, "block_size needs rule='pro'"),
         ({"lr": torch.ones(2)}, "lr must be a number"),
+        ({"momentum": None}, r"momentum must be in \[0, 1\), got None"),
+        ({"params": [{"params": [Parameter(torch.ones(2))], "refresh_floor": None}], "rule": "classic"}, "got None"),
     ],
 )
 def test_options_out_of_range(options, message):
     with pytest.raises(UsageError, match=message) as caught:
-        Kron([Parameter(torch.ones(2, 2))], **options)
+        Kron(**{"params": [Parameter(torch.ones(2, 2))]} | options)
     assert "\n" not in str(caught.value)
 
 

@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stablegrad.optimizers.partition import LENGTH_UNIT, block_length, like, matrix_shape, partition
+from stablegrad.optimizers.partition import (
+    LENGTH_UNIT,
+    block_length,
+    default_block_size,
+    like,
+    matrix_shape,
+    partition,
+)
 
 
 @given(st.lists(st.integers(1, 13), min_size=2, max_size=5).map(tuple), st.integers(1, 9))
@@ -52,3 +59,14 @@ def test_nature_cnn_is_never_8192_wide():
     assert matrix_shape((64, 32, 4, 4)) == (64, 512)
     assert matrix_shape(()) == (1, 1)
     assert matrix_shape((5,)) == (1, 5)
+
+
+@given(st.integers(1, 20_000), st.integers(1, 20_000))
+def test_default_blocks_are_half_the_shorter_side_within_bounds(rows, columns):
+    size = default_block_size(rows, columns)
+    assert size == 16 * math.ceil(sorted([64, min(rows, columns) / 2, 256])[1] / 16)
+    part = partition((rows, columns), None)
+    assert max(part.block_rows, part.block_columns) <= size
+    if min(rows, columns) >= 128:  # the factors of both sides take the matrix's own size at most, and rounding
+        factors = part.padded[0] * part.block_rows + part.padded[1] * part.block_columns
+        assert factors <= 1.3 * rows * columns

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stablegrad.optimizers import classic
-from stablegrad.optimizers.schedule import refresh_due, refreshes_before
+from stablegrad.optimizers.schedule import KINDS, kind_of_step, long_run_shares, refresh_due, refreshes_before
 
 
 def refreshes(steps, warmup, floor):
@@ -60,3 +60,19 @@ def test_a_step_refreshes_once_at_most_and_the_warm_up_always(step, warmup, floo
     growth = refreshes_before(step + 1, warmup, floor) - refreshes_before(step, warmup, floor)
     assert floor - 1e-6 <= growth <= 1 + 1e-6
     assert refresh_due(min(step, warmup - 1), warmup, floor)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**4), st.floats(0.001, 1), st.integers(1, 20))
+def test_an_update_is_never_older_than_asked(step, warmup, floor, every):
+    kinds = [kind_of_step(step + i, warmup, floor, every) for i in range(every)]
+    assert set(kinds) - {"repeat"}
+    assert (kinds[0] == "refresh") == refresh_due(step, warmup, floor)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "floor", "every"), [(1, 0.1, 1), (1, 0.1, 2), (100, 0.1, 2), (7, 0.23, 3), (500, 0.03, 4), (3, 1.0, 2)]
+)
+def test_shares_in_the_long_run_are_those_counted(warmup, floor, every):
+    kinds = [kind_of_step(step, warmup, floor, every) for step in range(20_000, 30_000)]
+    shares = {kind: kinds.count(kind) / len(kinds) for kind in KINDS}
+    assert long_run_shares(floor, every) == pytest.approx(shares, abs=1e-3)

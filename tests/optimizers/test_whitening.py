@@ -20,7 +20,7 @@ class Fitted:
         states = [
             {
                 "step": torch.zeros(1, dtype=torch.int64),
-                "momentum": torch.zeros(1, *part.padded, dtype=dtype),
+                **{key: torch.zeros(1, *part.padded, dtype=dtype) for key in ("momentum", "update")},
                 **{
                     f"Q{side}": torch.eye(size, dtype=dtype).repeat(blocks, 1, 1)
                     for side, size, blocks in zip((1, 2), (part.block_rows, part.block_columns), part.grid, strict=True)

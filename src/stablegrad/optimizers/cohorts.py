@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stablegrad.optimizers.partition import Partition, matrix_shape, partition
+from stablegrad.optimizers.schedule import Kind
 from stablegrad.optimizers.stacks import FactorBank, MatrixStack, Side, State, VectorStack, chunk_size, join
 
 # The root mean square above which a parameter's update is scaled down (Adam's is about 1).
@@ -20,12 +21,12 @@ class Cohort:
 
     Everything that a step needs is laid out once: which parameters share a stack, and the views through which gradients
     enter the momentum and updates leave for the parameters. A step then is a few dozen calls, and one more for every
-    matrix that is wider than a block; none waits for a GPU.
+    matrix that is wider than a block and, on the CPU, for every piece that fits its cache; none waits for a GPU.
 
     Args:
         params: the parameters.
         states: their states; their tensors become slices of the cohort's.
-        block_size: the longest block.
+        block_size: the longest block; None: by the shape.
         dtype: of the products of a step.
     """
 
@@ -33,7 +34,7 @@ class Cohort:
         self,
         params: Sequence[Tensor],
         states: Sequence[State],
-        block_size: int,
+        block_size: int | None,
         dtype: torch.dtype,
     ) -> None:
         alike: dict[tuple[int, ...], list[int]] = {}
@@ -61,6 +62,7 @@ class Cohort:
         self.decaying = [self.params[i] for i in decaying]
         self.decaying_index = torch.tensor(decaying, dtype=torch.int64, device=params[0].device)
         self.sizes = self.held[0].new_tensor([param.numel() for param in self.params])
+        self.norms = torch.cat([stack.norms() for stack in self.stacks])
         self.step_counts = join(self.states, "step")
         self.age = int(self.step_counts[0])
 
@@ -72,14 +74,14 @@ class Cohort:
         return all(state_of[param]["momentum"] is own for param, own in zip(self.params, self.held, strict=True))
 
     def step(
-        self, refresh: bool, *, lr: float | Tensor, momentum: float, weight_decay: float, precondition_lr: float
+        self, kind: Kind, *, lr: float | Tensor, momentum: float, weight_decay: float, precondition_lr: float
     ) -> None:
         """One update of every parameter from its gradient.
 
         A parameter with a gradient that is not finite is left as it is, momentum and preconditioner included.
 
         Args:
-            refresh: whether this step refreshes the preconditioner.
+            kind: what this step does.
             lr: learning rate, a number or a scalar tensor.
             momentum: decay of the gradients' running mean.
             weight_decay: decoupled weight decay, for tensors of two dimensions and more.
@@ -89,12 +91,14 @@ class Cohort:
         torch._foreach_lerp_(self.momenta, gradients, 1 - momentum)
         self.step_counts.add_(1)
         correction = 1 / (1 - momentum ** self.step_counts[0].to(self.sizes.dtype))
-        if refresh:
+        if kind == "refresh":
             self._refresh(finite, correction, precondition_lr)
-        else:
+        elif kind == "precondition":
             for stack in self.stacks:
                 stack.precondition()
-        rms = correction * torch.cat([stack.norms() for stack in self.stacks]) / self.sizes.sqrt()
+        if kind != "repeat":
+            torch.cat([stack.norms() for stack in self.stacks], out=self.norms)
+        rms = correction * self.norms / self.sizes.sqrt()
         rate = finite * lr
         scales = -rate * correction * (LARGEST_UPDATE / rms).clamp_max(1.0)
         if weight_decay and self.decaying:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from stablegrad.optimizers.classic import LARGEST_DENSE_SIDE
 from stablegrad.optimizers.partition import matrix_shape, partition
+from stablegrad.optimizers.schedule import Kind
 from stablegrad.optimizers.stacks import CHUNK_ON_CPU, chunk_entries
 
 # A parameter's step count, and an index into the stack of vectors.
@@ -26,9 +27,9 @@ class Estimate:
         state_bytes: what lies in memory between two steps: momentum, factors, the cached products of the factors and
             the update, without parameters and gradients.
         transient_bytes: the largest amount that a step takes on top and gives back, on the CPU.
-        plain_multiply_adds: of a step that leaves the factors alone.
-        refresh_multiply_adds: of a step that refreshes them.
-        refresh_rate: refreshes a step in the long run.
+        plain_multiply_adds: of a step that multiplies with the factors.
+        refresh_multiply_adds: of a step that fits them as well; one that repeats an update has none.
+        shares: of the kinds of step in the long run.
     """
 
     parameters: int
@@ -36,12 +37,14 @@ class Estimate:
     transient_bytes: int
     plain_multiply_adds: int
     refresh_multiply_adds: int
-    refresh_rate: float
+    shares: Mapping[Kind, float]
 
     @property
     def multiply_adds(self) -> float:
         """Of a step, on average in the long run."""
-        return self.plain_multiply_adds + self.refresh_rate * (self.refresh_multiply_adds - self.plain_multiply_adds)
+        return (
+            self.shares["precondition"] * self.plain_multiply_adds + self.shares["refresh"] * self.refresh_multiply_adds
+        )
 
 
 def estimate_classic(shapes: Iterable[Sequence[int]], refresh_floor: float) -> Estimate:
@@ -66,20 +69,24 @@ def estimate_classic(shapes: Iterable[Sequence[int]], refresh_floor: float) -> E
         refresh += apply + 7 * apply // 4 + m**3 * dense_m + n**3 * dense_n
         # Probe, A, B and the noisy gradient; of one side at a time both second moments, their sum and the new factor.
         transient = max(transient, (4 * m * n + 4 * factors) * torch.float32.itemsize)
-    return Estimate(total, state, transient, plain, refresh, refresh_floor)
+    shares: dict[Kind, float] = {"refresh": refresh_floor, "precondition": 1 - refresh_floor, "repeat": 0.0}
+    return Estimate(total, state, transient, plain, refresh, shares)
 
 
-def estimate(shapes: Iterable[Sequence[int]], block_size: int, refresh_floor: float, dtype: torch.dtype) -> Estimate:
+def estimate(
+    shapes: Iterable[Sequence[int]], block_size: int | None, shares: Mapping[Kind, float], dtype: torch.dtype
+) -> Estimate:
     """The cost of Kron with the rule ``pro`` for parameters of these shapes.
 
     Args:
         shapes: shapes of the parameters.
-        block_size: the longest block.
-        refresh_floor: refreshes a step in the long run.
+        block_size: the longest block; None: by the shape.
+        shares: of the kinds of step in the long run.
         dtype: of the products; momentum and factors are float32.
     """
     wide, narrow = torch.float32.itemsize, dtype.itemsize
     total = state = plain = refresh = scratch = moments = largest = 0
+    chunk = CHUNK_ON_CPU  # of factors; one at least
     matrices: Counter[tuple[int, int]] = Counter()
     for shape in shapes:
         size = math.prod(shape)
@@ -102,8 +109,9 @@ def estimate(shapes: Iterable[Sequence[int]], block_size: int, refresh_floor: fl
         refresh += 2 * apply + 5 * count * (rows * b1 * b1 + columns * b2 * b2)
         scratch = max(scratch, chunk_entries(part, count, CHUNK_ON_CPU) * narrow * (1 if narrow == wide else 2))
         moments += count * factors
+        chunk = max(chunk, b1 * b1, b2 * b2)
         largest = max(largest, count * rows * columns)
     # The second moments of all factors, and some eleven matrices of the rule's for a chunk of them; the first refresh
     # scales one stack of gradients.
-    transient = moments * narrow + max(11 * min(moments, CHUNK_ON_CPU), largest) * wide
-    return Estimate(total, state + scratch, transient, plain, refresh, refresh_floor)
+    transient = moments * narrow + max(11 * min(moments, chunk), largest) * wide
+    return Estimate(total, state + scratch, transient, plain, refresh, shares)

@@ -14,13 +14,19 @@ from stablegrad.errors import CheckpointError, UsageError, unknown_name
 from stablegrad.optimizers import classic
 from stablegrad.optimizers.cohorts import LARGEST_UPDATE, Cohort
 from stablegrad.optimizers.estimate import Estimate, estimate, estimate_classic
-from stablegrad.optimizers.partition import partition
-from stablegrad.optimizers.schedule import refresh_due
+from stablegrad.optimizers.partition import longest_block, partition
+from stablegrad.optimizers.schedule import KINDS, Kind, default_schedule, kind_of_step, long_run_shares
 from stablegrad.optimizers.stacks import State
 
 RULES = ("pro", "classic")
 
-DEFAULT_BLOCK_SIZE = 64
+DEFAULT_MOMENTUM = 0.9
+
+# kron_torch's, which ``classic`` follows.
+CLASSIC_WARMUP, CLASSIC_FLOOR = 500, 0.03
+
+# Options that may be None: the first then follows from the shapes and the others from the longest block.
+OPEN_OPTIONS = ("block_size", "precondition_every", "refresh_warmup", "refresh_floor")
 
 STEP_OPTIONS = ("lr", "momentum", "weight_decay", "precondition_lr")
 
@@ -32,7 +38,7 @@ class Kron(torch.optim.Optimizer):
 
     Keeps a running mean of each gradient, multiplies it on both sides by matrices that whiten it, and steps along the
     result, whose root mean square is held to 1.1 at most. Both matrices are block diagonal by default, with blocks of
-    about 64 x 64, and all weights of one shape are worked on in batched products. Scalars and vectors have a diagonal
+    64 to 256, and all weights of one shape are worked on in batched products. Scalars and vectors have a diagonal
     preconditioner.
 
     The preconditioners are refreshed on a schedule that depends only on how many steps a parameter has taken (see
@@ -51,15 +57,23 @@ class Kron(torch.optim.Optimizer):
         more only.
         rule: how preconditioners are fitted. ``pro`` needs only matrix products and works on blocks;
             ``classic`` is the rule of kron_torch, on whole matrices, with triangular solves and random probes.
-        block_size: no block of ``pro`` is larger than this; None: 64.
+        block_size: no block of ``pro`` is larger than this; None: half the shorter side of the matrix, at least 64 and
+            at most 256.
+        precondition_every: of the steps of ``pro`` that do not refresh, every how many-th multiplies with the
+            preconditioners; the others take the last update once more, while the running mean goes on. Without momentum
+            their gradients are lost.
         precondition_lr: step size of a refresh, in (0, 1).
-        refresh_warmup: steps at the start that all refresh, at least 1; None: 100, and 500 with ``classic``, whose rule
-            takes longer to fit (docs/optimizers.md has the measurement).
-        refresh_floor: share of the steps that refresh in the long run, in (0, 1]; None: 0.1, and 0.03 with ``classic``.
+        refresh_warmup: steps at the start that all refresh, at least 1.
+        refresh_floor: share of the steps that refresh in the long run, in (0, 1].
         precision: of the products with ``pro``: fp32, or bf16, with momentum and factors in float32 all
             the same. None: fp32; bf16 is faster where the hardware has it, and learns less (docs/benchmarks.md).
         compat: with ``classic``, merge convolutions as kron_torch 0.3.3 does, into the most skewed matrix. To reproduce
         it; slow.
+
+    The three of these that are None follow from the longest block of all parameters
+    (:func:`stablegrad.optimizers.schedule.default_schedule`): with blocks of 64 every step preconditions, the first 128
+    refresh and one in 10 in the long run; with blocks of 256 one in 4, the first 512 and one in 20. With ``classic``
+    they are those of kron_torch: 1, 500 and 0.03.
 
     Raises:
         UsageError: an option is out of range, or a parameter is complex or not dense.
@@ -70,10 +84,11 @@ class Kron(torch.optim.Optimizer):
         params: ParamsT,
         lr: float | Tensor = 1e-3,
         *,
-        momentum: float = 0.9,
+        momentum: float = DEFAULT_MOMENTUM,
         weight_decay: float = 0.0,
         rule: str = "pro",
         block_size: int | None = None,
+        precondition_every: int | None = None,
         precondition_lr: float = 0.1,
         refresh_warmup: int | None = None,
         refresh_floor: float | None = None,
@@ -88,6 +103,7 @@ class Kron(torch.optim.Optimizer):
         } | group_defaults(
             rule=rule,
             block_size=block_size,
+            precondition_every=precondition_every,
             refresh_warmup=refresh_warmup,
             refresh_floor=refresh_floor,
             precision=precision,
@@ -98,7 +114,11 @@ class Kron(torch.optim.Optimizer):
         self.precision = precision
         self._laid_out: dict[int, tuple[list[Tensor], list[Cohort]]] = {}
         self._draws = classic.BalanceDraws()
+        self._complete = False
         super().__init__(params, defaults)
+        self._complete = True
+        for group in self.param_groups:
+            self._settle(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, whose options may differ from the others'.
@@ -112,6 +132,8 @@ class Kron(torch.optim.Optimizer):
         except UsageError:
             self.param_groups.pop()
             raise
+        if self._complete:
+            self._settle(self.param_groups[-1])
 
     def _check_group(self, group: dict[str, Any]) -> None:
         _check_ranges(group, self.defaults.keys(), self.rule)
@@ -120,6 +142,15 @@ class Kron(torch.optim.Optimizer):
                 raise UsageError(
                     f"Kron needs real, dense parameters, got {_describe(group, i)} of {param.dtype}, {param.layout}"
                 )
+
+    def _settle(self, group: dict[str, Any]) -> None:
+        """Give a group the schedule that was left open, from the longest block of all, so that groups step alike."""
+        if self.rule == "pro":
+            block = max(
+                longest_block([param.shape for param in one["params"]], one["block_size"]) for one in self.param_groups
+            )
+            for option, value in default_schedule(block, group["momentum"]).items():
+                group[option] = value if group[option] is None else group[option]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -144,7 +175,7 @@ class Kron(torch.optim.Optimizer):
             ready = [param for param in group["params"] if param.grad is not None and param.numel()]
             for param in ready:
                 if not self.state[param]:
-                    self.state[param] = _initial_state(param, group, self.rule, self.compat)
+                    self.state[param] = _initial_state(param, group, self.rule, self.compat, self._dtype(param))
             if self.rule == "classic":
                 for param in ready:
                     self._step_classic(param, group)
@@ -153,15 +184,15 @@ class Kron(torch.optim.Optimizer):
                 cohort.step(_advance(cohort, group), **{option: group[option] for option in STEP_OPTIONS})
         return loss
 
-    def advance(self) -> bool:
-        """Count one step, without taking it, and say whether it refreshes.
+    def advance(self) -> Kind:
+        """Count one step, without taking it, and say what it does: "refresh", "precondition" or "repeat".
 
-        :meth:`step` is :meth:`advance` and :meth:`apply` in one. Apart, they let the two kinds of step be recorded
+        :meth:`step` is :meth:`advance` and :meth:`apply` in one. Apart, they let the three kinds of step be recorded
         once, each as a CUDA graph, and replayed: docs/optimizers.md shows how. Nothing here touches the device.
 
         Raises:
-            UsageError: no step was taken yet, or the parameters are not of one age, so that they do not refresh
-                together.
+            UsageError: no step was taken yet, or the parameters' steps are of different kinds, as some have missed
+                steps or groups have schedules of their own.
         """
         due = {
             _advance(cohort, group)
@@ -172,20 +203,26 @@ class Kron(torch.optim.Optimizer):
             raise UsageError(
                 "Kron.advance needs at least one step taken"
                 if not due
-                else "Kron.advance needs parameters that refresh together; some have missed steps: use step()"
+                else "Kron.advance needs parameters that refresh together; some have missed steps or another schedule: "
+                "use step()"
             )
         return due.pop()
 
     @torch.no_grad()
-    def apply(self, refresh: bool) -> None:
-        """Take the step that :meth:`advance` counted, with or without a refresh, for the parameters of the last step.
+    def apply(self, kind: Kind) -> None:
+        """Take the step that :meth:`advance` counted, of the kind that it said, for the parameters of the last step.
 
         Every tensor it works on stays where it is from step to step, gradients too if they are kept
         (``zero_grad(set_to_none=False)``), and the learning rate if it is a tensor, so it can be captured.
+
+        Raises:
+            UsageError: there is no such kind.
         """
+        if kind not in KINDS:
+            raise unknown_name("kind of step", kind, KINDS)
         for index, group in enumerate(self.param_groups):
             for cohort in self._laid_out.get(index, ([], []))[1]:
-                cohort.step(refresh, **{option: group[option] for option in STEP_OPTIONS})
+                cohort.step(kind, **{option: group[option] for option in STEP_OPTIONS})
 
     @staticmethod
     def estimate(
@@ -193,6 +230,8 @@ class Kron(torch.optim.Optimizer):
         *,
         rule: str = "pro",
         block_size: int | None = None,
+        momentum: float = DEFAULT_MOMENTUM,
+        precondition_every: int | None = None,
         refresh_floor: float | None = None,
         precision: str | None = None,
     ) -> Estimate:
@@ -202,6 +241,8 @@ class Kron(torch.optim.Optimizer):
             params: parameters of at most float32.
             rule: as of Kron.
             block_size: as of Kron.
+            momentum: as of Kron.
+            precondition_every: as of Kron.
             refresh_floor: as of Kron.
             precision: as of Kron.
 
@@ -209,10 +250,14 @@ class Kron(torch.optim.Optimizer):
             bytes between steps, bytes in passing, multiply-adds a step.
         """
         shapes = [param.shape for param in params]
-        floor = _refresh_floor(rule) if refresh_floor is None else refresh_floor
         if rule == "classic":
-            return estimate_classic(shapes, floor)
-        return estimate(shapes, block_size or DEFAULT_BLOCK_SIZE, floor, _product_dtype(torch.float32, precision))
+            return estimate_classic(shapes, CLASSIC_FLOOR if refresh_floor is None else refresh_floor)
+        schedule = default_schedule(longest_block(shapes, block_size), momentum)
+        shares = long_run_shares(
+            schedule["refresh_floor"] if refresh_floor is None else refresh_floor,
+            schedule["precondition_every"] if precondition_every is None else precondition_every,
+        )
+        return estimate(shapes, block_size, shares, _product_dtype(torch.float32, precision))
 
     def _cohorts(self, index: int, params: list[Tensor]) -> list[Cohort]:
         """Group ``index``'s parameters that have a gradient, by age; laid out anew when they are not those of the last
@@ -298,7 +343,8 @@ class Kron(torch.optim.Optimizer):
             missing = [option for option in self.defaults if option not in saved_group and option != "differentiable"]
             if missing:
                 raise CheckpointError(
-                    f"the optimizer state is not of Kron with rule {self.rule!r}: it lacks {', '.join(missing)}"
+                    f"the optimizer state is not of Kron with rule {self.rule!r}, or of an earlier version: it lacks "
+                    f"{', '.join(missing)}"
                 )
             for i, (param, index) in enumerate(zip(group["params"], saved_group["params"], strict=True)):
                 state = state_dict["state"].get(index)
@@ -321,6 +367,7 @@ class Kron(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._complete = True
         self._laid_out = {}
         self._draws = classic.BalanceDraws()
 
@@ -329,6 +376,7 @@ def group_defaults(
     *,
     rule: str,
     block_size: int | None,
+    precondition_every: int | None,
     refresh_warmup: int | None,
     refresh_floor: float | None,
     precision: str | None,
@@ -344,16 +392,24 @@ def group_defaults(
         raise UsageError(f"Kron option compat needs rule='classic', got rule={rule!r}")
     if rule == "classic" and block_size is not None:
         raise UsageError("Kron option block_size needs rule='pro'; 'classic' works on whole matrices")
+    if rule == "classic" and precondition_every is not None:
+        raise UsageError("Kron option precondition_every needs rule='pro'; 'classic' preconditions on every step")
     if precision is not None and precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     if rule == "classic" and precision is not None:
         raise UsageError("Kron option precision needs rule='pro'; 'classic' computes in float32")
-    options: dict[str, Any] = {
-        "refresh_warmup": refresh_warmup if refresh_warmup is not None else (500 if rule == "classic" else 100),
-        "refresh_floor": _refresh_floor(rule) if refresh_floor is None else refresh_floor,
-    }
-    if rule != "classic":
-        options["block_size"] = DEFAULT_BLOCK_SIZE if block_size is None else block_size
+    if rule == "classic":
+        options: dict[str, Any] = {
+            "refresh_warmup": CLASSIC_WARMUP if refresh_warmup is None else refresh_warmup,
+            "refresh_floor": CLASSIC_FLOOR if refresh_floor is None else refresh_floor,
+        }
+    else:
+        options = {
+            "block_size": block_size,
+            "precondition_every": precondition_every,
+            "refresh_warmup": refresh_warmup,
+            "refresh_floor": refresh_floor,
+        }
     _check_ranges(options, options.keys(), rule)
     return options
 
@@ -368,6 +424,7 @@ def _check_ranges(group: Mapping[str, Any], options: Collection[str], rule: str)
         ("refresh_warmup", lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1"),
         ("refresh_floor", lambda value: 0 < value <= 1, "in (0, 1]"),
         ("block_size", lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1"),
+        ("precondition_every", lambda value: isinstance(value, int) and value >= 1, "a whole number of at least 1"),
     ):
         if option not in options:
             if option in group:
@@ -375,7 +432,9 @@ def _check_ranges(group: Mapping[str, Any], options: Collection[str], rule: str)
         elif isinstance(group[option], Tensor) and (option != "lr" or group[option].numel() != 1):
             shape = tuple(group[option].shape)
             raise UsageError(f"Kron option {option} must be a number, got a tensor of shape {shape}")
-        elif not holds(group[option]):
+        elif group[option] is None and option in OPEN_OPTIONS and rule == "pro":
+            continue
+        elif group[option] is None or not holds(group[option]):
             raise UsageError(f"Kron option {option} must be {expected}, got {group[option]}")
 
 
@@ -396,14 +455,10 @@ def _check_gradients(group: dict[str, Any]) -> None:
             raise UsageError(f"Kron needs dense gradients, got {param.grad.layout} for {_describe(group, i)}")
 
 
-def _refresh_floor(rule: str) -> float:
-    return 0.03 if rule == "classic" else 0.1
-
-
-def _advance(cohort: Cohort, group: dict[str, Any]) -> bool:
-    """Count one more step of a cohort; whether it refreshes."""
+def _advance(cohort: Cohort, group: dict[str, Any]) -> Kind:
+    """Count one more step of a cohort; what it does."""
     cohort.age += 1
-    return refresh_due(cohort.age - 1, group["refresh_warmup"], group["refresh_floor"])
+    return kind_of_step(cohort.age - 1, group["refresh_warmup"], group["refresh_floor"], group["precondition_every"])
 
 
 def _product_dtype(state: torch.dtype, precision: str | None) -> torch.dtype:
@@ -424,12 +479,14 @@ def _state_shapes(param: Tensor, group: dict[str, Any], rule: str, compat: bool)
         sides = [(size, size) if classic.dense_side(shape, side) else (size,) for side, size in enumerate(shape)]
         return {"momentum": shape, "Q1": sides[0], "Q2": sides[1]}
     if param.dim() < 2:
-        return {"step": (1,), "momentum": (param.numel(),), "q": (param.numel(),), "L": (1,)}
+        size = (param.numel(),)
+        return {"step": (1,), "momentum": size, "update": size, "q": size, "L": (1,)}
     part = partition(param.shape, group["block_size"])
     down, across = part.grid
     return {
         "step": (1,),
         "momentum": (1, *part.padded),
+        "update": (1, *part.padded),
         "Q1": (down, part.block_rows, part.block_rows),
         "Q2": (across, part.block_columns, part.block_columns),
         "L1": (down,),
@@ -437,11 +494,13 @@ def _state_shapes(param: Tensor, group: dict[str, Any], rule: str, compat: bool)
     }
 
 
-def _initial_state(param: Tensor, group: dict[str, Any], rule: str, compat: bool) -> State:
+def _initial_state(param: Tensor, group: dict[str, Any], rule: str, compat: bool, product_dtype: torch.dtype) -> State:
     """The state before a parameter's first step: no momentum, identity factors."""
     state: State = {"step": 0, "since_refresh": 0} if rule == "classic" else {}
     for key, shape in _state_shapes(param, group, rule, compat).items():
         dtype = torch.int64 if key == "step" else _state_dtype(param)
+        if key == "update" and len(shape) > 1:
+            dtype = product_dtype
         tensor = torch.zeros(shape, dtype=dtype, device=param.device)
         if key in ("Q1", "Q2", "q"):
             matrices = key != "q" and len(shape) >= 2

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 # Lengths of blocks above this are multiples of it.
 LENGTH_UNIT = 16
+
+# By default a block is half as long as the matrix's shorter side, so that factors take no more memory than the matrix, and
+# between these: shorter ones whiten little, longer ones cost more than they bring (docs/optimizers.md).
+SHORTEST_BLOCK, LONGEST_BLOCK = 64, 256
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,27 @@ def block_length(length: int, block_size: int) -> int:
     return piece if piece <= LENGTH_UNIT else min(-(-piece // LENGTH_UNIT) * LENGTH_UNIT, block_size)
 
 
-def partition(shape: Sequence[int], block_size: int) -> Partition:
-    """The partition of a tensor of ``shape``, of two dimensions or more and with at least one element."""
+def default_block_size(rows: int, columns: int) -> int:
+    """The longest block of a matrix where nothing else is asked for."""
+    half = -(-min(rows, columns) // 2)
+    return min(max(-(-half // LENGTH_UNIT) * LENGTH_UNIT, SHORTEST_BLOCK), LONGEST_BLOCK)
+
+
+def longest_block(shapes: Iterable[Sequence[int]], block_size: int | None) -> int:
+    """The longest block of any of the tensors that have some; of none :data:`SHORTEST_BLOCK`."""
+    parts = [partition(shape, block_size) for shape in shapes if len(shape) >= 2 and 0 not in shape]
+    return max((max(part.block_rows, part.block_columns) for part in parts), default=SHORTEST_BLOCK)
+
+
+def partition(shape: Sequence[int], block_size: int | None) -> Partition:
+    """The partition of a tensor of ``shape``, of two dimensions or more and with at least one element.
+
+    Args:
+        shape: of the tensor.
+        block_size: longest block; None: :func:`default_block_size`.
+    """
     rows, columns = matrix_shape(shape)
+    block_size = block_size or default_block_size(rows, columns)
     return Partition(rows, columns, block_length(rows, block_size), block_length(columns, block_size))
 
 

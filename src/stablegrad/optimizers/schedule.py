@@ -1,8 +1,16 @@
-"""When Kron refreshes its preconditioners: a function of a parameter's step count and of nothing else."""
+"""What Kron does on a step: a function of a parameter's step count and of nothing else."""
 
 from __future__ import annotations
 
 import math
+from typing import Any, Literal, get_args
+
+from stablegrad.optimizers.partition import LONGEST_BLOCK, SHORTEST_BLOCK
+
+#: Kinds of step, the dearest first: the momentum goes through the preconditioners, which are then fitted; it only goes
+#: through them; the last update is taken once more.
+Kind = Literal["refresh", "precondition", "repeat"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def refreshes_before(step: int, warmup: int, floor: float) -> float:
@@ -18,7 +26,44 @@ def refreshes_before(step: int, warmup: int, floor: float) -> float:
     return min(step, warmup) + decayed + floor * max(0.0, past_warmup - falling)
 
 
+def refreshes_done(step: int, warmup: int, floor: float) -> int:
+    """Refreshes in the steps 0 to ``step - 1``."""
+    return math.ceil(refreshes_before(step, warmup, floor))
+
+
 def refresh_due(step: int, warmup: int, floor: float) -> bool:
     """Whether to refresh on step ``step``, counted from 0."""
-    before, after = (math.ceil(refreshes_before(at, warmup, floor)) for at in (step, step + 1))
-    return after > before
+    return refreshes_done(step + 1, warmup, floor) > refreshes_done(step, warmup, floor)
+
+
+def kind_of_step(step: int, warmup: int, floor: float, precondition_every: int) -> Kind:
+    """What to do on step ``step``, counted from 0.
+
+    Of the steps that do not refresh, every ``precondition_every``-th preconditions.
+    """
+    done = refreshes_done(step, warmup, floor)
+    if refreshes_done(step + 1, warmup, floor) > done:
+        return "refresh"
+    return "precondition" if (step - done + 1) % precondition_every == 0 else "repeat"
+
+
+def default_schedule(longest_block: int, momentum: float) -> dict[str, Any]:
+    """What Kron does how often where nothing else is asked for.
+
+    The longer the blocks, the more there is to fit, and the dearer everything is (docs/optimizers.md has the
+    measurements); blocks above 256 are treated as such of 256. An update is not repeated for longer than 0.4 of the
+    1 / (1 - momentum) steps over which the running mean forgets: without momentum a repeating step would lose its
+    gradient.
+    """
+    block = min(longest_block, LONGEST_BLOCK)
+    return {
+        "precondition_every": max(1, min(block // SHORTEST_BLOCK, round(0.4 / (1 - momentum)))),
+        "refresh_warmup": max(100, 2 * block),
+        "refresh_floor": min(0.1, 12.8 / block),
+    }
+
+
+def long_run_shares(floor: float, precondition_every: int) -> dict[Kind, float]:
+    """Share of each kind of step once the floor is reached."""
+    preconditioned = (1 - floor) / precondition_every
+    return {"refresh": floor, "precondition": preconditioned, "repeat": 1 - floor - preconditioned}

@@ -26,7 +26,7 @@ State = dict[str, Any]
 
 # Entries of a matrix stack that are worked on at once: what lies between two products stays in the processor's cache,
 # and nothing as large as the parameters is allocated in passing. A GPU wants few, large products instead.
-CHUNK_ON_CPU = 2**21
+CHUNK_ON_CPU = 2**18
 CHUNK_ELSEWHERE = 2**26
 
 
@@ -103,7 +103,7 @@ class MatrixStack:
 
     Attributes:
         momentum: running means of the gradients [V, rows, columns], padded.
-        update: the preconditioned momentum of the last step, likewise, in the dtype of the products.
+        update: the momentum as it was preconditioned last, likewise, in the dtype of the products.
 
     Args:
         params: the parameters.
@@ -118,7 +118,9 @@ class MatrixStack:
     ) -> None:
         self.params, self.part, self.left, self.right = list(params), part, left, right
         self.momentum = join(states, "momentum")
-        self.update = torch.zeros_like(self.momentum, dtype=left.bank.P.dtype)
+        for state in states:  # one that was saved may have had another precision
+            state["update"] = state["update"].to(left.bank.P.dtype)
+        self.update = join(states, "update")
         self._products: list[Any] = []
 
     def views(self, stacked: Tensor) -> list[Tensor]:
@@ -234,8 +236,7 @@ class VectorStack:
 
     def __init__(self, params: Sequence[Tensor], states: Sequence[State]) -> None:
         self.params = list(params)
-        self.momentum, self.q, self.L = (join(states, key) for key in ("momentum", "q", "L"))
-        self.update = torch.zeros_like(self.momentum)
+        self.momentum, self.update, self.q, self.L = (join(states, key) for key in ("momentum", "update", "q", "L"))
         self.lengths = torch.tensor([param.numel() for param in params], device=self.momentum.device)
         self.owner = torch.repeat_interleave(self.lengths, output_size=len(self.momentum))
 

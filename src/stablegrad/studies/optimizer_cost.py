@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from stablegrad.errors import UsageError, unknown_name
 from stablegrad.networks import EncoderConfig, QNetwork, TorsoConfig, parameter_count
 from stablegrad.networks.sizes import resolve_depth, resolve_width
 from stablegrad.optimizers import Kron, make_optimizer
+from stablegrad.optimizers.schedule import long_run_shares
 
 OBSERVATION_SHAPE = (4, 84, 84)
 NUM_ACTIONS = 18
@@ -70,10 +72,10 @@ def _kron(name: str = "kron", **options: Any) -> Callable[[list[nn.Parameter]], 
     def make(parameters: list[nn.Parameter]) -> Contender:
         optimizer = Kron(parameters, LEARNING_RATE, **options)
         optimizer.step()
-        floor = optimizer.param_groups[0]["refresh_floor"]
-        kinds = {
-            "plain": Kind(1 - floor, lambda: optimizer.apply(False)),
-            "refresh": Kind(floor, lambda: optimizer.apply(True)),
+        group = optimizer.param_groups[0]
+        shares = long_run_shares(group["refresh_floor"], group["precondition_every"])
+        kinds: dict[str, Kind] = {
+            kind: Kind(share, partial(optimizer.apply, kind)) for kind, share in shares.items() if share
         }
         return Contender(name, kinds, optimizer)
 
@@ -116,9 +118,9 @@ def _heavyball(parameters: list[nn.Parameter]) -> Contender:
 
 #: Kron with one option changed, for what that costs.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "kron_block_32": {"block_size": 32},
+    "kron_block_64": {"block_size": 64},
     "kron_block_128": {"block_size": 128},
-    "kron_block_256": {"block_size": 256},
+    "kron_every_step": {"precondition_every": 1},
     "kron_bf16": {"precision": "bf16"},
 }
 
