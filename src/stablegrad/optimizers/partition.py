@@ -11,8 +11,8 @@ from torch import Tensor
 # Lengths of blocks above this are multiples of it.
 LENGTH_UNIT = 16
 
-# By default a block is half as long as the matrix's shorter side, so that factors take no more memory than the matrix, and
-# between these: shorter ones whiten little, longer ones cost more than they bring (docs/optimizers.md).
+# By default a block is half as long as the matrix's shorter side, so that factors take no more memory than the matrix,
+# and between these: shorter ones whiten little, longer ones cost more than they bring (docs/optimizers.md).
 SHORTEST_BLOCK, LONGEST_BLOCK = 64, 256
 
 
