@@ -3,12 +3,13 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stablegrad.diagnostics import Monitor
+from stablegrad.diagnostics import Monitor, metrics
 from stablegrad.errors import UsageError
 
 
@@ -299,6 +300,152 @@ def test_actor_critic_with_a_shared_encoder_and_two_optimizers():
     assert {"error_signal/actor", "error_signal/critic"} <= set(row(monitor, 2))
 
 
+class ActorCritic(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.actor = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3), nn.Tanh())
+        self.critic = nn.Sequential(nn.Linear(11, 16), nn.ReLU(), nn.Linear(16, 1))
+
+
+def alternate(model, critic_optimizer, actor_optimizer, updates, delay=1, seen=None):
+    """As in TD3 and SAC: the critic's update, then the actor's pass and update."""
+    for number, (x, _) in enumerate(batches(updates), start=1):
+        critic_optimizer.zero_grad()
+        actions = torch.randn(len(x), 3, generator=torch.Generator().manual_seed(number))
+        model.critic(torch.cat([x, actions], 1)).square().mean().backward()
+        critic_optimizer.step()
+        if number % delay == 0:
+            if seen is not None:
+                seen.append(copy.deepcopy(model.actor[:2])(x).detach())
+            actor_optimizer.zero_grad()
+            (-model.critic(torch.cat([x, model.actor(x)], 1))).mean().backward()
+            actor_optimizer.step()
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["one network", "two networks"])
+@pytest.mark.parametrize("delay", [1, 2])
+def test_an_actors_pass_after_the_critics_step_is_seen(whole, delay):
+    torch.manual_seed(0)
+    model, seen = ActorCritic(), []
+    with torch.no_grad():
+        model.actor[0].bias[:5] = -100.0  # five dead units
+    critic = torch.optim.Adam(model.critic.parameters(), lr=1e-3)
+    actor = torch.optim.Adam(model.actor.parameters(), lr=1e-3)
+    watched = model if whole else {"actor": model.actor, "critic": model.critic}
+    with Monitor(watched, [critic, actor], every=4, probe_every=0) as monitor:
+        alternate(model, critic, actor, 24, delay, seen)
+    history = monitor.fetch()
+    steps = [step for step in (2, 4, 8, 12, 16, 20, 24) if step <= len(seen)]
+    dormant = history.series("dormant").site("actor.1")
+    by_hand = [metrics.dormant_fraction(metrics.unit_mean_abs(seen[step - 1])).item() for step in steps]
+    assert dormant[~np.isnan(dormant)].tolist() == pytest.approx(by_hand)
+    assert min(by_hand) >= 5 / 16
+    for metric in ("gradient_dormant", "saturated"):
+        values = history.series(metric).site("actor.1" if metric == "gradient_dormant" else "actor.3")
+        assert np.isfinite(values).sum() == len(steps)
+    critics = history.series("dormant").site("critic.1")
+    assert 5 <= np.isfinite(critics).sum() <= 8, "a figure a look, and not the actor's looks once more"
+    assert not monitor.notes
+
+
+def test_an_optimizer_that_steps_no_more_is_not_waited_for():
+    torch.manual_seed(0)
+    model = ActorCritic()
+    critic = torch.optim.Adam(model.critic.parameters(), lr=1e-3)
+    actor = torch.optim.Adam(model.actor.parameters(), lr=1e-3)
+    with Monitor(model, [critic, actor], every=2, probe_every=0) as monitor:
+        alternate(model, critic, actor, 3)
+        alternate(model, critic, actor, 20, delay=1000)
+    values = monitor.fetch().series("dormant").site("critic.1")
+    assert np.isfinite(values).sum() >= 9
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.LBFGS])
+def test_a_step_that_takes_a_closure(optimizer):
+    """As Lightning's automatic optimization does: gradients are made inside the step."""
+    network, inside = make(optimizer=optimizer)
+    twin, outside = make(optimizer=torch.optim.Adam)
+    calls = []
+    with (
+        Monitor(network, inside, every=4, probe_every=0) as monitor,
+        Monitor(twin, outside, every=4, probe_every=0) as expected,
+    ):
+        for x, y in batches(13):
+
+            def closure(x=x, y=y):
+                calls.append(1)
+                inside.zero_grad()
+                loss = F.cross_entropy(network(x), y)
+                loss.backward()
+                return loss
+
+            inside.step(closure) if len(calls) % 2 else inside.step(closure=closure)
+        train(twin, outside, batches(13))
+    assert not monitor.notes
+    if optimizer is torch.optim.Adam:
+        assert len(calls) == 13
+        assert monitor.fetch().rows == expected.fetch().rows
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), twin.parameters(), strict=True))
+    else:
+        for metric in ("gradient_norm", "update_ratio", "dormant"):
+            assert monitor.fetch().series(metric).sites
+
+
+@pytest.mark.parametrize(
+    ("layers", "units"),
+    [
+        ([nn.Conv1d(8, 6, 3, padding=1), nn.ReLU()], 6),  # [batch, units, length]
+        ([nn.Linear(5, 6), nn.ReLU()], 6),  # [batch, tokens, units]
+        ([nn.Conv1d(8, 7, 1), nn.Linear(5, 6), nn.ReLU()], 6),
+        ([nn.Conv3d(1, 6, 1), nn.ReLU()], 6),
+    ],
+    ids=["conv1d", "tokens", "tokens after conv1d", "conv3d"],
+)
+def test_units_of_every_layout(layers, units):
+    torch.manual_seed(0)
+    layers = copy.deepcopy(layers)
+    with torch.no_grad():
+        layers[-2].bias[:2] = -1000.0
+    head = nn.LazyLinear(2)
+    network = nn.Sequential(*layers, nn.Flatten(), head)
+    x = torch.randn(16, 1, 2, 4, 5) if isinstance(layers[0], nn.Conv3d) else torch.randn(16, 8, 5)
+    network(x)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        for _ in range(4):
+            network(x).square().mean().backward()
+            optimizer.step()
+    figures = row(monitor, 2)
+    site = str(len(layers) - 1)
+    assert figures[f"dormant/{site}"] == pytest.approx(2 / units)
+    assert figures[f"dead/{site}"] == pytest.approx(2 / units)
+    assert figures[f"gradient_dormant/{site}"] < 1
+
+
+def test_an_activation_of_six_dimensions_ends_no_training():
+    network = nn.Sequential(nn.Unflatten(1, (2, 2, 2, 1, 1)), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4))
+    optimizer = torch.optim.Adam(network.parameters())
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(4))
+    assert any("6 dimensions" in note for note in monitor.notes)
+    assert monitor.fetch().series("gradient_norm").sites == ["3"]
+
+
+def test_a_parallel_wrapper_is_looked_into(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        network, optimizer = make()
+        wrapped = nn.parallel.DistributedDataParallel(network)
+        with Monitor(wrapped, optimizer, every=2, probe_every=0) as monitor:
+            train(wrapped, optimizer, batches(4))
+            with pytest.raises(UsageError, match="monitor already"):
+                Monitor(network, optimizer)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert "relu" in monitor.fetch().series("dormant").sites
+    assert not monitor.notes
+
+
 def test_layers_outside_the_optimizer():
     network, _ = make()
     optimizer = torch.optim.Adam([p for n, p in network.named_parameters() if not n.startswith("inner1")], lr=1e-3)
@@ -358,6 +505,69 @@ def test_a_compiled_network_says_what_cannot_be_seen(monkeypatch):
     assert history.series("error_signal") and history.series("effective_rank")
     assert not history.series("dormant")
     assert any("compiled" in note for note in monitor.notes)
+
+
+@pytest.mark.parametrize("part", ["a module", "in place", "a function"])
+def test_compiled_parts_are_said(part, monkeypatch):
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(disable=False):
+        torch.manual_seed(0)
+        inner: nn.Module = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
+        if part == "a module":
+            inner = torch.compile(inner, backend="eager")
+        elif part == "in place":
+            inner.compile(backend="eager")
+        network = nn.Sequential(inner, nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 4))
+        optimizer = torch.optim.Adam(network.parameters())
+
+        def loss(x, y):
+            return F.cross_entropy(network(x), y)
+
+        if part == "a function":
+            loss = torch.compile(loss, backend="eager")
+        with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+            for x, y in batches(6):
+                optimizer.zero_grad()
+                loss(x, y).backward()
+                optimizer.step()
+    assert len(monitor.fetch().series("gradient_norm").sites) == 3
+    assert any("compiled" in note for note in monitor.notes)
+    assert len(monitor.notes) == 1
+
+
+def test_a_step_captured_into_a_cuda_graph_is_said(monkeypatch):
+    network, optimizer = make()
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(3))
+        with monkeypatch.context() as capturing:
+            capturing.setattr(torch.cuda, "is_available", lambda: True)
+            capturing.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+            train(network, optimizer, batches(2))
+        train(network, optimizer, batches(3))
+    assert any("CUDA graph" in note for note in monitor.notes)
+    assert [step for step, _ in monitor.fetch().rows] == [2, 6, 8]
+
+
+def test_gradients_without_a_backward_pass_are_said():
+    network, optimizer = make()
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        for x, y in batches(4):
+            gradients = torch.autograd.grad(F.cross_entropy(network(x), y), list(network.parameters()))
+            for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+    assert any("without a backward pass" in note for note in monitor.notes)
+
+
+def test_a_network_that_was_moved_is_watched_on():
+    network, optimizer = make()
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        (update,) = monitor._updates
+        for name in ("_layer_of", "_sizes", "_multiplied", "_outputs"):
+            setattr(update, name, getattr(update, name).to("meta"))
+        train(network, optimizer, batches(4))
+    assert [step for step, _ in monitor.fetch().rows] == [2, 4]
 
 
 @pytest.mark.parametrize("wrap", [lambda y: (y, None), lambda y: {"q": y}, lambda y: [y]])
@@ -452,6 +662,36 @@ class TestWrongUse:
         with Monitor(network, optimizer), pytest.raises(UsageError, match="close"):
             Monitor(network, optimizer)
         Monitor(network, optimizer).close()
+
+    @pytest.mark.parametrize("other", [lambda n: n.inner1, lambda n: nn.Sequential(n), torch.compile])
+    def test_second_monitor_on_a_part_a_whole_or_a_compiled_form(self, other):
+        network, optimizer = make()
+        with Monitor(network, optimizer), pytest.raises(UsageError, match="has a monitor already"):
+            Monitor(other(network), optimizer)
+        Monitor(other(network), optimizer).close()
+
+    @pytest.mark.parametrize(
+        ("probe", "message"),
+        [
+            (torch.zeros(64, 9), r"does not take the probe, a tensor of shape \[64, 9\]: mat1 and mat2"),
+            (np.zeros((64, 8)), "probe must be a tensor of inputs .* got ndarray"),
+            ((torch.zeros(64, 8),), "probe must be a tensor of inputs .* got tuple"),
+        ],
+    )
+    def test_probe_that_is_none(self, probe, message):
+        network, optimizer = make()
+        with pytest.raises(UsageError, match=message) as caught:
+            Monitor(network, optimizer, probe=probe)
+        assert "\n" not in str(caught.value)
+        Monitor(network, optimizer).close()
+
+    def test_a_probe_function_that_gives_no_tensor(self):
+        network, optimizer = make()
+        with (
+            Monitor(network, optimizer, every=2, probe_every=2, probe=lambda: [1.0]),
+            pytest.raises(UsageError, match="gave no tensor but list"),
+        ):
+            train(network, optimizer, batches(3))
 
     def test_no_gradient_ever_seen(self):
         network, optimizer = make()

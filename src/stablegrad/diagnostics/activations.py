@@ -43,6 +43,12 @@ def _functions() -> dict[Callable[..., Any], str]:
 
 FUNCTIONS = _functions()
 
+#: What makes of three dimensions [batch, units, length], and what [batch, tokens, units].
+_CHANNELS_FIRST = {torch.conv1d, torch.conv_transpose1d, F.conv1d, F.conv_transpose1d}
+_UNITS_LAST = {F.linear, F.layer_norm, F.embedding, F.multi_head_attention_forward, F.scaled_dot_product_attention}
+_UNITS_LAST |= {torch.Tensor.transpose, torch.transpose, torch.Tensor.permute, torch.permute}
+_UNITS_LAST.add(torch.Tensor.mT.__get__)  # type: ignore[attr-defined]
+
 
 @dataclass
 class Activation:
@@ -77,6 +83,7 @@ class ActivationWatch:
         inside: watch what is inside; False for a compiled network, of which only input and output are seen.
         on_input: called with the arguments of every pass, and whether it is one of the whole network.
         on_output: called with the output of every pass.
+        on_unseen: called with what could not be seen, and why.
         seen: activations by site, in forward order.
         order: names of all modules and activations in the order in which they were first called.
     """
@@ -87,6 +94,7 @@ class ActivationWatch:
     inside: bool = True
     on_input: Callable[[tuple[Any, ...], dict[str, Any], bool], None] | None = None
     on_output: Callable[[Any], None] | None = None
+    on_unseen: Callable[[str], None] | None = None
     seen: dict[str, Activation] = field(default_factory=dict)
     order: dict[str, None] = field(default_factory=dict)
     _hooks: list[RemovableHandle] = field(default_factory=list)
@@ -95,16 +103,25 @@ class ActivationWatch:
     _counts: dict[str, int] = field(default_factory=dict)
     _mode: _Mode | None = None
     _watching: bool = False
+    _channels_first: bool = False
 
     def start(self) -> None:
         """Watch from the next forward pass on, anew."""
         self.stop()
         self.seen, self.order = {}, {}
         self._names = {}
+        inside = [f"{name}." for name in self.compiled_parts()]
         for name, module in self.model.named_modules() if self.inside else [("", self.model)]:
+            # Hooks inside a compiled part are compiled away or break its graph.
+            if any(f"{name}.".startswith(part) for part in inside):
+                continue
             self._names[id(module)] = join(self.prefix, name)
             self._hooks.append(module.register_forward_pre_hook(_Hook(self._enter), with_kwargs=True))
             self._hooks.append(module.register_forward_hook(_Hook(self._leave), always_call=True))
+
+    def compiled_parts(self) -> list[str]:
+        """Modules inside the network that are compiled by themselves."""
+        return [name for name, module in self.model.named_modules() if name and is_compiled(module)]
 
     def stop(self) -> None:
         """Watch no longer; ``seen`` stays."""
@@ -123,7 +140,8 @@ class ActivationWatch:
                 self._counts = {}
                 if self.on_input is not None:
                     self.on_input(args, kwargs, module is self.model)
-                if self.inside:
+                self._channels_first = False
+                if self.inside and not self.compiled_parts():
                     self._mode = _Mode(self)
                     self._mode.__enter__()
         self._stack.append(module)
@@ -148,6 +166,12 @@ class ActivationWatch:
 
     def see(self, function: str, h: Tensor) -> None:
         """Reduce one activation's output."""
+        if not 2 <= h.ndim <= 5:
+            if self.on_unseen is not None:
+                self.on_unseen(f"activations of {h.ndim} dimensions are not seen")
+            return
+        # Three dimensions are [batch, tokens, units], after a 1-d convolution [batch, units, length].
+        units_last = (lambda tensor: tensor.mT) if h.ndim == 3 and self._channels_first else (lambda tensor: tensor)
         module = self._stack[-1]
         owner = self._names[id(module)]
         # An activation module is the site itself; a function gets its name, numbered where it is called again.
@@ -157,7 +181,7 @@ class ActivationWatch:
         site = base if self._counts[base] == 1 else f"{base}#{self._counts[base]}"
         self.order.setdefault(site)
         with torch.no_grad():
-            mean_abs = metrics.unit_mean_abs(h.detach())
+            mean_abs = metrics.unit_mean_abs(units_last(h.detach()))
             saturated = metrics.saturated_fraction(h.detach(), *BOUNDED[function]) if function in BOUNDED else None
         activation = self.seen.get(site)
         if activation is None or activation.mean_abs.shape != mean_abs.shape:
@@ -170,7 +194,7 @@ class ActivationWatch:
         if h.requires_grad:
 
             def see_gradient(gradient: Tensor, activation: Activation = activation) -> None:
-                mean = metrics.unit_mean_abs(gradient.detach())
+                mean = metrics.unit_mean_abs(units_last(gradient.detach()))
                 known = activation.gradient_mean_abs
                 activation.gradient_mean_abs = mean if known is None else known + mean
 
@@ -198,6 +222,10 @@ class _Mode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func in _CHANNELS_FIRST:
+            self.watch._channels_first = True
+        elif func in _UNITS_LAST:
+            self.watch._channels_first = False
         name = FUNCTIONS.get(func)
         if name is not None and isinstance(result, Tensor) and result.is_floating_point() and result.ndim >= 2:
             self.watch.see(name, result)
@@ -226,6 +254,11 @@ def _nothing(*arguments: Any) -> None:
 
 def _give_nothing() -> Callable[..., None]:
     return _nothing
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is ``torch.compile``'s wrapper of another or was compiled in place."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
 
 
 def _has_weights(module: nn.Module) -> bool:

@@ -22,14 +22,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stablegrad.diagnostics import metrics
-from stablegrad.diagnostics.activations import ActivationWatch
+from stablegrad.diagnostics.activations import ActivationWatch, is_compiled
 from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.layers import find_layers
@@ -85,6 +85,10 @@ class Monitor:
             raise UsageError(f"every must be at least 2 steps, as a look takes two; got {every}")
         if probe_every < 0 or probe_every % every:
             raise UsageError(f"probe_every must be 0 or a multiple of every ({every}), got {probe_every}")
+        given: object = probe
+        if not (given is None or isinstance(given, Tensor) or callable(given)):
+            kind = type(given).__name__
+            raise UsageError(f"probe must be a tensor of inputs [rows, ...] or a function that returns one, got {kind}")
         if probe is not None and not probe_every:
             raise UsageError("a probe was given and probe_every is 0, so it would never be run; leave one of them out")
         self._models = _named(model)
@@ -113,6 +117,10 @@ class Monitor:
         ]
         self._called: set[str] = set()
         self._updates = self._watch_updates(optimizers)
+        for watch in self._networks:
+            own = {id(parameter) for parameter in networks[watch.name].parameters()}
+            watch.owners = [update for update in self._updates if update.trained & own] or self._updates[:1]
+        self._ended: list[_NetworkWatch] = []
         for network in self._models.values():
             _monitored[network] = weakref.ref(self)
         for update in self._updates:
@@ -139,6 +147,7 @@ class Monitor:
         """Count steps from ``steps`` and drop what is held for a look under way, after other weights were loaded."""
         for network in self._networks:
             network.stop()
+            network.waits_for.clear()
             network.probe.forget()
         for update in self._updates:
             update.forget()
@@ -188,8 +197,9 @@ class Monitor:
         finally:
             for update in armed:
                 update.paused = False
-            if armed:
-                self._before_look()
+            for network in self._networks:
+                if network.waits_for:
+                    network.start()
         self.seconds += time.perf_counter() - started
         self.log(**{name: estimate.value for name, estimate in found.items()})
         return found
@@ -248,8 +258,8 @@ class Monitor:
                 continue
             watch = UpdateWatch(one, self.layers, mine, self._looks_at, self._grad_scaler)
             watch.note = self._note
-            watch.before_look = partial(self._timed, self._before_look)
-            watch.before_step = partial(self._timed, self._before_step)
+            watch.before_look = partial(self._timed, self._before_look, watch)
+            watch.before_step = partial(self._timed, self._before_step, watch)
             watch.after_step = partial(self._timed, self._after_step)
             watches.append(watch)
         return watches
@@ -260,13 +270,20 @@ class Monitor:
     def _probes_at(self, step: int) -> bool:
         return bool(self.probe_every) and step % self.probe_every == 0
 
-    def _before_look(self) -> None:
+    def _before_look(self, update: UpdateWatch) -> None:
         for network in self._networks:
-            network.start()
+            if update in network.owners:
+                network.wait_for(update)
 
-    def _before_step(self, step: int) -> None:
-        for network in self._networks:
+    def _before_step(self, update: UpdateWatch, step: int) -> None:
+        self._ended = [network for network in self._networks if update in network.owners and network.ends_with(update)]
+        for network in self._ended:
             network.stop()
+            if not network.passes:
+                self._note(
+                    f"no forward pass of {network.name or 'the network'} was seen before a step: inside a compiled "
+                    "function, or where the network is not called as a module, activations are not seen"
+                )
             if self._probes_at(step):
                 network.probe.before_step()
 
@@ -277,7 +294,7 @@ class Monitor:
             keys.extend(f"{metric}/{layer}" for layer in layers)
             values.append(figures)
         scale = self._grad_scaler.get_scale() if self._grad_scaler is not None else 1.0
-        for network in self._networks:
+        for network in self._ended:
             self._called.update([network.name, *network.watch.order])
             others = network.figures(scale)
             if self._probes_at(step):
@@ -340,7 +357,14 @@ class Monitor:
 
 
 class _NetworkWatch:
-    """One network: its activations, the error signal at its output, its inputs, its probe."""
+    """One network: its activations, the error signal at its output, its inputs, its probe.
+
+    Attributes:
+        owners: the optimizers that train its parameters. It is watched until the last of those whose looks have begun
+            has stepped: an actor's pass may come after the critic's step.
+        waits_for: those, and how many looks of others have ended meanwhile.
+        passes: forward passes with gradients that were seen since the watch began.
+    """
 
     def __init__(
         self,
@@ -354,20 +378,41 @@ class _NetworkWatch:
         self.name, self.site = name, name or NETWORK
         self.probe = Probe(name, module, probe if probe_every else None, note)
         self.probe_every = probe_every
-        self.watch = ActivationWatch(module, name, on_input=self._see_input, on_output=self._see_output)
+        self.watch = ActivationWatch(module, name, on_input=self._see_input, on_output=self._see_output, on_unseen=note)
+        self.owners: list[UpdateWatch] = []
+        self.waits_for: dict[UpdateWatch, int] = {}
+        self.passes = 0
         self._ends: list[_End] = []
         self._input: list[Tensor] = []
         # Hooks inside a compiled network are compiled away or break its graph: the wrapper alone is watched.
-        self.compiled = module is not model or module._compiled_call_impl is not None
-        if self.compiled:
+        if _has_compiled_wrapper(model):
             self.watch = ActivationWatch(
                 model, name, on_input=self._see_input, on_output=self._see_output, inside=False
             )
             note("activations inside a compiled network are not seen")
+            self.passes = 1
+        elif self.watch.compiled_parts():
+            note(f"activations of {name or 'a network'} with compiled parts are not seen")
 
     def start(self) -> None:
         self._ends, self._input = [], []
+        self.passes = 0
         self.watch.start()
+
+    def wait_for(self, update: UpdateWatch) -> None:
+        """Watch until this optimizer has stepped, too."""
+        if not self.waits_for or update in self.waits_for:
+            self.start()
+        self.waits_for[update] = 0
+
+    def ends_with(self, update: UpdateWatch) -> bool:
+        """Whether the look ends with the step that this optimizer is about to take.
+
+        One that lets two looks of others pass has stopped stepping, and is waited for no longer.
+        """
+        self.waits_for.pop(update, None)
+        self.waits_for = {other: passed + 1 for other, passed in self.waits_for.items() if passed < 1}
+        return not self.waits_for
 
     def stop(self) -> None:
         self.watch.stop()
@@ -385,6 +430,7 @@ class _NetworkWatch:
         return figures
 
     def _see_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool) -> None:
+        self.passes += 1
         tensors = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
         # Where a program calls the parts of its network by themselves, the output of one part that is the input of
         # another is neither an output of the network nor an input.
@@ -423,12 +469,24 @@ def _named(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     if not models or not all(isinstance(network, nn.Module) for network in models.values()):
         raise UsageError(f"model must be a torch.nn.Module or a dictionary of them by name, got {type(model).__name__}")
     for network in models.values():
-        other = _monitored.get(network)
-        if other is not None and other() is not None:
+        if any(_overlap(network, known) for known, monitor in _monitored.items() if monitor() is not None):
             raise UsageError(
                 f"this {type(network).__name__} has a monitor already; close() it before attaching another"
             )
     return models
+
+
+def _overlap(model: nn.Module, other: nn.Module) -> bool:
+    """Whether one is the other, a part of it, or a form of it that was compiled or wrapped."""
+    inner, known = _unwrapped(model), _unwrapped(other)
+    return any(one is known for one in inner.modules()) or any(one is inner for one in known.modules())
+
+
+def _has_compiled_wrapper(model: nn.Module) -> bool:
+    """Whether the network as a whole is compiled, inside a parallel wrapper or not."""
+    while not is_compiled(model) and _unwrapped(model) is not model:
+        model = cast(nn.Module, model.module)
+    return is_compiled(model)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

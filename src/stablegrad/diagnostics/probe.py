@@ -58,9 +58,14 @@ class Probe:
         self._outputs: Tensor | None = None
         self._before: tuple[Tensor | None, Tensor, tuple[Tensor, Tensor] | None] | None = None
         if self.batch is not None:
-            self._check_device(self.batch)
-            self._find_head(self.batch)
-            features, _ = self._run(self.batch)
+            self._check(self.batch)
+            try:
+                self._find_head(self.batch)
+                features, _ = self._run(self.batch)
+            except Exception as error:
+                reason = (str(error).splitlines() or [""])[0]
+                shape = list(self.batch.shape)
+                raise UsageError(f"the model does not take the probe, a tensor of shape {shape}: {reason}") from error
             if features is not None:
                 metrics.check_samples(len(features), min(features.shape[1], MAX_UNITS))
 
@@ -96,8 +101,7 @@ class Probe:
             self.batch = torch.cat(self._rows)[-MAX_ROWS:]
             self._rows = []
         elif callable(self.source) and self.batch is None and not self._impossible:
-            self.batch = self.source()
-            self._check_device(self.batch)
+            self.batch = self._take()
         if self.batch is not None and not self._impossible:
             self._try(self._run_before)
 
@@ -163,11 +167,16 @@ class Probe:
             figures[f"output_std/{site}"] = new_outputs.std(dim=0).mean()
         return figures
 
+    def _take(self) -> Tensor:
+        assert callable(self.source)
+        batch = self.source()
+        self._check(batch)
+        return batch
+
     def _renew(self) -> None:
         batch = torch.cat(self._rows)[-MAX_ROWS:] if self._rows else None
         if callable(self.source):
-            batch = self.source()
-            self._check_device(batch)
+            batch = self._take()
         if batch is not None:
             self.batch, self._rows = batch, []
             self._try(self._run_renewed)
@@ -194,7 +203,9 @@ class Probe:
             f"feature_count/{site}": torch.tensor(float(width), device=features.device),
         }
 
-    def _check_device(self, batch: Tensor) -> None:
+    def _check(self, batch: Any) -> None:
+        if not isinstance(batch, Tensor):
+            raise UsageError(f"the probe's function gave no tensor but {type(batch).__name__}")
         device = next(self.model.parameters()).device
         if batch.device != device:
             raise UsageError(f"the probe batch is on {batch.device}, the model on {device}; move one to the other")

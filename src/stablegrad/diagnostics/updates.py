@@ -48,17 +48,8 @@ class UpdateWatch:
         self.grad_scaler = grad_scaler
         self.parameters = [layers.parameters[number] for number in numbers]
         self.layer_of = [layers.layer_of[number] for number in numbers]
-        self._layer_of = torch.tensor(self.layer_of, device=self.parameters[0].device)
-        sizes = torch.zeros(len(layers.names), device=self._layer_of.device)
-        for layer, parameter in zip(self.layer_of, self.parameters, strict=True):
-            if layer >= 0:
-                sizes[layer] += parameter.numel()
-        self._sizes = sizes
-        counts = torch.tensor([layers.outputs[number] for number in numbers], device=self._layer_of.device)
-        #: The layer of a matrix that multiplies inputs, -1 for other parameters; and the outputs of each layer.
-        self._multiplied = torch.where(counts > 0, self._layer_of, -1)
-        matrices = self._multiplied >= 0
-        self._outputs = torch.zeros_like(sizes).index_add_(0, self._layer_of[matrices], counts[matrices].to(sizes))
+        self._counts = [layers.outputs[number] for number in numbers]
+        self._place()
         # Of the weights before the first step of all, which is not looked at: a rate far too high replaces them.
         self._first_gain: Tensor | None = None
         self.trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -78,6 +69,21 @@ class UpdateWatch:
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
+
+    def _place(self) -> None:
+        """Put what is counted once where the parameters are; networks may be moved after their monitor was made."""
+        self._layer_of = torch.tensor(self.layer_of, device=self.parameters[0].device)
+        sizes = [0.0] * len(self.layers.names)
+        for layer, parameter in zip(self.layer_of, self.parameters, strict=True):
+            if layer >= 0:
+                sizes[layer] += parameter.numel()
+        self._sizes = torch.tensor(sizes, device=self._layer_of.device)
+        counts = torch.tensor(self._counts, device=self._layer_of.device)
+        #: The layer of a matrix that multiplies inputs, -1 for other parameters; and the outputs of each layer.
+        self._multiplied = torch.where(counts > 0, self._layer_of, -1)
+        matrices = self._multiplied >= 0
+        outputs = torch.zeros_like(self._sizes)
+        self._outputs = outputs.index_add_(0, self._layer_of[matrices], counts[matrices].to(outputs))
 
     def start(self) -> None:
         """Get ready for the step that comes."""
@@ -131,17 +137,37 @@ class UpdateWatch:
         if gradient is not None and not gradient.is_sparse and not torch.compiler.is_compiling():
             self._accumulated[id(parameter)] = torch.linalg.vector_norm(gradient.detach())
 
+    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """Before a step, or, where that takes a closure, after the closure's first pass, which makes the gradients."""
+        if torch.compiler.is_compiling() or not (self.looks_at(self.steps + 1) or self.looks_at(self.steps + 2)):
+            return None
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._before_update()
+            return None
+        done = False
+
+        def watched() -> Any:
+            nonlocal done
+            loss = closure()
+            if not done:
+                done = True
+                self._before_update()
+            return loss
+
+        if "closure" in kwargs:
+            return args, kwargs | {"closure": watched}
+        return (args[0], watched, *args[2:]), kwargs
+
     @torch.no_grad()
-    def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
+    def _before_update(self) -> None:
         step = self.steps + 1
         first, second = self.looks_at(step + 1), self.looks_at(step)
-        if not (first or second):
-            return
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             self.note("a step was captured into a CUDA graph; what the graph repeats is not seen")
             return
+        if self._layer_of.device != self.parameters[0].device:
+            self._place()
         if step == 1:
             norms = metrics.layer_norms([one.detach() for one in self.parameters], self._multiplied, len(self._sizes))
             self._first_gain = metrics.weight_gain(norms, self._outputs)
