@@ -348,6 +348,20 @@ def test_an_actors_pass_after_the_critics_step_is_seen(whole, delay):
     assert not monitor.notes
 
 
+def test_a_report_before_the_actors_first_step():
+    torch.manual_seed(0)
+    model = ActorCritic()
+    model.target = copy.deepcopy(model.critic)  # neither called nor trained
+    critic = torch.optim.Adam(model.critic.parameters(), lr=1e-3)
+    actor = torch.optim.Adam(model.actor.parameters(), lr=1e-3)
+    with Monitor({"actor": model.actor, "rest": model}, [critic, actor], every=2, probe_every=0) as monitor:
+        alternate(model, critic, actor, 6, delay=1000)
+        assert not monitor.report().notes
+        alternate(model, critic, actor, 12)
+        assert monitor.report().notes == []
+        assert not any("target" in finding.site for finding in monitor.report().findings)
+
+
 def test_an_optimizer_that_steps_no_more_is_not_waited_for():
     torch.manual_seed(0)
     model = ActorCritic()

@@ -2,7 +2,7 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 
-from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
 
 from stablegrad.errors import UsageError
 from stablegrad.integrations.sb3 import DiagnosisCallback, trained_networks
@@ -36,13 +36,17 @@ def test_dqn_is_watched_without_its_target():
     assert len(history.series("effective_rank").steps) > 0
 
 
-def test_sac_actor_and_critic():
-    agent = SAC("MlpPolicy", "Pendulum-v1", learning_starts=64, buffer_size=1000, batch_size=32, seed=1, device="cpu")
+@pytest.mark.parametrize("algorithm", [SAC, TD3, DDPG])
+def test_actor_and_critic_with_optimizers_of_their_own(algorithm):
+    agent = algorithm(
+        "MlpPolicy", "Pendulum-v1", learning_starts=64, buffer_size=1000, batch_size=32, seed=1, device="cpu"
+    )
     history = learn(agent, 200).report().history
-    sites = history.series("gradient_norm").sites
-    assert any(site.startswith("actor.") for site in sites)
-    assert any(site.startswith("critic.") for site in sites)
-    assert not any("target" in site for site in sites)
+    for metric in ("gradient_norm", "dormant", "gradient_dormant"):
+        sites = history.series(metric).sites
+        assert any(site.startswith("actor.") for site in sites)
+        assert any(site.startswith("critic.") for site in sites)
+        assert not any("target" in site for site in sites)
 
 
 def test_a_second_learn_goes_on_with_the_same_monitor():

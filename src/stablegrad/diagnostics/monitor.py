@@ -227,8 +227,9 @@ class Monitor:
                 "no gradient was ever seen: the watched optimizer has not taken two steps with gradients of this model "
                 "(steps inside a CUDA graph or a compiled region cannot be seen)"
             )
+        norms = history.series("gradient_norm")
         for layer in self._never_called():
-            if not history.series("gradient_norm").site(layer).any():
+            if layer in norms.sites and not norms.site(layer).any():
                 self._note(f"'{layer}' gets no gradient because no forward pass calls it")
         share = self.seconds / max(time.perf_counter() - self._started, 1e-9)
         cost = {"seconds": self.seconds, "share": share}
@@ -295,6 +296,7 @@ class Monitor:
             values.append(figures)
         scale = self._grad_scaler.get_scale() if self._grad_scaler is not None else 1.0
         for network in self._ended:
+            network.looks += 1
             self._called.update([network.name, *network.watch.order])
             others = network.figures(scale)
             if self._probes_at(step):
@@ -309,7 +311,8 @@ class Monitor:
 
     def _never_called(self) -> list[str]:
         """Layers that no pass which was watched has called; a function may use their weights all the same."""
-        if not self._called or not all(network.watch.inside for network in self._networks):
+        # A look at every network is needed; an actor may step less often than its critic, or later.
+        if not all(network.watch.inside and network.looks for network in self._networks):
             return []
         return [layer for layer in self.layers.names if layer not in self._called]
 
@@ -364,6 +367,7 @@ class _NetworkWatch:
             has stepped: an actor's pass may come after the critic's step.
         waits_for: those, and how many looks of others have ended meanwhile.
         passes: forward passes with gradients that were seen since the watch began.
+        looks: that have ended.
     """
 
     def __init__(
@@ -381,7 +385,7 @@ class _NetworkWatch:
         self.watch = ActivationWatch(module, name, on_input=self._see_input, on_output=self._see_output, on_unseen=note)
         self.owners: list[UpdateWatch] = []
         self.waits_for: dict[UpdateWatch, int] = {}
-        self.passes = 0
+        self.passes = self.looks = 0
         self._ends: list[_End] = []
         self._input: list[Tensor] = []
         # Hooks inside a compiled network are compiled away or break its graph: the wrapper alone is watched.
