@@ -87,6 +87,25 @@ def test_update_is_the_published_loss_written_out():
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_figures_of_the_values_are_those_of_a_loop_over_valid_rows():
+    config = dataclasses.replace(SMALL, num_minibatches=1, num_epochs=3)
+    agent, reference = make_agent(config), make_agent(config)
+    rollout = make_rollout()
+    figures = agent.update(rollout, 0)
+    targets, values = [], []
+    with torch.no_grad():
+        everyones = reference._targets(rollout).view(rollout.valid.shape)
+        for t, n in rollout.valid.nonzero().tolist():
+            targets.append(everyones[t, n].item())
+            values.append(reference.network(rollout.observation[t, n][None])[0, rollout.action[t, n]].item())
+    values, targets = np.array(values), np.array(targets)
+    expected = {"std": values.std(), "min": values.min(), "max": values.max()}
+    expected["explained_variance"] = 1 - (targets - values).var() / targets.var()
+    assert len(values) == 22
+    for name, value in expected.items():
+        assert figures[f"values/{name}"].tolist() == pytest.approx([value], rel=1e-4)
+
+
 def test_what_stands_in_reset_rows_changes_nothing():
     first, second = make_agent(), make_agent()
     clean, spoiled = make_rollout(), make_rollout()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stablegrad.agents.returns import lambda_returns
 from stablegrad.agents.rollout import Rollout
+from stablegrad.diagnostics.metrics import explained_variance, value_statistics
 from stablegrad.environments import EnvironmentSpec
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.networks import EncoderConfig, QNetwork, TorsoConfig
@@ -166,14 +167,16 @@ class PQN:
 
         Returns:
             Tensors on the agent's device, not waited for: "loss/td" and "values/q" [updates], "gradients/norm"
-            [updates] and "gradients/parameters" [updates, number of parameters], the last two before clipping.
+            [updates] and "gradients/parameters" [updates, number of parameters], the last two before clipping; of the
+            first pass over the rollout "values/std", "values/min", "values/max" (of the actions taken) and
+            "values/explained_variance" (of the targets, by those values) [1].
         """
         config, target = self.config, self._targets(rollout)
         action, weight = rollout.action.flatten(), rollout.valid.flatten().float()
 
         config.optimizer.set_learning_rate(self.optimizer, env_steps / self.total_steps)
-        losses, q_means, totals, norms = [], [], [], []
-        for _ in range(config.num_epochs):
+        losses, q_means, totals, norms, first_values, first_order = [], [], [], [], [], []
+        for epoch in range(config.num_epochs):
             order = torch.randperm(len(target), generator=self.generator, device=self.device)
             for rows in order.view(config.num_minibatches, -1):
                 with self._autocast():
@@ -192,8 +195,18 @@ class PQN:
                 q_means.append((rows_weight * q_value.detach()).sum() / rows_valid)
                 totals.append(total)
                 norms.append(parameter_norms)
+                if epoch == 0:
+                    first_values.append(q_value.detach())
+                    first_order.append(rows)
         self.updates += len(losses)
+        values, rows = torch.cat(first_values), torch.cat(first_order)
+        counts = rollout.valid.flatten()[rows]
+        _, std, least, most = value_statistics(values, counts).split(1)
         return {
+            "values/std": std,
+            "values/min": least,
+            "values/max": most,
+            "values/explained_variance": explained_variance(values, target[rows], counts).reshape(1),
             "loss/td": torch.stack(losses),
             "values/q": torch.stack(q_means),
             "gradients/norm": torch.stack(totals),

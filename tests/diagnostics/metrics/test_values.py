@@ -85,3 +85,24 @@ def test_values_that_are_not_finite_give_no_figure(bad):
     assert not metrics.value_statistics(values)[:2].isfinite().any()
     assert metrics.target_drift(values, torch.ones(3)).isnan()
     assert metrics.explained_variance(torch.ones(3), values).isnan()
+
+
+@given(st.integers(0, 2**31), st.integers(2, 40))
+@settings(max_examples=40, deadline=None)
+def test_rows_that_do_not_count_change_nothing(seed, rows):
+    generator = np.random.default_rng(seed)
+    values, target = generator.normal(size=(2, rows))
+    counts = generator.random(rows) < 0.6
+    counts[:2] = True
+    spoiled = np.where(counts, values, np.nan), np.where(counts, target, 1e9)
+    own = metrics.value_statistics(torch.tensor(spoiled[0]), torch.tensor(counts)).tolist()
+    kept = values[counts]
+    assert own == pytest.approx([kept.mean(), kept.std(), kept.min(), kept.max()])
+    explained = metrics.explained_variance(*map(torch.tensor, (*spoiled, counts))).item()
+    assert explained == pytest.approx(1 - (target - values)[counts].var() / target[counts].var())
+
+
+def test_where_nothing_counts_there_are_no_figures():
+    nothing = torch.zeros(3, dtype=torch.bool)
+    assert metrics.value_statistics(torch.ones(3), nothing).isnan().all()
+    assert metrics.explained_variance(torch.ones(3), torch.ones(3), nothing).isnan()

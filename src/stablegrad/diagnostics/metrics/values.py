@@ -10,17 +10,20 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def value_statistics(values: Tensor) -> Tensor:
+def value_statistics(values: Tensor, counts: Tensor | None = None) -> Tensor:
     """Mean, standard deviation (of these values, divided by their number), minimum and maximum.
 
     Args:
         values: floating-point, any shape, at least one entry.
+        counts: bool, of the same shape: which entries count (rows that only carry a reset do not); None: all.
 
     Returns:
-        [4], of the dtype of ``values``.
+        [4], of the dtype of ``values``; NaN where none counts.
     """
-    std, mean = torch.std_mean(values, correction=0)
-    return torch.stack([mean, std, *values.aminmax()])
+    counts = torch.ones_like(values, dtype=torch.bool) if counts is None else counts
+    mean, variance = _mean_and_variance(values, counts)
+    least, most = _least_and_most(values, counts)
+    return torch.where(counts.any(), torch.stack([mean, variance.sqrt(), least, most]), torch.nan)
 
 
 @torch.no_grad()
@@ -37,11 +40,12 @@ def target_drift(old_targets: Tensor, new_targets: Tensor) -> Tensor:
         0-d in [0, inf); NaN where all old targets are equal.
     """
     moved = (new_targets - old_targets).square().mean().sqrt()
-    return torch.where(_varies(old_targets), moved / old_targets.std(correction=0), torch.nan)
+    all_count = torch.ones_like(old_targets, dtype=torch.bool)
+    return torch.where(_varies(old_targets, all_count), moved / old_targets.std(correction=0), torch.nan)
 
 
 @torch.no_grad()
-def explained_variance(prediction: Tensor, target: Tensor) -> Tensor:
+def explained_variance(prediction: Tensor, target: Tensor, counts: Tensor | None = None) -> Tensor:
     r"""Share of the targets' variance that is explained, :math:`1 - \operatorname{Var}(y - v) / \operatorname{Var}(y)`.
 
     1 is perfect up to a constant, 0 as good as a constant, below 0 worse than that.
@@ -49,15 +53,27 @@ def explained_variance(prediction: Tensor, target: Tensor) -> Tensor:
     Args:
         prediction: floating-point, any shape.
         target: what was predicted, of the same shape.
+        counts: bool, of the same shape: which entries count; None: all.
 
     Returns:
         0-d in (-inf, 1]; NaN where all targets are equal.
     """
-    unexplained = (target - prediction).var(correction=0) / target.var(correction=0)
-    return torch.where(_varies(target), 1 - unexplained, torch.nan)
+    counts = torch.ones_like(target, dtype=torch.bool) if counts is None else counts
+    unexplained = _mean_and_variance(target - prediction, counts)[1] / _mean_and_variance(target, counts)[1]
+    return torch.where(_varies(target, counts), 1 - unexplained, torch.nan)
 
 
-def _varies(values: Tensor) -> Tensor:
+def _mean_and_variance(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    number = counts.sum()
+    mean = torch.where(counts, values, 0.0).sum() / number
+    return mean, torch.where(counts, values - mean, 0.0).square().sum() / number
+
+
+def _least_and_most(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.where(counts, values, torch.inf).amin(), torch.where(counts, values, -torch.inf).amax()
+
+
+def _varies(values: Tensor, counts: Tensor) -> Tensor:
     """Whether values differ; the variance of equal ones is often not zero, but rounding. False if one is NaN."""
-    least, most = values.aminmax()
+    least, most = _least_and_most(values, counts)
     return most > least
