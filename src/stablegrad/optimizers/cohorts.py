@@ -21,7 +21,7 @@ class Cohort:
 
     Everything that a step needs is laid out once: which parameters share a stack, and the views through which gradients
     enter the momentum and updates leave for the parameters. A step then is a few dozen calls, and one more for every
-    matrix that is wider than a block and, on the CPU, for every piece that fits its cache; none waits for a GPU.
+    matrix that is wider than a block and, on the CPU, for every piece that keeps it busy; none waits for a GPU.
 
     Args:
         params: the parameters.

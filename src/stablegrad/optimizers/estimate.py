@@ -12,7 +12,7 @@ import torch
 from stablegrad.optimizers.classic import LARGEST_DENSE_SIDE
 from stablegrad.optimizers.partition import matrix_shape, partition
 from stablegrad.optimizers.schedule import Kind
-from stablegrad.optimizers.stacks import CHUNK_ON_CPU, chunk_entries
+from stablegrad.optimizers.stacks import CHUNK_ON_CPU, chunk_entries, product_chunk
 
 # A parameter's step count, and an index into the stack of vectors.
 STEP_BYTES = INDEX_BYTES = 8
@@ -107,7 +107,8 @@ def estimate(
         plain += apply
         # The second moments cost as much as applying; the rule four products a factor, and its square one.
         refresh += 2 * apply + 5 * count * (rows * b1 * b1 + columns * b2 * b2)
-        scratch = max(scratch, chunk_entries(part, count, CHUNK_ON_CPU) * narrow * (1 if narrow == wide else 2))
+        entries = chunk_entries(part, count, product_chunk(part, torch.device("cpu")))
+        scratch = max(scratch, entries * narrow * (1 if narrow == wide else 2))
         moments += count * factors
         chunk = max(chunk, b1 * b1, b2 * b2)
         largest = max(largest, count * rows * columns)

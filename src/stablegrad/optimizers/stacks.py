@@ -24,15 +24,24 @@ from stablegrad.optimizers.whitening import (
 
 State = dict[str, Any]
 
-# Entries of a matrix stack that are worked on at once: what lies between two products stays in the processor's cache,
-# and nothing as large as the parameters is allocated in passing. A GPU wants few, large products instead.
+# Entries of factors that are fitted at once: what lies between two operations stays in the processor's cache, and
+# nothing as large as the parameters is allocated in passing. A GPU wants few, large products instead.
 CHUNK_ON_CPU = 2**18
 CHUNK_ELSEWHERE = 2**26
+
+# Multiply-adds of a product with the factors of one side on the CPU: enough to be worth a call on every core, and the
+# less lies between two products the longer the blocks are.
+WORK_ON_CPU = 2**26
 
 
 def chunk_size(device: torch.device) -> int:
     """Entries to work on at once."""
     return CHUNK_ON_CPU if device.type == "cpu" else CHUNK_ELSEWHERE
+
+
+def product_chunk(part: Partition, device: torch.device) -> int:
+    """Entries of a matrix stack to multiply at once."""
+    return WORK_ON_CPU // max(part.block_rows, part.block_columns) if device.type == "cpu" else CHUNK_ELSEWHERE
 
 
 def join(states: Sequence[State], key: str | Sequence[str]) -> Tensor:
@@ -180,7 +189,7 @@ class MatrixStack:
     def scratch_size(self) -> int:
         """Entries that :meth:`plan` needs."""
         buffers = 1 if self.update.dtype == self.momentum.dtype else 2
-        return buffers * chunk_entries(self.part, len(self.params), chunk_size(self.momentum.device))
+        return buffers * chunk_entries(self.part, len(self.params), product_chunk(self.part, self.momentum.device))
 
     def plan(self, scratch: Tensor) -> None:
         """List the products of a step as (left, right, out), all of them views made once.
@@ -193,7 +202,7 @@ class MatrixStack:
         count, rows, columns = self.momentum.shape
         P1s, P2s = (side.bank.P[side.span] for side in (self.left, self.right))
         block, (down, across) = self.part.block_rows, self.part.grid
-        chunk = chunk_size(self.momentum.device)
+        chunk = product_chunk(self.part, self.momentum.device)
         matrices = even_share(count, chunk // (rows * columns))
         blocks = even_share(down, chunk // (block * columns))
         self._products = []
