@@ -241,7 +241,7 @@ def test_the_module_and_debug(tmp_path):
 def test_bench_optimizers_measures_writes_and_says_what_is_missing(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    command = ["bench", "optimizers", "--sizes", "1/16", "0/256", "--rounds", "2", "--batch-size", "4", "--json"]
+    command = ["bench", "optimizers", "--sizes", "1/16", "0/512", "--rounds", "2", "--batch-size", "4", "--json"]
     command += ["--optimizers", "radam", "adam", "kron", "heavyball", "--threads", "1", "--dir", "cost"]
     assert main(command) == 0
     output = capsys.readouterr().out
@@ -249,10 +249,10 @@ def test_bench_optimizers_measures_writes_and_says_what_is_missing(capsys, monke
     saved = json.loads((tmp_path / "cost" / "optimizers.json").read_text())
     assert saved["sizes"] == results
     assert (tmp_path / "cost" / "optimizers.png").read_bytes().startswith(b"\x89PNG")
-    repeated = {"refresh": 0.1, "precondition": 0.45, "repeat": 0.45}
+    repeated = {"refresh": 0.05, "precondition": 0.2375, "repeat": 0.7125}
     for result, size, shares in (
         (results[0], "1/16", {"refresh": 0.1, "precondition": 0.9}),
-        (results[1], "0/256", repeated),
+        (results[1], "0/512", repeated),
     ):
         entries = result["optimizers"]
         assert result["size"] == size

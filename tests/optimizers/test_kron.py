@@ -252,11 +252,12 @@ def test_a_run_stopped_before_a_step_that_repeats_goes_on_bit_for_bit():
     ("width", "options", "expected"),
     [
         (32, {}, (1, 100, 0.1)),
-        (128, {}, (1, 128, 0.1)),
-        (256, {}, (2, 256, 0.1)),
+        (128, {}, (1, 100, 0.1)),
+        (256, {}, (1, 100, 0.1)),
+        (256, {"block_size": 128}, (2, 256, 0.1)),
         (512, {}, (4, 512, 0.05)),
         (2560, {}, (4, 512, 0.05)),
-        (2560, {"block_size": 64}, (1, 128, 0.1)),
+        (2560, {"block_size": 64}, (1, 100, 0.1)),
         (1031, {"block_size": 1000}, (4, 512, 0.05)),
         (512, {"precondition_every": 2, "refresh_warmup": 7, "refresh_floor": 0.3}, (2, 7, 0.3)),
         (512, {"rule": "classic"}, (None, 500, 0.03)),
@@ -283,14 +284,14 @@ def test_updates_are_repeated_for_part_of_the_momentums_memory(momentum, every):
 def test_groups_step_alike_unless_asked():
     """Weights and biases in groups of their own, as for weight decay, can be recorded as one graph a kind of step."""
     first, second, third, fourth = (
-        {"params": [Parameter(torch.ones(shape))]} for shape in [(8,), (300, 300), (9,), (4,)]
+        {"params": [Parameter(torch.ones(shape))]} for shape in [(8,), (512, 512), (9,), (4,)]
     )
     optimizer = Kron([first, second])
     optimizer.add_param_group(third)
     optimizer.add_param_group(fourth | {"precondition_every": 3})
     copied = pickle.loads(pickle.dumps(optimizer))
     copied.add_param_group({"params": [Parameter(torch.ones(5))]})
-    assert [group["precondition_every"] for group in copied.param_groups] == [2, 2, 2, 3, 2]
+    assert [group["precondition_every"] for group in copied.param_groups] == [4, 4, 4, 3, 4]
     optimizer = Kron([{"params": group["params"]} for group in (first, second, third)], refresh_warmup=1)
     for step in range(8):
         for group in optimizer.param_groups:
@@ -315,7 +316,7 @@ def test_a_state_of_another_precision_loads():
 
 
 def test_no_factor_is_larger_than_a_block():
-    params = [Parameter(torch.zeros(64, 32, 4, 4)), Parameter(torch.zeros(320, 1030)), Parameter(torch.zeros(9000))]
+    params = [Parameter(torch.zeros(64, 32, 4, 4)), Parameter(torch.zeros(512, 1030)), Parameter(torch.zeros(9000))]
     optimizer = Kron(params)
     for param in params:
         param.grad = torch.ones_like(param)
@@ -323,7 +324,7 @@ def test_no_factor_is_larger_than_a_block():
     for param in params:
         for key, value in optimizer.state[param].items():
             if key in ("Q1", "Q2"):
-                longest = {64: 64, 320: 160}.get(param.shape[0])
+                longest = {64: 64, 512: 256}.get(param.shape[0])
                 assert max(value.shape[1:]) <= longest
     factors = sum(state[key].numel() for state in optimizer.state.values() for key in ("Q1", "Q2") if key in state)
     assert factors <= 2 * sum(param.numel() for param in params)

@@ -12,6 +12,7 @@ from stablegrad.optimizers.partition import (
     block_length,
     default_block_size,
     like,
+    longest_block,
     matrix_shape,
     partition,
 )
@@ -61,12 +62,22 @@ def test_nature_cnn_is_never_8192_wide():
     assert matrix_shape((5,)) == (1, 5)
 
 
-@given(st.integers(1, 20_000), st.integers(1, 20_000))
-def test_default_blocks_are_half_the_shorter_side_within_bounds(rows, columns):
-    size = default_block_size(rows, columns)
-    assert size == 16 * math.ceil(sorted([64, min(rows, columns) / 2, 256])[1] / 16)
-    part = partition((rows, columns), None)
-    assert max(part.block_rows, part.block_columns) <= size
-    if min(rows, columns) >= 128:  # the factors of both sides take the matrix's own size at most, and rounding
-        factors = part.padded[0] * part.block_rows + part.padded[1] * part.block_columns
-        assert factors <= 1.3 * rows * columns
+@pytest.mark.parametrize(
+    ("shape", "longest"),
+    [
+        ((512, 512), 256),
+        ((511, 5000), 64),
+        ((5000, 511), 64),
+        ((3136, 512), 256),
+        ((64, 32, 4, 4), 64),
+        ((2560, 2560), 256),
+    ],
+)
+def test_default_blocks_are_long_where_both_sides_are(shape, longest):
+    assert default_block_size(*matrix_shape(shape)) == longest
+    part = partition(shape, None)
+    assert max(part.block_rows, part.block_columns) <= longest
+    factors = part.padded[0] * part.block_rows + part.padded[1] * part.block_columns
+    assert factors <= 1.2 * math.prod(part.padded), "factors take no more memory than the matrix"
+    assert longest_block([shape, (7,), ()], None) == max(part.block_rows, part.block_columns)
+    assert longest_block([(7,), (), (0, 9)], None) == 64

@@ -40,12 +40,12 @@ class KronConfig:
     rule: str = "pro"
     """pro, or classic: kron_torch's, which costs many times as much."""
     block_size: int | None = None
-    """Longest side of a block with pro; None: half the shorter side of each matrix, from 64 to 256."""
+    """Longest side of a block with pro; None: 256 for matrices of at least 512 x 512, else 64."""
     precondition_every: int | None = None
     """Of pro's steps that do not refresh, every how many-th computes an update, which those between repeat; None: a
     64th of the longest block, at most 4."""
     refresh_warmup: int | None = None
-    """Steps at the start that all refresh; None: twice the longest block, at least 100, and 500 with classic."""
+    """Steps at the start that all refresh; None: 100, 512 with blocks of 256, and 500 with classic."""
     refresh_floor: float | None = None
     """Share of the steps that refresh in the long run; None: 0.1, 0.05 with blocks of 256, and 0.03 with classic."""
     precision: str | None = None

@@ -57,8 +57,8 @@ class Kron(torch.optim.Optimizer):
         more only.
         rule: how preconditioners are fitted. ``pro`` needs only matrix products and works on blocks;
             ``classic`` is the rule of kron_torch, on whole matrices, with triangular solves and random probes.
-        block_size: no block of ``pro`` is larger than this; None: half the shorter side of the matrix, at least 64 and
-            at most 256.
+        block_size: no block of ``pro`` is larger than this; None: 256 where the matrix's shorter side is at least
+            512, else 64.
         precondition_every: of the steps of ``pro`` that do not refresh, every how many-th multiplies with the
             preconditioners; the others take the last update once more, while the running mean goes on. Without momentum
             their gradients are lost.
@@ -71,7 +71,7 @@ class Kron(torch.optim.Optimizer):
         it; slow.
 
     The three of these that are None follow from the longest block of all parameters
-    (:func:`stablegrad.optimizers.schedule.default_schedule`): with blocks of 64 every step preconditions, the first 128
+    (:func:`stablegrad.optimizers.schedule.default_schedule`): with blocks of 64 every step preconditions, the first 100
     refresh and one in 10 in the long run; with blocks of 256 one in 4, the first 512 and one in 20. With ``classic``
     they are those of kron_torch: 1, 500 and 0.03.
 

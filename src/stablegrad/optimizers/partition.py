@@ -11,9 +11,10 @@ from torch import Tensor
 # Lengths of blocks above this are multiples of it.
 LENGTH_UNIT = 16
 
-# By default a block is half as long as the matrix's shorter side, so that factors take no more memory than the matrix,
-# and between these: shorter ones whiten little, longer ones cost more than they bring (docs/optimizers.md).
-SHORTEST_BLOCK, LONGEST_BLOCK = 64, 256
+# The longest blocks of wide matrices by default, of others, and how long a matrix's shorter side is to be called wide.
+# Layers of 512 re-learn as well as by whole matrices with the long ones only, narrower layers learn best with the short
+# ones (docs/benchmarks.md, "Kron beside kron_torch's rule").
+LONG_BLOCK, SHORT_BLOCK, WIDE = 256, 64, 512
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,13 @@ def block_length(length: int, block_size: int) -> int:
 
 def default_block_size(rows: int, columns: int) -> int:
     """The longest block of a matrix where nothing else is asked for."""
-    half = -(-min(rows, columns) // 2)
-    return min(max(-(-half // LENGTH_UNIT) * LENGTH_UNIT, SHORTEST_BLOCK), LONGEST_BLOCK)
+    return LONG_BLOCK if min(rows, columns) >= WIDE else SHORT_BLOCK
 
 
 def longest_block(shapes: Iterable[Sequence[int]], block_size: int | None) -> int:
-    """The longest block of any of the tensors that have some; of none :data:`SHORTEST_BLOCK`."""
+    """The longest block of any of the tensors that have some; of none :data:`SHORT_BLOCK`."""
     parts = [partition(shape, block_size) for shape in shapes if len(shape) >= 2 and 0 not in shape]
-    return max((max(part.block_rows, part.block_columns) for part in parts), default=SHORTEST_BLOCK)
+    return max((max(part.block_rows, part.block_columns) for part in parts), default=SHORT_BLOCK)
 
 
 def partition(shape: Sequence[int], block_size: int | None) -> Partition:

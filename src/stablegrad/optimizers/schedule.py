@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, get_args
 
-from stablegrad.optimizers.partition import LONGEST_BLOCK, SHORTEST_BLOCK
+from stablegrad.optimizers.partition import LONG_BLOCK, SHORT_BLOCK
 
 #: Kinds of step, the dearest first: the momentum goes through the preconditioners, which are then fitted; it only goes
 #: through them; the last update is taken once more.
@@ -55,10 +55,10 @@ def default_schedule(longest_block: int, momentum: float) -> dict[str, Any]:
     1 / (1 - momentum) steps over which the running mean forgets: without momentum a repeating step would lose its
     gradient.
     """
-    block = min(longest_block, LONGEST_BLOCK)
+    block = min(longest_block, LONG_BLOCK)
     return {
-        "precondition_every": max(1, min(block // SHORTEST_BLOCK, round(0.4 / (1 - momentum)))),
-        "refresh_warmup": max(100, 2 * block),
+        "precondition_every": max(1, min(block // SHORT_BLOCK, round(0.4 / (1 - momentum)))),
+        "refresh_warmup": 2 * block if block > SHORT_BLOCK else 100,
         "refresh_floor": min(0.1, 12.8 / block),
     }
 
