@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from stablegrad.diagnostics import Monitor, metrics
 from stablegrad.errors import UsageError
@@ -406,20 +408,20 @@ def test_a_step_that_takes_a_closure(optimizer):
 
 
 @pytest.mark.parametrize(
-    ("layers", "units"),
+    "build",
     [
-        ([nn.Conv1d(8, 6, 3, padding=1), nn.ReLU()], 6),  # [batch, units, length]
-        ([nn.Linear(5, 6), nn.ReLU()], 6),  # [batch, tokens, units]
-        ([nn.Conv1d(8, 7, 1), nn.Linear(5, 6), nn.ReLU()], 6),
-        ([nn.Conv3d(1, 6, 1), nn.ReLU()], 6),
+        lambda: [nn.Conv1d(8, 6, 3, padding=1), nn.ReLU()],  # [batch, units, length]
+        lambda: [nn.Linear(5, 6), nn.ReLU()],  # [batch, tokens, units]
+        lambda: [nn.Conv1d(8, 7, 1), nn.Linear(5, 6), nn.ReLU()],
+        lambda: [nn.Conv3d(1, 6, 1), nn.ReLU()],
     ],
     ids=["conv1d", "tokens", "tokens after conv1d", "conv3d"],
 )
-def test_units_of_every_layout(layers, units):
+def test_units_of_every_layout(build):
     torch.manual_seed(0)
-    layers = copy.deepcopy(layers)
-    with torch.no_grad():
-        layers[-2].bias[:2] = -1000.0
+    layers, units = build(), 6
+    with torch.no_grad():  # two of six are dead, the others are not
+        layers[-2].bias.copy_(torch.tensor([-1000.0, -1000, 1, 1, 1, 1]))
     head = nn.LazyLinear(2)
     network = nn.Sequential(*layers, nn.Flatten(), head)
     x = torch.randn(16, 1, 2, 4, 5) if isinstance(layers[0], nn.Conv3d) else torch.randn(16, 8, 5)
@@ -572,6 +574,39 @@ def test_gradients_without_a_backward_pass_are_said():
                 parameter.grad = gradient
             optimizer.step()
     assert any("without a backward pass" in note for note in monitor.notes)
+
+
+class Crossings(TorchDispatchMode):
+    """Operations that bring a tensor from the host to the meta device, which stands for any other."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        where = {one.device.type for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)}
+        if where == {"cpu"} and isinstance(result, torch.Tensor) and result.device.type == "meta":
+            self.found.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_a_look_reads_no_value_and_sends_none(optimizer, monkeypatch):
+    """Tensors on the meta device have no values, so whatever would wait for one raises."""
+    with torch.device("meta"):
+        network = Residual()
+        steps = optimizer(network.parameters(), lr=1e-3)
+        x, y = torch.zeros(32, 8), torch.zeros(32, dtype=torch.int64)
+    with Monitor(network, steps, every=2, probe_every=0) as monitor:
+        monkeypatch.setattr(monitor, "_read", lambda keep: None)
+        train(network, steps, [(x, y)] * 3)
+        with Crossings() as crossings:
+            train(network, steps, [(x, y)])
+    assert [step for step, *_ in monitor._pending] == [2, 4]
+    assert not crossings.found
+    keys = monitor._pending[-1][1]
+    assert {"gradient_norm/head", "effective_learning_rate/head", "dormant/relu", "gradient_cosine/first"} <= set(keys)
 
 
 def test_a_network_that_was_moved_is_watched_on():

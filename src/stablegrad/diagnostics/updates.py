@@ -72,18 +72,21 @@ class UpdateWatch:
 
     def _place(self) -> None:
         """Put what is counted once where the parameters are; networks may be moved after their monitor was made."""
-        self._layer_of = torch.tensor(self.layer_of, device=self.parameters[0].device)
-        sizes = [0.0] * len(self.layers.names)
-        for layer, parameter in zip(self.layer_of, self.parameters, strict=True):
+        self._sent: dict[tuple[int, ...], Tensor] = {}
+        sizes, outputs = [0.0] * len(self.layers.names), [0.0] * len(self.layers.names)
+        for layer, parameter, count in zip(self.layer_of, self.parameters, self._counts, strict=True):
             if layer >= 0:
                 sizes[layer] += parameter.numel()
-        self._sizes = torch.tensor(sizes, device=self._layer_of.device)
-        counts = torch.tensor(self._counts, device=self._layer_of.device)
-        #: The layer of a matrix that multiplies inputs, -1 for other parameters; and the outputs of each layer.
-        self._multiplied = torch.where(counts > 0, self._layer_of, -1)
-        matrices = self._multiplied >= 0
-        outputs = torch.zeros_like(self._sizes)
-        self._outputs = outputs.index_add_(0, self._layer_of[matrices], counts[matrices].to(outputs))
+                outputs[layer] += count
+        multiplied = [layer if count else -1 for layer, count in zip(self.layer_of, self._counts, strict=True)]
+        device = self.parameters[0].device
+        #: The layer of every parameter, -1 for one of none; the same for matrices that multiply inputs, -1 for others.
+        self._layer_of, self._multiplied = (
+            torch.tensor(self.layer_of, device=device),
+            torch.tensor(multiplied, device=device),
+        )
+        #: Weights of each layer, and its outputs.
+        self._sizes, self._outputs = torch.tensor(sizes, device=device), torch.tensor(outputs, device=device)
 
     def start(self) -> None:
         """Get ready for the step that comes."""
@@ -247,9 +250,15 @@ class UpdateWatch:
             for layer, parameter, there in zip(self.layer_of, self.parameters, second.present, strict=True)
             if layer >= 0 and (there or (id(parameter) in self.trained and parameter.requires_grad))
         }
-        rows = torch.tensor(sorted(seen), dtype=torch.int64, device=gradient_norm.device)
+        rows = self._numbers(tuple(sorted(seen)))
         names = [self.layers.names[layer] for layer in sorted(seen)]
         return names, {name: values[rows] for name, values in figures.items()}
+
+    def _numbers(self, numbers: tuple[int, ...]) -> Tensor:
+        """Numbers on the parameters' device; they are the same at every look and sent there once."""
+        if numbers not in self._sent:
+            self._sent[numbers] = torch.tensor(numbers, dtype=torch.int64, device=self._layer_of.device)
+        return self._sent[numbers]
 
     def _normalises(self) -> bool:
         """Whether the optimizer divides by a running mean of squared gradients, so that its steps are of known size."""
@@ -260,13 +269,19 @@ class UpdateWatch:
         """[layers] the learning rate of each layer, that of its first parameter's group; NaN outside the optimizer."""
         device = self.parameters[0].device
         groups = self.optimizer.param_groups
-        rates = torch.stack([torch.as_tensor(group["lr"]).to(device, torch.float32) for group in groups])
+        # A number is filled in by the device itself; sending it over would wait for all that the device has to do.
+        rates = torch.stack(
+            [
+                lr.detach().to(device, torch.float32) if isinstance(lr, Tensor) else torch.full((), lr, device=device)
+                for lr in (group["lr"] for group in groups)
+            ]
+        )
         group_of = {id(parameter): number for number, group in enumerate(groups) for parameter in group["params"]}
         places = [-1] * len(self.layers.names)
         for parameter, layer in zip(self.parameters, self.layer_of, strict=True):
             if layer >= 0 and places[layer] < 0:
                 places[layer] = group_of.get(id(parameter), -1)
-        place = torch.tensor(places, device=device)
+        place = self._numbers(tuple(places))
         return torch.where(place >= 0, rates[place.clamp(min=0)], torch.nan)
 
 
