@@ -1,6 +1,6 @@
 """Kron beside kron_torch's rule in PQN: LunarLander with five multi-skip blocks.
 
-    python benchmarks/kron_pqn.py [--seeds 10] [--settings "kron.rule=classic" "" "kron.block_size=128"]
+    python benchmarks/kron_pqn.py [--seeds 10] [--settings "kron.rule=classic" "" "kron.block_size=128"] [--width 512]
 
 A setting is changes of the optimizer's options, "" the defaults. Final return is the mean of the last 100 training
 games. Paired differences are to the first setting, with Student-t 95% intervals over seeds. Every run that has ended is
@@ -35,14 +35,16 @@ class Arguments:
     """Options of the optimizer, joined by +; the first is what the others are compared with."""
     total_steps: int = 300_000
     """Environment steps of a run."""
+    width: int = 256
+    """Units of a layer; from 512 on Kron's blocks are long."""
     workers: int = 2
     """Runs at once, one thread each."""
 
 
-def run(setting: str, seed: int, total_steps: int) -> dict[str, Any]:
+def run(setting: str, seed: int, total_steps: int, width: int) -> dict[str, Any]:
     """One training."""
     changes = "".join(f"+optimizer.{change}" for change in setting.split("+") if change)
-    config = default_run(ENV, BASE + changes)
+    config = default_run(ENV, f"{BASE}+torso.width={width}{changes}")
     result = train_once(dataclasses.replace(config, total_steps=total_steps, seed=seed, threads=1, eval_episodes=0))
     kept = {name: result[name] for name in ("final_return", "wall_seconds", "seconds", "curve")}
     return kept | {"shown": f"{result['final_return']:.1f}, {result['wall_seconds']:.0f} s"}
@@ -53,10 +55,11 @@ def main() -> None:
     seeds = range(1, arguments.seeds + 1)
 
     def name(setting: str, seed: int) -> str:
-        return f"{setting or 'defaults'} | {arguments.total_steps} steps | seed {seed}"
+        wide = "" if arguments.width == 256 else f"width {arguments.width} | "
+        return f"{setting or 'defaults'} | {wide}{arguments.total_steps} steps | seed {seed}"
 
     jobs = {
-        name(setting, seed): (run, (setting, seed, arguments.total_steps))
+        name(setting, seed): (run, (setting, seed, arguments.total_steps, arguments.width))
         for seed in seeds
         for setting in arguments.settings
     }

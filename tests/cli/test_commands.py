@@ -241,27 +241,38 @@ def test_the_module_and_debug(tmp_path):
 def test_bench_optimizers_measures_writes_and_says_what_is_missing(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    command = ["bench", "optimizers", "--sizes", "1/16", "0/512", "--rounds", "2", "--batch-size", "4", "--json"]
-    command += ["--optimizers", "radam", "adam", "kron", "heavyball", "--threads", "1", "--dir", "cost"]
+    command = ["bench", "optimizers", "--sizes", "1/16", "0/256", "--rounds", "2", "--batch-size", "4", "--json"]
+    command += [
+        "--optimizers",
+        "radam",
+        "adam",
+        "kron",
+        "kron_block_256",
+        "heavyball",
+        "--threads",
+        "1",
+        "--dir",
+        "cost",
+    ]
     assert main(command) == 0
     output = capsys.readouterr().out
     results = json.loads(output.splitlines()[-1])
     saved = json.loads((tmp_path / "cost" / "optimizers.json").read_text())
     assert saved["sizes"] == results
     assert (tmp_path / "cost" / "optimizers.png").read_bytes().startswith(b"\x89PNG")
-    repeated = {"refresh": 0.05, "precondition": 0.2375, "repeat": 0.7125}
-    for result, size, shares in (
-        (results[0], "1/16", {"refresh": 0.1, "precondition": 0.9}),
-        (results[1], "0/512", repeated),
-    ):
+    for result, size in zip(results, ("1/16", "0/256"), strict=True):
         entries = result["optimizers"]
         assert result["size"] == size
         assert entries["radam"]["ratio_radam"] == 1.0
         assert entries["radam"]["state_bytes"] == pytest.approx(2 * result["parameter_bytes"], rel=0.01)
-        kinds = entries["kron"]["kinds"]
-        assert {kind: entry["share"] for kind, entry in kinds.items()} == pytest.approx(shares)
-        assert entries["kron"]["step_ms"] == pytest.approx(sum(shares[kind] * kinds[kind]["ms"] for kind in shares))
-        assert {entry["rounds"] for entry in kinds.values()} == {2}
+        for name, shares in (
+            ("kron", {"refresh": 0.1, "precondition": 0.9}),
+            ("kron_block_256", {"refresh": 0.05, "precondition": 0.2375, "repeat": 0.7125}),
+        ):
+            kinds = entries[name]["kinds"]
+            assert {kind: entry["share"] for kind, entry in kinds.items()} == pytest.approx(shares)
+            assert entries[name]["step_ms"] == pytest.approx(sum(shares[kind] * kinds[kind]["ms"] for kind in shares))
+            assert {entry["rounds"] for entry in kinds.values()} == {2}
         if importlib.util.find_spec("heavyball") is None:
             assert entries["heavyball"] == {"note": "not installed"}
 

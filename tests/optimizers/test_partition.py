@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from stablegrad.optimizers.partition import (
     LENGTH_UNIT,
     block_length,
-    default_block_size,
     like,
     longest_block,
     matrix_shape,
@@ -63,21 +62,13 @@ def test_nature_cnn_is_never_8192_wide():
 
 
 @pytest.mark.parametrize(
-    ("shape", "longest"),
+    ("shapes", "block_size", "longest"),
     [
-        ((512, 512), 256),
-        ((511, 5000), 64),
-        ((5000, 511), 64),
-        ((3136, 512), 256),
-        ((64, 32, 4, 4), 64),
-        ((2560, 2560), 256),
+        ([(512, 512), (7,), ()], 256, 256),
+        ([(600, 40)], 256, 208),
+        ([(7,), (), (0, 9)], 64, 64),
+        ([(9, 5), (3, 4)], 64, 9),
     ],
 )
-def test_default_blocks_are_long_where_both_sides_are(shape, longest):
-    assert default_block_size(*matrix_shape(shape)) == longest
-    part = partition(shape, None)
-    assert max(part.block_rows, part.block_columns) <= longest
-    factors = part.padded[0] * part.block_rows + part.padded[1] * part.block_columns
-    assert factors <= 1.2 * math.prod(part.padded), "factors take no more memory than the matrix"
-    assert longest_block([shape, (7,), ()], None) == max(part.block_rows, part.block_columns)
-    assert longest_block([(7,), (), (0, 9)], None) == 64
+def test_the_longest_block_of_some_tensors(shapes, block_size, longest):
+    assert longest_block(shapes, block_size) == longest

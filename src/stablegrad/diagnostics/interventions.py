@@ -235,10 +235,10 @@ _ALL = (
             "cli": "stablegrad train pqn --env ENV --optimizer.name kron",
         },
         change=changes.kron,
-        # Medians over nine networks, beside RAdam (docs/benchmarks.md, "What a step of Kron costs"): steps 1.08 to
-        # 1.13; its state is 2.7 times the parameters, RAdam's 2.0, and weights and gradients are one each.
-        step_time=1.12,
-        memory=1.18,
+        # Medians over nine networks, beside RAdam (docs/benchmarks.md, "What a step of Kron costs"): steps 1.07 to
+        # 1.15; its state is 2.2 times the parameters, RAdam's 2.0, and weights and gradients are one each.
+        step_time=1.09,
+        memory=1.06,
         measured="docs/benchmarks.md, beside RAdam",
         fits=lambda model, optimizer: not isinstance(optimizer, Kron),
     ),

@@ -26,7 +26,7 @@ class Cohort:
     Args:
         params: the parameters.
         states: their states; their tensors become slices of the cohort's.
-        block_size: the longest block; None: by the shape.
+        block_size: the longest block.
         dtype: of the products of a step.
     """
 
@@ -34,7 +34,7 @@ class Cohort:
         self,
         params: Sequence[Tensor],
         states: Sequence[State],
-        block_size: int | None,
+        block_size: int,
         dtype: torch.dtype,
     ) -> None:
         alike: dict[tuple[int, ...], list[int]] = {}

@@ -40,7 +40,7 @@ class KronConfig:
     rule: str = "pro"
     """pro, or classic: kron_torch's, which costs many times as much."""
     block_size: int | None = None
-    """Longest side of a block with pro; None: 256 for matrices of at least 512 x 512, else 64."""
+    """Longest side of a block with pro; None: 64."""
     precondition_every: int | None = None
     """Of pro's steps that do not refresh, every how many-th computes an update, which those between repeat; None: a
     64th of the longest block, at most 4."""

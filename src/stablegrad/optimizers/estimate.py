@@ -74,13 +74,13 @@ def estimate_classic(shapes: Iterable[Sequence[int]], refresh_floor: float) -> E
 
 
 def estimate(
-    shapes: Iterable[Sequence[int]], block_size: int | None, shares: Mapping[Kind, float], dtype: torch.dtype
+    shapes: Iterable[Sequence[int]], block_size: int, shares: Mapping[Kind, float], dtype: torch.dtype
 ) -> Estimate:
     """The cost of Kron with the rule ``pro`` for parameters of these shapes.
 
     Args:
         shapes: shapes of the parameters.
-        block_size: the longest block; None: by the shape.
+        block_size: the longest block.
         shares: of the kinds of step in the long run.
         dtype: of the products; momentum and factors are float32.
     """

@@ -14,7 +14,7 @@ from stablegrad.errors import CheckpointError, UsageError, unknown_name
 from stablegrad.optimizers import classic
 from stablegrad.optimizers.cohorts import LARGEST_UPDATE, Cohort
 from stablegrad.optimizers.estimate import Estimate, estimate, estimate_classic
-from stablegrad.optimizers.partition import longest_block, partition
+from stablegrad.optimizers.partition import DEFAULT_BLOCK_SIZE, longest_block, partition
 from stablegrad.optimizers.schedule import KINDS, Kind, default_schedule, kind_of_step, long_run_shares
 from stablegrad.optimizers.stacks import State
 
@@ -25,8 +25,8 @@ DEFAULT_MOMENTUM = 0.9
 # kron_torch's, which ``classic`` follows.
 CLASSIC_WARMUP, CLASSIC_FLOOR = 500, 0.03
 
-# Options that may be None: the first then follows from the shapes and the others from the longest block.
-OPEN_OPTIONS = ("block_size", "precondition_every", "refresh_warmup", "refresh_floor")
+# Options that may be None; they then follow from the longest block.
+OPEN_OPTIONS = ("precondition_every", "refresh_warmup", "refresh_floor")
 
 STEP_OPTIONS = ("lr", "momentum", "weight_decay", "precondition_lr")
 
@@ -38,7 +38,7 @@ class Kron(torch.optim.Optimizer):
 
     Keeps a running mean of each gradient, multiplies it on both sides by matrices that whiten it, and steps along the
     result, whose root mean square is held to 1.1 at most. Both matrices are block diagonal by default, with blocks of
-    64 to 256, and all weights of one shape are worked on in batched products. Scalars and vectors have a diagonal
+    about 64 x 64, and all weights of one shape are worked on in batched products. Scalars and vectors have a diagonal
     preconditioner.
 
     The preconditioners are refreshed on a schedule that depends only on how many steps a parameter has taken (see
@@ -57,8 +57,7 @@ class Kron(torch.optim.Optimizer):
         more only.
         rule: how preconditioners are fitted. ``pro`` needs only matrix products and works on blocks;
             ``classic`` is the rule of kron_torch, on whole matrices, with triangular solves and random probes.
-        block_size: no block of ``pro`` is larger than this; None: 256 where the matrix's shorter side is at least
-            512, else 64.
+        block_size: no block of ``pro`` is larger than this; None: 64.
         precondition_every: of the steps of ``pro`` that do not refresh, every how many-th multiplies with the
             preconditioners; the others take the last update once more, while the running mean goes on. Without momentum
             their gradients are lost.
@@ -252,6 +251,7 @@ class Kron(torch.optim.Optimizer):
         shapes = [param.shape for param in params]
         if rule == "classic":
             return estimate_classic(shapes, CLASSIC_FLOOR if refresh_floor is None else refresh_floor)
+        block_size = DEFAULT_BLOCK_SIZE if block_size is None else block_size
         schedule = default_schedule(longest_block(shapes, block_size), momentum)
         shares = long_run_shares(
             schedule["refresh_floor"] if refresh_floor is None else refresh_floor,
@@ -405,7 +405,7 @@ def group_defaults(
         }
     else:
         options = {
-            "block_size": block_size,
+            "block_size": DEFAULT_BLOCK_SIZE if block_size is None else block_size,
             "precondition_every": precondition_every,
             "refresh_warmup": refresh_warmup,
             "refresh_floor": refresh_floor,

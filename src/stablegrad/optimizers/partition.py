@@ -11,10 +11,7 @@ from torch import Tensor
 # Lengths of blocks above this are multiples of it.
 LENGTH_UNIT = 16
 
-# The longest blocks of wide matrices by default, of others, and how long a matrix's shorter side is to be called wide.
-# Layers of 512 re-learn as well as by whole matrices with the long ones only, narrower layers learn best with the short
-# ones (docs/benchmarks.md, "Kron beside kron_torch's rule").
-LONG_BLOCK, SHORT_BLOCK, WIDE = 256, 64, 512
+DEFAULT_BLOCK_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -70,26 +67,15 @@ def block_length(length: int, block_size: int) -> int:
     return piece if piece <= LENGTH_UNIT else min(-(-piece // LENGTH_UNIT) * LENGTH_UNIT, block_size)
 
 
-def default_block_size(rows: int, columns: int) -> int:
-    """The longest block of a matrix where nothing else is asked for."""
-    return LONG_BLOCK if min(rows, columns) >= WIDE else SHORT_BLOCK
-
-
-def longest_block(shapes: Iterable[Sequence[int]], block_size: int | None) -> int:
-    """The longest block of any of the tensors that have some; of none :data:`SHORT_BLOCK`."""
+def longest_block(shapes: Iterable[Sequence[int]], block_size: int) -> int:
+    """The longest block of any of the tensors that have some; of none :data:`DEFAULT_BLOCK_SIZE`."""
     parts = [partition(shape, block_size) for shape in shapes if len(shape) >= 2 and 0 not in shape]
-    return max((max(part.block_rows, part.block_columns) for part in parts), default=SHORT_BLOCK)
+    return max((max(part.block_rows, part.block_columns) for part in parts), default=DEFAULT_BLOCK_SIZE)
 
 
-def partition(shape: Sequence[int], block_size: int | None) -> Partition:
-    """The partition of a tensor of ``shape``, of two dimensions or more and with at least one element.
-
-    Args:
-        shape: of the tensor.
-        block_size: longest block; None: :func:`default_block_size`.
-    """
+def partition(shape: Sequence[int], block_size: int) -> Partition:
+    """The partition of a tensor of ``shape``, of two dimensions or more and with at least one element."""
     rows, columns = matrix_shape(shape)
-    block_size = block_size or default_block_size(rows, columns)
     return Partition(rows, columns, block_length(rows, block_size), block_length(columns, block_size))
 
 

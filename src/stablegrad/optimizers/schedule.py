@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, get_args
 
-from stablegrad.optimizers.partition import LONG_BLOCK, SHORT_BLOCK
+from stablegrad.optimizers.partition import DEFAULT_BLOCK_SIZE
 
 #: Kinds of step, the dearest first: the momentum goes through the preconditioners, which are then fitted; it only goes
 #: through them; the last update is taken once more.
@@ -50,15 +50,15 @@ def kind_of_step(step: int, warmup: int, floor: float, precondition_every: int) 
 def default_schedule(longest_block: int, momentum: float) -> dict[str, Any]:
     """What Kron does how often where nothing else is asked for.
 
-    The longer the blocks, the more there is to fit, and the dearer everything is (docs/optimizers.md has the
-    measurements); blocks above 256 are treated as such of 256. An update is not repeated for longer than 0.4 of the
-    1 / (1 - momentum) steps over which the running mean forgets: without momentum a repeating step would lose its
-    gradient.
+    The longer the blocks, the more there is to fit, and the dearer everything is: blocks of 256 cost what those of 64
+    do with this (docs/optimizers.md). Longer ones are treated as such of 256. An update is not repeated for longer than
+    0.4 of the 1 / (1 - momentum) steps over which the running mean forgets: without momentum a repeating step would
+    lose its gradient.
     """
-    block = min(longest_block, LONG_BLOCK)
+    block = min(longest_block, 4 * DEFAULT_BLOCK_SIZE)
     return {
-        "precondition_every": max(1, min(block // SHORT_BLOCK, round(0.4 / (1 - momentum)))),
-        "refresh_warmup": 2 * block if block > SHORT_BLOCK else 100,
+        "precondition_every": max(1, min(block // DEFAULT_BLOCK_SIZE, round(0.4 / (1 - momentum)))),
+        "refresh_warmup": 2 * block if block > DEFAULT_BLOCK_SIZE else 100,
         "refresh_floor": min(0.1, 12.8 / block),
     }
 

@@ -118,9 +118,9 @@ def _heavyball(parameters: list[nn.Parameter]) -> Contender:
 
 #: Kron with one option changed, for what that costs.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "kron_block_64": {"block_size": 64},
     "kron_block_128": {"block_size": 128},
-    "kron_every_step": {"precondition_every": 1},
+    "kron_block_256": {"block_size": 256},
+    "kron_block_256_every_step": {"block_size": 256, "precondition_every": 1},
     "kron_bf16": {"precision": "bf16"},
 }
 
