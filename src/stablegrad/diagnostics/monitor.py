@@ -8,7 +8,7 @@ Around every ``every``-th optimizer step it looks at two consecutive updates: gr
 the weights, what each activation passes on, the error signal that enters at the output. At a slower cadence it runs the
 network on a *probe* batch for ranks and churn. Between these steps it costs a comparison of integers. Figures are
 reduced on the device, stacked into one tensor a look, and read when the next look is taken, long after the device has
-computed them: nothing waits.
+computed them: a look waits for nothing, only a probing does.
 
 The monitor changes nothing: no random number is drawn from the program's streams, no gradient is touched, and the probe
 runs without gradients in evaluation mode.
