@@ -36,7 +36,7 @@ class Arguments:
     total_steps: int = 300_000
     """Environment steps of a run."""
     width: int = 256
-    """Units of a layer; from 512 on Kron's blocks are long."""
+    """Units of a layer."""
     workers: int = 2
     """Runs at once, one thread each."""
 

@@ -4,7 +4,7 @@
 
 The presets ``baseline`` and ``kron`` (RAdam and Kron, the same network) at the paper's settings, on all cores, in
 turns. Kron's warm-up is shortened to 10 steps, so that what is timed, the rollouts after the first, is the long run:
-one step in ten refreshes. A whole run has about 280 refreshes more than that, whatever its length.
+one step in ten refreshes. A whole run has about 220 refreshes more than that, whatever its length.
 """
 
 from __future__ import annotations
