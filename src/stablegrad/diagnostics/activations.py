@@ -103,6 +103,7 @@ class ActivationWatch:
     _counts: dict[str, int] = field(default_factory=dict)
     _mode: _Mode | None = None
     _watching: bool = False
+    _seeing: bool = False
     _channels_first: bool = False
 
     def start(self) -> None:
@@ -111,6 +112,7 @@ class ActivationWatch:
         self.seen, self.order = {}, {}
         self._names = {}
         inside = [f"{name}." for name in self.compiled_parts()]
+        self._seeing = self.inside and not inside
         for name, module in self.model.named_modules() if self.inside else [("", self.model)]:
             # Hooks inside a compiled part are compiled away or break its graph.
             if any(f"{name}.".startswith(part) for part in inside):
@@ -141,7 +143,7 @@ class ActivationWatch:
                 if self.on_input is not None:
                     self.on_input(args, kwargs, module is self.model)
                 self._channels_first = False
-                if self.inside and not self.compiled_parts():
+                if self._seeing:
                     self._mode = _Mode(self)
                     self._mode.__enter__()
         self._stack.append(module)

@@ -20,7 +20,7 @@ def value_statistics(values: Tensor, counts: Tensor | None = None) -> Tensor:
     Returns:
         [4], of the dtype of ``values``; NaN where none counts.
     """
-    counts = torch.ones_like(values, dtype=torch.bool) if counts is None else counts
+    counts = _counting(values, counts)
     mean, variance = _mean_and_variance(values, counts)
     least, most = _least_and_most(values, counts)
     return torch.where(counts.any(), torch.stack([mean, variance.sqrt(), least, most]), torch.nan)
@@ -40,8 +40,7 @@ def target_drift(old_targets: Tensor, new_targets: Tensor) -> Tensor:
         0-d in [0, inf); NaN where all old targets are equal.
     """
     moved = (new_targets - old_targets).square().mean().sqrt()
-    all_count = torch.ones_like(old_targets, dtype=torch.bool)
-    return torch.where(_varies(old_targets, all_count), moved / old_targets.std(correction=0), torch.nan)
+    return torch.where(_varies(old_targets, _counting(old_targets)), moved / old_targets.std(correction=0), torch.nan)
 
 
 @torch.no_grad()
@@ -58,9 +57,14 @@ def explained_variance(prediction: Tensor, target: Tensor, counts: Tensor | None
     Returns:
         0-d in (-inf, 1]; NaN where all targets are equal.
     """
-    counts = torch.ones_like(target, dtype=torch.bool) if counts is None else counts
+    counts = _counting(target, counts)
     unexplained = _mean_and_variance(target - prediction, counts)[1] / _mean_and_variance(target, counts)[1]
     return torch.where(_varies(target, counts), 1 - unexplained, torch.nan)
+
+
+def _counting(values: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Which entries count; all where nothing else is said."""
+    return torch.ones_like(values, dtype=torch.bool) if counts is None else counts
 
 
 def _mean_and_variance(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
