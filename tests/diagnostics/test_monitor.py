@@ -359,6 +359,7 @@ def test_a_report_before_the_actors_first_step():
     with Monitor({"actor": model.actor, "rest": model}, [critic, actor], every=2, probe_every=0) as monitor:
         alternate(model, critic, actor, 6, delay=1000)
         assert not monitor.report().notes
+        assert monitor.history.frozen == [], "what was not looked at yet may well be called"
         alternate(model, critic, actor, 12)
         assert monitor.report().notes == []
         assert not any("target" in finding.site for finding in monitor.report().findings)
@@ -601,10 +602,13 @@ def test_a_look_reads_no_value_and_sends_none(optimizer, monkeypatch):
     with Monitor(network, steps, every=2, probe_every=0) as monitor:
         monkeypatch.setattr(monitor, "_read", lambda keep: None)
         train(network, steps, [(x, y)] * 3)
-        with Crossings() as crossings:
+        tensor, made = torch.tensor, []
+        with Crossings() as crossings, monkeypatch.context() as making:
+            making.setattr(torch, "tensor", lambda *args, **kwargs: made.append(kwargs) or tensor(*args, **kwargs))
             train(network, steps, [(x, y)])
     assert [step for step, *_ in monitor._pending] == [2, 4]
     assert not crossings.found
+    assert not [one for one in made if str(one.get("device", "cpu")) != "cpu"]
     keys = monitor._pending[-1][1]
     assert {"gradient_norm/head", "effective_learning_rate/head", "dormant/relu", "gradient_cosine/first"} <= set(keys)
 
