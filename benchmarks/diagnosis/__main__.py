@@ -2,8 +2,8 @@
 
     python -m benchmarks.diagnosis [--part tuning] [--runs FOLDER] [--no-rivals] [--no-prescriptions]
 
-Trainings are of small networks, a second or so each. Rules are tuned on one part of the scenarios; the other, of other
-tasks, networks and optimizers, is held out. With ``--runs`` what was measured is kept in a folder and taken from there
+Trainings are of small networks, a second or so each. Rules are tuned on two parts of the scenarios; two are held out,
+one of other tasks, networks and optimizers, and one of numbers that nobody drew before. With ``--runs`` what was measured is kept in a folder and taken from there
 the next time, so that changed rules are scored without training anew; delete a file to measure it again.
 """
 
@@ -39,7 +39,7 @@ TRIED = TOP
 class Arguments:
     """What the benchmark takes."""
 
-    part: Literal["both", "tuning", "held-out"] = "both"
+    part: Literal["all", "tuning", "held-out", "drawn", "drawn-held-out"] = "all"
     """Which scenarios; one part alone has a file of results of its own."""
     runs: Path | None = None
     """Folder in which measurements are kept and looked for."""
@@ -53,7 +53,7 @@ class Arguments:
 
 def main() -> None:
     arguments = tyro.cli(Arguments)
-    names = [name for name, one in SCENARIOS.items() if arguments.part in ("both", one.part)]
+    names = [name for name, one in SCENARIOS.items() if arguments.part in ("all", one.part)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.runs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def main() -> None:
             treated = treat(pool, folder, judged, trials) if arguments.prescriptions else {}
     show(judged, treated)
     command = f"python -m benchmarks.diagnosis {' '.join(sys.argv[1:])}".strip()
-    name = NAME if arguments.part == "both" else f"{NAME}_{arguments.part.replace('-', '_')}"
+    name = NAME if arguments.part == "all" else f"{NAME}_{arguments.part.replace('-', '_')}"
     save(name, command, result(judged, trials, treated))
 
 
@@ -71,8 +71,8 @@ def measure(pool: ProcessPoolExecutor, folder: Path, names: Sequence[str], rival
     """Trials of the scenarios and of the twins of failures, from the folder where they are there."""
     wanted = dict.fromkeys([*names, *(SCENARIOS[name].twin for name in names if SCENARIOS[name].kind)])
     trials = _all(pool, folder, trial.run, [(name,) for name in wanted])
-    # The others were tuned on neither part; the held-out one is what all are compared on.
-    compared = [(name,) for name in names if SCENARIOS[name].part == PARTS[1]] if rivals else []
+    # The others were tuned on no part; held-out ones are what all are compared on.
+    compared = [(name,) for name in names if SCENARIOS[name].part.endswith("held-out")] if rivals else []
     others = _all(pool, folder, trial.run_rivals, compared)
     return {key[0]: found | ({"rivals": others[key]} if key in others else {}) for key, found in trials.items()}
 
@@ -155,20 +155,20 @@ def result(
             part: {detector: scoring.summary(group, detector) for detector in scoring.detectors(group)}
             for part, group in by_part.items()
         },
-        "both": {detector: scoring.summary(judged, detector) for detector in scoring.detectors(judged)},
+        "all": {detector: scoring.summary(judged, detector) for detector in scoring.detectors(judged)},
         "by_level": {part: scoring.by_level(group) for part, group in by_part.items()},
         "confusion": {part: scoring.confusion(group) for part, group in by_part.items()},
         "prescriptions": {
             part: scoring.share(sum(one["restored"] for one in group), len(group))
-            for part in (*PARTS, "both")
-            for group in [[one for name, one in treated.items() if part in ("both", SCENARIOS[name].part)]]
+            for part in (*PARTS, "all")
+            for group in [[one for name, one in treated.items() if part in ("all", SCENARIOS[name].part)]]
         }
         if treated
         else None,
         "one_of_three": {
             part: scoring.share(sum(one["restored_by"] is not None for one in group), len(group))
-            for part in (*PARTS, "both")
-            for group in [[one for name, one in treated.items() if part in ("both", SCENARIOS[name].part)]]
+            for part in (*PARTS, "all")
+            for group in [[one for name, one in treated.items() if part in ("all", SCENARIOS[name].part)]]
         }
         if treated
         else None,
@@ -200,8 +200,8 @@ def _row(one: Judged, treated: dict[str, Any] | None) -> dict[str, Any]:
 
 def show(judged: Sequence[Judged], treated: dict[str, dict[str, Any]]) -> None:
     """Print the figures."""
-    for part in (*PARTS, "both"):
-        group = [one for one in judged if part in ("both", one.scenario.part)]
+    for part in (*PARTS, "all"):
+        group = [one for one in judged if part in ("all", one.scenario.part)]
         if not group:
             continue
         print(f"\n== {part}: {sum(one.valid for one in group)} valid of {len(group)}")
@@ -220,7 +220,7 @@ def show(judged: Sequence[Judged], treated: dict[str, dict[str, Any]]) -> None:
                 for when, one in by_time.items()
             )
             print(f"stablegrad, {level} or worse: {', '.join(figures)}")
-        cured = [one for name, one in treated.items() if part in ("both", SCENARIOS[name].part)]
+        cured = [one for name, one in treated.items() if part in ("all", SCENARIOS[name].part)]
         if cured:
             by_hand = sum(one["restored"] and one["by_hand"] for one in cured)
             restored = sum(one["restored"] for one in cured)

@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam, AdamW
 #: Part of its twin's score that a failure may keep.
 KEPT = 0.75
 #: What scenarios are for.
-PARTS = ("tuning", "held-out")
+PARTS = ("tuning", "held-out", "drawn", "drawn-held-out")
 #: Faults that a person has to take out of the program, and the prescriptions that say so. What is left is the twin: a
 #: layer that is connected again, a loss that stays finite or is minimised, a penalty that is weakened, a discount
 #: below 1.
