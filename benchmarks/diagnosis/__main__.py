@@ -3,8 +3,9 @@
     python -m benchmarks.diagnosis [--part tuning] [--runs FOLDER] [--no-rivals] [--no-prescriptions]
 
 Trainings are of small networks, a second or so each. Rules are tuned on two parts of the scenarios; two are held out,
-one of other tasks, networks and optimizers, and one of numbers that nobody drew before. With ``--runs`` what was measured is kept in a folder and taken from there
-the next time, so that changed rules are scored without training anew; delete a file to measure it again.
+one of other tasks, networks and optimizers, and one of numbers that nobody drew before. With ``--runs`` what was
+measured is kept in a folder and taken from there the next time, so that changed rules are scored without training anew;
+delete a file to measure it again.
 """
 
 from __future__ import annotations
