@@ -189,6 +189,38 @@ class TestMultiSkip:
             changes.multi_skip(model, adam(model))
 
 
+class TestSmallerNetwork:
+    def test_the_first_and_the_last_layer_of_a_stack_stay(self):
+        model = stack(6, *[16] * 6, 3, activation=nn.Tanh)
+        optimizer, layers = adam(model), [part for part in model if isinstance(part, nn.Linear)]
+        step(model, optimizer, torch.randn(4, 6))
+        changes.smaller_network(model, optimizer)
+        assert [part for part in model if isinstance(part, nn.Linear)] == [layers[0], layers[5], layers[6]]
+        assert [type(part) for part in model] == [nn.Linear, nn.Tanh, nn.Linear, nn.Tanh, nn.Linear]
+        assert trained(optimizer) == everything(model)
+        assert all(id(parameter) in everything(model) for parameter in optimizer.state)
+        x = torch.randn(4, 6)
+        expected = layers[6](torch.tanh(layers[5](torch.tanh(layers[0](x)))))
+        torch.testing.assert_close(model(x), expected)
+
+    @pytest.mark.parametrize("kind", ["mlp", "residual"])
+    def test_our_torsos_between_the_same_sizes(self, kind):
+        config = TorsoConfig(kind=kind, depth=3, width=16, out_features=12, activation="gelu", norm="none")
+        model = QNetwork((5,), 4, encoder=EncoderConfig(), torso=config, is_image=False)
+        optimizer = adam(model)
+        changes.smaller_network(model, optimizer)
+        linear = [module for module in model.torso.modules() if isinstance(module, nn.Linear)]
+        assert [(layer.in_features, layer.out_features) for layer in linear] == [(5, 16), (16, 12)]
+        assert any(isinstance(module, nn.GELU) for module in model.torso.modules())
+        assert not any(isinstance(module, nn.LayerNorm) for module in model.modules())
+        assert model(torch.randn(2, 5)).shape == (2, 4)
+        assert trained(optimizer) == everything(model)
+
+    def test_says_where_it_takes_a_person(self):
+        with pytest.raises(CannotApply, match="by hand"):
+            changes.smaller_network(stack(4, 8, 8, 2), adam(stack(4, 8, 8, 2)))
+
+
 class TestActivation:
     def test_replaces_modules_that_do_not_shape_the_output(self):
         model = nn.Sequential(
@@ -436,6 +468,7 @@ class TestNormaliseInputs:
             changes.layer_norm,
             changes.residual,
             changes.multi_skip,
+            changes.smaller_network,
             changes.activation,
             changes.orthogonal_init,
             changes.kron,

@@ -54,6 +54,17 @@ def test_the_rate_that_is_tried_is_the_one_that_was_prescribed():
     assert changed.agent.optimizer.initial_learning_rate == pytest.approx(1000 * rate)
 
 
+def test_a_smaller_network_is_tried_in_its_place_among_the_prescriptions():
+    base = default_run("CartPole-v1", "stable+torso.depth=10+torso.skip_blocks=7")
+    changed = changed_configs(base, [prescription("smaller_network"), prescription("lower_learning_rate", 0.1)])
+    assert list(changed) == ["smaller_network", "lower_learning_rate"]
+    torso = changed["smaller_network"].agent.torso
+    assert (torso.depth, torso.width, torso.kind) == (1, base.agent.torso.width, "multi_skip")
+    assert (
+        changed_configs(default_run("CartPole-v1", "baseline+torso.depth=1"), [prescription("smaller_network")]) == {}
+    )
+
+
 def test_what_a_run_has_already_is_not_prescribed():
     settings = ("baseline+torso.norm=none", "stable")
     plain, stable = (fitting(default_run("CartPole-v1", setting).to_json()) for setting in settings)

@@ -304,6 +304,45 @@ def multi_skip(model: nn.Module, optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
+def smaller_network(model: nn.Module, optimizer: Optimizer) -> Optimizer:
+    """Plain stacks with two layers left, the first and the last, at their initial or learned weights.
+
+    Plain torsos of :mod:`stablegrad.networks` are made anew; for what stacks are, see :func:`multi_skip`.
+    """
+    torsos, stacks = _plain_torsos(model), _stacks(model)
+    if not torsos and not stacks:
+        raise CannotApply(
+            "smaller_network: found neither a plain torso of stablegrad.networks nor an nn.Sequential with at least "
+            "three hidden linear layers of one width; leave out layers by hand"
+        )
+    for parent, name, torso in torsos:
+        new = _shallow(torso)
+        setattr(parent, name, new)
+        _replace(optimizer, torso.parameters(), new.parameters())
+    for sequence, first, last in stacks:
+        places = [place for place in range(first, last) if isinstance(sequence[place], nn.Linear)]
+        gone = range(places[1], places[-1])
+        old = [parameter for place in gone for parameter in sequence[place].parameters()]
+        for name in [list(sequence._modules)[place] for place in gone]:
+            del sequence._modules[name]
+        _replace(optimizer, old, ())
+    return optimizer
+
+
+def _shallow(torso: MLPTorso | MultiSkipTorso) -> MLPTorso:
+    """A plain torso of two layers between the same sizes."""
+    first = all_layers(torso)[0]
+    assert isinstance(first, nn.Linear)
+    return MLPTorso(
+        first.in_features,
+        first.out_features,
+        0,
+        out_features=torso.out_features,
+        norm="layer" if any(isinstance(module, nn.LayerNorm) for module in torso.modules()) else "none",
+        activation=_activation_of(torso.modules()),
+    ).to(first.weight.device, first.weight.dtype)
+
+
 def _plain_torsos(model: nn.Module) -> list[tuple[nn.Module, str, MLPTorso | MultiSkipTorso]]:
     """(parent, name, torso) of torsos without the repeated skip, but for those too shallow to have a block."""
     return [
@@ -326,16 +365,20 @@ def _make_multi_skip(
 ) -> MultiSkipTorso:
     """A multi-skip torso that begins like the layer ``first``, with the activation of ``like``."""
     assert isinstance(first, nn.Linear)
-    made_by = {make: name for name, make in ACTIVATIONS.items()}
-    activation = next((made_by[type(module)] for module in like if type(module) in made_by), "relu")
     return MultiSkipTorso(
         first.in_features,
         first.out_features,
         depth,
         out_features=out_features,
         norm="layer" if normed else "none",
-        activation=activation,
+        activation=_activation_of(like),
     ).to(first.weight.device, first.weight.dtype)
+
+
+def _activation_of(modules: Iterable[nn.Module]) -> str:
+    """Name of the first activation that there is one for."""
+    made_by = {make: name for name, make in ACTIVATIONS.items()}
+    return next((made_by[type(module)] for module in modules if type(module) in made_by), "relu")
 
 
 def _stacks(model: nn.Module) -> list[tuple[nn.Sequential, int, int]]:

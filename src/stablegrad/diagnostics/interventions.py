@@ -601,10 +601,13 @@ _ALL = (
         unmeasured="less than nothing: a smaller network is faster",
         code={
             "torch": "from stablegrad.networks import MLPTorso\n\n"
-            "model = nn.Sequential(MLPTorso(n, width=256, depth=0), nn.Linear(256, m))",
+            "model = nn.Sequential(MLPTorso(n, width=256, depth=0), nn.Linear(256, m))\n\n"
+            "# or on an nn.Sequential with a plain stack, of which the first and the last layer stay:\n"
+            + _in_place("smaller_network"),
             "sb3": "policy_kwargs = dict(net_arch=[64, 64])",
-            "cli": "stablegrad train pqn --env ENV --torso.depth small --torso.width 256",
+            "cli": "stablegrad train pqn --env ENV --torso.depth small --torso.width small",
         },
+        change=changes.smaller_network,
     ),
 )
 

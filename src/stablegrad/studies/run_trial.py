@@ -20,6 +20,7 @@ from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, UNCHANGED, Trial, decide
 from stablegrad.environments import environment_spec
 from stablegrad.errors import StablegradError, UsageError
+from stablegrad.networks.sizes import DEPTHS, WIDTHS, resolve_depth, resolve_width
 from stablegrad.studies.comparison import Comparison
 from stablegrad.studies.execution import RunProgress, run_comparison
 from stablegrad.studies.search_space import RATE, Space, agent_identity, fresh_seeds
@@ -86,7 +87,17 @@ def changed_configs(base: RunConfig, prescriptions: Sequence[Prescription]) -> d
         name: space.config({**point, RATE: factors[name]} if RATE in point and factors[name] else point)
         for name, point in space.answers(prescriptions).items()
     }
-    return {name: config for name, config in configs.items() if agent_identity(config) != agent_identity(base)}
+    torso = base.agent.torso
+    if "smaller_network" in factors:
+        # A search keeps the size of the network, a trial may not.
+        depth, width = (
+            min(resolve_depth(torso.depth), DEPTHS["small"]),
+            min(resolve_width(torso.width), WIDTHS["small"]),
+        )
+        torso = dataclasses.replace(torso, depth=depth, width=width, skip_blocks=None)
+        configs["smaller_network"] = dataclasses.replace(base, agent=dataclasses.replace(base.agent, torso=torso))
+    ranked = {name: configs[name] for name in factors if name in configs}
+    return {name: config for name, config in ranked.items() if agent_identity(config) != agent_identity(base)}
 
 
 def verify_run(
