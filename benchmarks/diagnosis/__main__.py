@@ -60,7 +60,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
             trials = measure(pool, folder, names, arguments.rivals)
-            judged = scoring.judge_all(trials, names)
+            judged = scoring.judge_all(pool, trials, names)
             treated = treat(pool, folder, judged, trials) if arguments.prescriptions else {}
     show(judged, treated)
     command = f"python -m benchmarks.diagnosis {' '.join(sys.argv[1:])}".strip()

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,9 +44,9 @@ class Alarms:
 
 @dataclass
 class Judged:
-    """A scenario with everything that is known of it."""
+    """A scenario with everything that is known of it; it goes from one process to another."""
 
-    scenario: Scenario
+    name: str
     score: float
     valid: bool
     why_not: str
@@ -55,6 +56,11 @@ class Judged:
     #: Our verdicts: the worst at any look from the onset on, and the last.
     worst: str = LEVELS[0]
     last: str = LEVELS[0]
+
+    @property
+    def scenario(self) -> Scenario:
+        """What was judged."""
+        return SCENARIOS[self.name]
 
     def lead(self, detector: str) -> int | None:
         """Steps between the first alarm and the moment at which the curve shows it."""
@@ -90,16 +96,16 @@ def symptom_step(curve: Sequence[float], twin: Sequence[float]) -> int:
     return int(min(hidden[-1] + 2, len(ours))) if len(hidden) else 1
 
 
-def judge_all(trials: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> list[Judged]:
+def judge_all(pool: ProcessPoolExecutor, trials: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> list[Judged]:
     """Verdicts on scenarios; the twins of failures must be among the trials."""
-    return [judge_one(SCENARIOS[name], trials) for name in names]
+    waiting = [pool.submit(judge_one, name, trials[name], trials.get(SCENARIOS[name].twin)) for name in names]
+    return [future.result() for future in waiting]
 
 
-def judge_one(scenario: Scenario, trials: Mapping[str, Mapping[str, Any]]) -> Judged:
-    trial = trials[scenario.name]
+def judge_one(name: str, trial: Mapping[str, Any], twin: Mapping[str, Any] | None) -> Judged:
+    scenario = SCENARIOS[name]
     score, symptom, why = trial["score"], None, ""
-    if scenario.kind:
-        twin = trials[scenario.twin]
+    if twin is not None:
         symptom = symptom_step(trial["watched"], twin["watched"])
         if twin["score"] < SCENARIOS[scenario.twin].goal:
             why = f"its twin scores {twin['score']:.2f} and does not reach its goal"
@@ -127,7 +133,7 @@ def judge_one(scenario: Scenario, trials: Mapping[str, Mapping[str, Any]]) -> Ju
         alarms["torchmortem"] = Alarms(len(trial["losses"]) if reported else None, reported, None, reported)
     verdicts = [verdict_of(findings) for step, findings in found if step >= scenario.onset] or [LEVELS[0]]
     worst = max(verdicts, key=LEVELS.index)
-    return Judged(scenario, score, not why, why, symptom, len(trial["losses"]), alarms, worst, verdicts[-1])
+    return Judged(name, score, not why, why, symptom, len(trial["losses"]), alarms, worst, verdicts[-1])
 
 
 def rules_of(findings: Iterable[Finding]) -> tuple[str, ...]:

@@ -4,12 +4,15 @@ import json
 import math
 import warnings
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from stablegrad.diagnostics import RULES, History, Report, Thresholds, judge
 from stablegrad.diagnostics.rules import Finding, passed
+from stablegrad.diagnostics.rules.shared import middle
 from stablegrad.errors import UsageError
 
 LOOKS = 12
@@ -670,3 +673,17 @@ def test_a_history_until_a_step_is_what_was_known_then():
     assert judge(made.until(10**6)) == judge(made)
     assert made.until(5).metrics() == []
     assert not made.until(5).series("dead")
+
+
+@given(
+    arrays(
+        np.float64,
+        array_shapes(min_dims=2, max_dims=2, max_side=7),
+        elements=st.one_of(st.floats(-1e3, 1e3), st.sampled_from([np.nan, np.inf])),
+    )
+)
+def test_the_middle_of_sites_is_numpys_median(values):
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        expected = np.nanmedian(values, axis=1)
+        np.testing.assert_array_equal(middle(values), expected)

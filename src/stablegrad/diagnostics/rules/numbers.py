@@ -9,7 +9,7 @@ import numpy as np
 
 from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, columns
+from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, columns, middle
 
 
 def nonfinite(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -66,7 +66,7 @@ def nonfinite_suddenly(history: History, thresholds: Thresholds) -> Iterator[Fin
     before = updates.values[updates.steps < steps[0]] if len(steps) else np.empty((0, 0))
     if not len(before):
         return
-    typical = np.nanmedian(before, axis=1)
+    typical = middle(before)
     # Steps that are normalised cannot grow without end, so what is not finite does not come from them.
     largest = thresholds.throwing if normalised else thresholds.large_update
     grew = len(typical) > 2 and typical[-1] > thresholds.runaway * beginning_of(typical, thresholds.reference_looks)

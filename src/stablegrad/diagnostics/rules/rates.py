@@ -9,7 +9,7 @@ import numpy as np
 from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.rules.damage import damaged_since
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import beginning_of, holds_since, together, total_error
+from stablegrad.diagnostics.rules.shared import beginning_of, holds_since, middle, together, total_error
 
 #: Growth of the error over its lowest from which on what was learned is lost.
 LOST = 3.0
@@ -26,7 +26,7 @@ def starved_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
         return
     known = np.isin(steps, updates.steps) & np.isin(steps, errors.steps)
     steps, rates = steps[known], rates[known]
-    typical = np.nanmedian(updates.values[np.isin(updates.steps, steps)], axis=1)
+    typical = middle(updates.values[np.isin(updates.steps, steps)])
     error = errors.values[np.isin(errors.steps, steps)].ravel()
     fallen = rates < np.maximum.accumulate(rates) / thresholds.starving_rate
     idle = (typical < thresholds.small_update) & (error > 0.5 * beginning_of(error, thresholds.reference_looks))
@@ -82,4 +82,4 @@ def learning_rates(history: History) -> tuple[np.ndarray, np.ndarray]:
     effective_rates, weights = (np.stack([one.site(site) for site in sites], axis=1) for one in (effective, norms))
     rates = effective_rates * np.square(weights)
     there = np.isfinite(rates).any(axis=1)
-    return effective.steps[there], np.nanmedian(np.where(np.isfinite(rates), rates, np.nan)[there], axis=1)
+    return effective.steps[there], middle(np.where(np.isfinite(rates), rates, np.nan)[there])

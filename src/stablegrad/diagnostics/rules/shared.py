@@ -31,6 +31,18 @@ def beginning_of(values: np.ndarray, looks: int) -> float:
     return float(np.median(there)) if len(there) else math.nan
 
 
+def middle(values: np.ndarray) -> np.ndarray:
+    """[T] median of each row of [T, sites], NaN left out; NaN where nothing is left.
+
+    ``np.nanmedian`` of such small rows takes ten times as long, and a verdict takes dozens of them.
+    """
+    values = np.sort(values, axis=1)
+    there = np.count_nonzero(~np.isnan(values), axis=1)
+    rows = np.arange(len(values))
+    low, high = values[rows, np.maximum(there - 1, 0) // 2], values[rows, np.minimum(there // 2, values.shape[1] - 1)]
+    return np.where(there > 0, (low + high) / 2, math.nan)
+
+
 def columns(*series: Series) -> Iterator[tuple[Any, ...]]:
     """(site, steps, values, values, ...) of each site that all series have, at the looks at which all have a value."""
     for site in series[0].sites:

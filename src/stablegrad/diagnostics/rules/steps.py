@@ -19,6 +19,7 @@ from stablegrad.diagnostics.rules.shared import (
     beginning_of,
     columns,
     holds_since,
+    middle,
     together,
     total_error,
 )
@@ -47,7 +48,7 @@ def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     series = history.series("update_ratio")
     if not series:
         return
-    typical = np.nanmedian(series.values, axis=1)
+    typical = middle(series.values)
     beginning = beginning_of(typical, thresholds.reference_looks)
     large = typical > max(thresholds.large_update, min(beginning, 4 * thresholds.large_update))
     large[: thresholds.reference_looks] = False
@@ -73,7 +74,7 @@ def thrown_weights(history: History, thresholds: Thresholds) -> Iterator[Finding
     series = history.series("update_ratio")
     if not series:
         return
-    typical = np.nanmedian(series.values, axis=1)
+    typical = middle(series.values)
     long = typical > thresholds.large_update
     long[: thresholds.reference_looks] = False
     rows = np.convolve(long, np.ones(thresholds.patience), "full")[: len(long)] >= thresholds.patience
@@ -98,12 +99,12 @@ def update_burst(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     series = history.series("update_ratio")
     if not series:
         return
-    typical = np.nanmedian(series.values, axis=1)
-    for look in range(2 * thresholds.reference_looks, len(typical)):
+    typical = middle(series.values)
+    for look in np.flatnonzero((typical > thresholds.throwing) & np.isfinite(typical)):
         before = typical[:look]
-        usual = float(np.nanmedian(before))
-        if not (typical[look] > max(thresholds.throwing, thresholds.burst * usual) and np.isfinite(typical[look])):
+        if look < 2 * thresholds.reference_looks or not typical[look] > thresholds.burst * np.nanmedian(before):
             continue
+        usual = float(np.nanmedian(before))
         # First steps are long where an optimizer has no memory of gradients yet.
         calm = np.nanmax(before[thresholds.reference_looks :]) < thresholds.large_update
         if calm and damaged_since(history, thresholds, int(series.steps[look])):
@@ -157,7 +158,7 @@ def small_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     # At the end of a schedule steps are short on purpose; one that ends too early is starved_rate's.
     if not series or (len(rates) and rates[-1] < ANNEALED * rates.max()):
         return
-    typical = np.nanmedian(series.values, axis=1)
+    typical = middle(series.values)
     error = np.sqrt(np.nansum(np.square(errors.values), axis=1))
     beginning = beginning_of(error, thresholds.reference_looks)
     tiny = (typical < thresholds.small_update) & (typical > 0) & (error > 0.5 * beginning)
@@ -201,7 +202,7 @@ def stale_state(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     cosines = history.series("gradient_cosine")
     if not series or not cosines:
         return
-    typical = np.nanmedian(series.values, axis=1)
+    typical = middle(series.values)
     error = np.sqrt(np.nansum(np.square(errors.values), axis=1))
     looks = thresholds.patience
     recent = cosines.values[np.isin(cosines.steps, series.steps[-SLOW_LOOKS:])]
@@ -271,7 +272,7 @@ def _running_away(history: History, thresholds: Thresholds, name: str) -> Iterat
     if not (updates and errors and cosines and sizes):
         return
     steps = reduce(np.intersect1d, [one.steps for one in (updates, errors, cosines, sizes)])
-    columns = [np.nanmedian(one.values[np.isin(one.steps, steps)], axis=1) for one in (updates, errors, cosines, sizes)]
+    columns = [middle(one.values[np.isin(one.steps, steps)]) for one in (updates, errors, cosines, sizes)]
     finite = np.isfinite(np.stack(columns)).all(axis=0)
     steps, (update, error, cosine, size) = steps[finite], (one[finite] for one in columns)
     if len(steps) <= thresholds.reference_looks:
