@@ -276,7 +276,7 @@ def test_what_a_log_axis_cannot_hold_is_marked():
         history.add(step, {"error_signal/network": value})
     (drawn,) = charts(history)
     figure = json.loads(drawn.figure.json)
-    assert figure["layout"]["yaxis"]["type"] == "log"
+    assert figure["layout"]["yaxis"]["type"] == "log" and figure["layout"]["yaxis"]["dtick"] == 1
     line, *marks = figure["data"]
     assert array(line["y"])[[0, 1, 3]].tolist() == [1.0, 1e-3, 1e-6]
     assert np.isnan(array(line["y"]).astype(float)[[2, 4]]).all()
