@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-overhead bench-bootstrap bench-study-report bench-study-executor bench-preflight
+.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-overhead bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -86,3 +86,6 @@ bench-study-executor: $(VENV)/.base ## a study by one worker and by two, with wo
 
 bench-preflight: $(VENV)/.base ## the pre-flight's verdicts beside what training showed, digits and LunarLander (20 minutes)
 	$(BIN)/python benchmarks/preflight_grid.py
+
+bench-symptom-pictures: $(VENV)/.base ## pictures of vanishing gradients, dead units and a falling rank, before and after the fix (6 minutes)
+	$(BIN)/python -m benchmarks.symptom_pictures

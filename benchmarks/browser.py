@@ -48,7 +48,7 @@ class Browser:
         self.errors: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Runtime"):
+        for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
         self.call("Performance.enable", timeDomain="threadTicks")
 
@@ -78,6 +78,11 @@ class Browser:
             self.requests.append(message["params"]["request"]["url"])
         if message.get("method") == "Runtime.exceptionThrown":
             self.errors.append(str(message["params"]["exceptionDetails"].get("exception", {}).get("description")))
+        if message.get("method") == "Runtime.consoleAPICalled" and message["params"]["type"] in ("error", "assert"):
+            self.errors.append(" ".join(str(one.get("value")) for one in message["params"]["args"]))
+        # Here the browser itself complains, as of what the page's own policy forbids.
+        if message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
+            self.errors.append(message["params"]["entry"]["text"])
         return message
 
     def evaluate(self, expression: str) -> Any:

@@ -6,14 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from stablegrad.diagnostics import Report, judge
 from stablegrad.reports import write_run_report
 
 CHROMIUM = any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
-_specification = importlib.util.spec_from_file_location(
-    "browser", Path(__file__).parents[2] / "benchmarks" / "browser.py"
-)
-_browser = importlib.util.module_from_spec(_specification)
-_specification.loader.exec_module(_browser)
+
+
+def _load(path):
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+_browser = _load(Path(__file__).parents[2] / "benchmarks" / "browser.py")
+_histories = _load(Path(__file__).with_name("histories.py"))
 DRAWN = "document.querySelectorAll('.figure[data-drawn] .main-svg').length > 0 &&" + (
     "document.querySelectorAll('.figure:not([data-drawn])').length === 0"
 )
@@ -32,4 +39,102 @@ def test_figures_are_drawn_near_the_screen_and_all_of_them_on_paper(synthetic, t
         browser.open(page)
         browser.scroll()
         assert browser.evaluate(DRAWN)
+        # Options and their values stand side by side, on a phone too.
+        assert browser.evaluate(
+            "Array.from(document.querySelectorAll('.scroll')).every(one => one.scrollWidth <= one.clientWidth)"
+        )
         assert browser.errors == [] and {url.split(":")[0] for url in browser.requests} <= {"file", "data"}
+
+
+#: Plots without a title, a unit or a way to read them that can be seen.
+WORDLESS = """Array.from(document.querySelectorAll(".figure")).filter(function (figure) {
+    const plot = figure.closest(".plot");
+    const words = [["h3", /\\w/], [".unit", /\\w.*\\.$/], [".soft:last-child", /^How to read it: .{10,}\\.$/]];
+    return !plot || words.some(function ([place, pattern]) {
+        const found = plot.querySelector(place);
+        return !found || !found.getClientRects().length || !pattern.test(found.textContent.trim());
+    });
+}).length"""
+#: Words in and below figures that stand on other words of theirs, or outside of the figure or the screen.
+ENTANGLED = """Array.from(document.querySelectorAll(".plot")).flatMap(function (plot) {
+    const whole = plot.getBoundingClientRect(), spare = 3;
+    const words = Array.from(plot.querySelectorAll(".main-svg text, .ticks span"))
+        .filter(function (one) { return one.textContent.trim() && one.getClientRects().length; })
+        .map(function (one) { return [one.textContent, one.getBoundingClientRect()]; });
+    return words.filter(function ([, box], index) {
+        return box.left < Math.max(0, whole.left - spare) || box.right > Math.min(innerWidth, whole.right + spare)
+            || box.top < whole.top || box.bottom > whole.bottom
+            || words.slice(index + 1).some(function ([, other]) {
+                return box.left + spare < other.right && other.left + spare < box.right
+                    && box.top + spare < other.bottom && other.top + spare < box.bottom;
+            });
+    }).map(function ([text]) { return plot.querySelector("h3").textContent + ": " + text; });
+})"""
+#: Words that stand out from what is behind them by less than 4.5 to 1 (WCAG 2, AA).
+PALE = """(function () {
+    const pen = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    function channels(colour) {
+        pen.clearRect(0, 0, 1, 1);
+        pen.fillStyle = colour;
+        pen.fillRect(0, 0, 1, 1);
+        return pen.getImageData(0, 0, 1, 1).data;
+    }
+    function luminance(colour) {
+        const [red, green, blue] = Array.from(channels(colour)).map(function (channel) {
+            const share = channel / 255;
+            return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+    }
+    function paper(element) {
+        while (channels(getComputedStyle(element).backgroundColor)[3] < 255) element = element.parentElement;
+        return getComputedStyle(element).backgroundColor;
+    }
+    const pairs = new Map();
+    for (const element of document.querySelectorAll("main *")) {
+        const own = Array.from(element.childNodes).some(function (node) {
+            return node.nodeType === Node.TEXT_NODE && node.textContent.trim();
+        });
+        if (!own || !element.getClientRects().length) continue;
+        const style = getComputedStyle(element), svg = element instanceof SVGElement;
+        pairs.set((svg ? style.fill : style.color) + " on " + paper(element), element.textContent.slice(0, 40));
+    }
+    return Array.from(pairs).filter(function ([colours]) {
+        const [low, high] = colours.split(" on ").map(luminance).sort(function (a, b) { return a - b; });
+        return (high + 0.05) / (low + 0.05) < 4.5;
+    });
+})()"""
+
+
+@pytest.fixture(scope="module")
+def diagnoses(tmp_path_factory):
+    """Pages of a small network that stands still in one layer and breaks in another, and of a deep one that fades."""
+    folder = tmp_path_factory.mktemp("diagnoses")
+    found = {
+        3: _histories.history(3, 40, zero_from=(1, 0.6), nonfinite_from=(2, 0.8)),
+        200: _histories.history(200, 12, fading=0.05),
+    }
+    return {layers: Report(judge(one), one).save_html(folder / f"{layers}.html") for layers, one in found.items()}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with _browser.open_browser() as one:
+        yield one
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+@pytest.mark.parametrize("layers", [3, 200])
+def test_a_diagnosis_can_be_read_on_every_screen(diagnoses, browser, layers, size, dark):
+    browser.look(*size, dark)
+    assert browser.open(diagnoses[layers])["figures"] == 16
+    browser.scroll()
+    assert browser.evaluate(DRAWN)
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert browser.evaluate(WORDLESS) == 0
+    assert browser.evaluate(ENTANGLED) == []
+    paper = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (paper == "rgb(20, 24, 29)") is dark and browser.evaluate(PALE) == []
+    assert browser.errors == [] and {url.split(":")[0] for url in browser.requests} <= {"file", "data"}

@@ -109,6 +109,7 @@ def test_every_layer_has_its_verdict_in_order(sick):
     report, page = sick
     titles = [a["title"] for tag, a in page.elements if tag == "li" and "title" in a]
     assert [title.rpartition(": ")[0] for title in titles] == report.history.order
+    assert "layers before activations" not in page.words
     assert dict(title.rsplit(": ", 1) for title in titles) == report.layers()
     table = page.source[page.source.index('<table class="findings">') :]
     assert table[: table.index("</table>")].count("<code>") == len(report.findings)
@@ -276,7 +277,7 @@ def test_what_a_log_axis_cannot_hold_is_marked():
         history.add(step, {"error_signal/network": value})
     (drawn,) = charts(history)
     figure = json.loads(drawn.figure.json)
-    assert figure["layout"]["yaxis"]["type"] == "log"
+    assert figure["layout"]["yaxis"]["type"] == "log" and figure["layout"]["yaxis"]["dtick"] == 1
     line, *marks = figure["data"]
     assert array(line["y"])[[0, 1, 3]].tolist() == [1.0, 1e-3, 1e-6]
     assert np.isnan(array(line["y"]).astype(float)[[2, 4]]).all()
@@ -351,6 +352,8 @@ def test_a_diagnosed_run_has_the_same_sections_in_its_page(synthetic, tmp_path):
     page = Page(write_run_report(folder))
     assert verdict_of(expected) != "healthy"
     assert f"Its network is {verdict_of(expected)}: see the diagnosis" in page.words
+    # A run's summary names its layers, so where activations stand among them is not known.
+    assert "next to the input first, layers before activations." in page.words
     assert "23 layers and activations, 60 looks from" in page.words and "environment steps" in page.words
     fading = [finding for finding in expected if finding.rule == "fading_gradient"]
     assert fading and fading[0].reason in page.words

@@ -33,6 +33,7 @@ DECADES = 6  # of a colour scale, on either side of the median at most: one 1e30
 MAX_LOOKS = 250  # drawn at most, about a column of pixels each on a phone; of more, evenly chosen ones
 NAME_LENGTH = 28  # characters of a row's label
 LABEL_HEIGHT = 12  # pixels
+MAX_DECADE_TICKS = 6  # of a log axis, about
 MANY_LINES = 8  # from here on lines are told apart by depth, not by a legend
 
 
@@ -193,7 +194,8 @@ WEIGHTS = Chart(
     {"weight_norm": "weight norm"},
     "Weight norm by layer",
     "parameter units",
-    "a line a layer; weights that grow without end slow learning down under a normalisation and blow up without one.",
+    "a line a layer, coloured by its depth; weights that grow without end slow learning down under a normalisation and "
+    "blow up without one.",
 )
 
 #: Figures of a pre-flight, by attribute of its report.
@@ -466,9 +468,7 @@ def _by_layer(series: Series, step_name: str) -> Drawn:
     ]
     lines = [(site, series.steps, series.site(site)) for site in series.sites]
     figure = _lines(lines, styles, step_name, WEIGHTS.unit, legend)
-    scale = Scale(
-        [to_hex(DEPTH(position)) for position in np.linspace(0, 1, 11)], [(0.0, "first"), (100.0, "last layer")]
-    )
+    scale = Scale([to_hex(DEPTH(position)) for position in np.linspace(0, 1, 11)], [(0.0, "first"), (100.0, "last")])
     return _drawn_lines(WEIGHTS, figure, None if legend else scale)
 
 
@@ -533,7 +533,10 @@ def _lines(
         xaxis={"title": step_name, "rangemode": "tozero"},
         yaxis={"title": unit, "type": "log" if logarithmic else "linear", "exponentformat": "power"},
     )
-    if not logarithmic and bottom >= 0:
+    if logarithmic:
+        # Plotly's own ticks within a decade stand on those of the powers.
+        figure.update_yaxes(dtick=max(1, round(math.log10(top / bottom) / MAX_DECADE_TICKS)))
+    elif bottom >= 0:
         figure.update_yaxes(rangemode="tozero")
     _one_tick(figure, np.unique(np.concatenate([steps for _, steps, _ in lines])))
     return figure

@@ -81,6 +81,7 @@ class View:
         sentences: what it means, then the worst findings.
         watched: what was looked at, how often, from when to when.
         sites: all layers and activations in the order of the data's way.
+        ordered: whether that order is known of all; else activations follow the layers.
         counts: (level, sites of it), the worst first; levels without a site are left out.
         findings: all of them, the worst first.
         stacks: names of the stacks for which there is code.
@@ -97,6 +98,7 @@ class View:
     sentences: list[str]
     watched: str
     sites: list[Site]
+    ordered: bool
     counts: list[tuple[str, int]]
     findings: list[Finding]
     stacks: list[str]
@@ -155,6 +157,7 @@ def view(report: Report) -> View:
         sentences=[MEANINGS[report.verdict], *_sentences(report.findings), *_doubts(report.findings, len(looks))],
         watched=_watched(looks, len(sites), report.history.step_name),
         sites=sites,
+        ordered=all(name in place for name, _ in layers),
         counts=[(level, count) for level, count in counts if count],
         findings=report.findings,
         stacks=[STACKS.get(stack, stack) for stack in stacks],
