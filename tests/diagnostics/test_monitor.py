@@ -553,6 +553,66 @@ def test_compiled_parts_are_said(part, monkeypatch):
     assert len(monitor.notes) == 1
 
 
+class Around(nn.Module):
+    """A network with something in its middle."""
+
+    def __init__(self, middle):
+        super().__init__()
+        self.first, self.middle, self.head = nn.Linear(8, 16), middle, nn.Linear(16, 4)
+
+    def forward(self, x):
+        passed = self.middle(F.relu(self.first(x)))
+        return self.head(passed[0] if isinstance(passed, tuple) else passed)
+
+
+class OwnLSTM(nn.LSTM):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("part", "note"),
+    [
+        (lambda: nn.LSTM(16, 16), "activations inside nn.LSTM are not seen"),
+        (lambda: OwnLSTM(16, 16), "activations inside nn.LSTM are not seen"),
+        (lambda: nn.Sequential(nn.GRU(16, 16)), "activations inside nn.GRU are not seen"),
+        (lambda: nn.RNN(16, 16), "activations inside nn.RNN are not seen"),
+        (lambda: nn.GRUCell(16, 16), "activations inside nn.GRUCell are not seen"),
+        (
+            lambda: torch.jit.script(nn.Sequential(nn.Linear(16, 16), nn.ReLU())),
+            "activations inside a scripted module are not seen",
+        ),
+        (
+            lambda: torch.jit.trace(nn.Sequential(nn.Linear(16, 16), nn.ReLU()), torch.zeros(2, 16)),
+            "activations inside a scripted module are not seen",
+        ),
+    ],
+    ids=["LSTM", "an LSTM of one's own", "GRU", "RNN", "a cell", "scripted", "traced"],
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_activations_in_one_piece_are_said_and_end_no_training(part, note):
+    torch.manual_seed(0)
+    network = Around(part())
+    optimizer = torch.optim.Adam(network.parameters())
+    with Monitor({"memory": network}, optimizer, every=2, probe_every=2) as monitor:
+        train(network, optimizer, batches(6))
+    assert monitor.notes == [note.replace(" are", " of memory are")]
+    monitor = Monitor(network, optimizer, every=2, probe_every=2)
+    train(network, optimizer, batches(6))
+    assert monitor.report().notes == [note]
+    assert monitor.history.series("dormant").sites == ["relu"]
+    assert "gradient_norm/head" in row(monitor, 6) and "effective_rank/network" in row(monitor, 6)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_network_scripted_as_a_whole_is_trained_all_the_same():
+    network = torch.jit.script(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)))
+    optimizer = torch.optim.Adam(network.parameters())
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(6))
+    assert "activations inside a scripted module are not seen" in monitor.report().notes
+    assert "gradient_norm/2" in row(monitor, 6)
+
+
 def test_a_step_captured_into_a_cuda_graph_is_said(monkeypatch):
     network, optimizer = make()
     with Monitor(network, optimizer, every=2, probe_every=0) as monitor:

@@ -49,6 +49,9 @@ _UNITS_LAST = {F.linear, F.layer_norm, F.embedding, F.multi_head_attention_forwa
 _UNITS_LAST |= {torch.Tensor.transpose, torch.transpose, torch.Tensor.permute, torch.permute}
 _UNITS_LAST.add(torch.Tensor.mT.__get__)  # type: ignore[attr-defined]
 
+#: Modules that make their activations in one piece.
+_CLOSED = (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
+
 
 @dataclass
 class Activation:
@@ -114,8 +117,8 @@ class ActivationWatch:
         inside = [f"{name}." for name in self.compiled_parts()]
         self._seeing = self.inside and not inside
         for name, module in self.model.named_modules() if self.inside else [("", self.model)]:
-            # Hooks inside a compiled part are compiled away or break its graph.
-            if any(f"{name}.".startswith(part) for part in inside):
+            # Hooks inside a compiled part are compiled away or break its graph; a scripted one takes none.
+            if any(f"{name}.".startswith(part) for part in inside) or isinstance(module, torch.jit.ScriptModule):
                 continue
             self._names[id(module)] = join(self.prefix, name)
             self._hooks.append(module.register_forward_pre_hook(_Hook(self._enter), with_kwargs=True))
@@ -124,6 +127,11 @@ class ActivationWatch:
     def compiled_parts(self) -> list[str]:
         """Modules inside the network that are compiled by themselves."""
         return [name for name, module in self.model.named_modules() if name and is_compiled(module)]
+
+    def closed_parts(self) -> list[str]:
+        """Kinds of modules in the network that make their activations in one piece, out of sight."""
+        parts = [module for module in self.model.modules() if isinstance(module, _CLOSED)]
+        return list(dict.fromkeys(map(_kind, parts)))
 
     def stop(self) -> None:
         """Watch no longer; ``seen`` stays."""
@@ -266,3 +274,10 @@ def is_compiled(module: nn.Module) -> bool:
 def _has_weights(module: nn.Module) -> bool:
     """PReLU has weights of its own and is an activation all the same."""
     return not isinstance(module, nn.PReLU) and any(True for _ in module.parameters(recurse=False))
+
+
+def _kind(module: nn.Module) -> str:
+    """What a person calls a closed module: the class of torch that it is or is made from."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a scripted module"
+    return "nn." + next(kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn."))

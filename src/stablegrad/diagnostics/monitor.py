@@ -397,6 +397,9 @@ class _NetworkWatch:
             self.passes = 1
         elif self.watch.compiled_parts():
             note(f"activations of {name or 'a network'} with compiled parts are not seen")
+        else:
+            for part in self.watch.closed_parts():
+                note(f"activations inside {part}{f' of {name}' if name else ''} are not seen")
 
     def start(self) -> None:
         self._ends, self._input = [], []
