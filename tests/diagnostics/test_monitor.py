@@ -588,7 +588,6 @@ class OwnLSTM(nn.LSTM):
     ],
     ids=["LSTM", "an LSTM of one's own", "GRU", "RNN", "a cell", "scripted", "traced"],
 )
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_activations_in_one_piece_are_said_and_end_no_training(part, note):
     torch.manual_seed(0)
     network = Around(part())
@@ -603,7 +602,6 @@ def test_activations_in_one_piece_are_said_and_end_no_training(part, note):
     assert "gradient_norm/head" in row(monitor, 6) and "effective_rank/network" in row(monitor, 6)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_network_scripted_as_a_whole_is_trained_all_the_same():
     network = torch.jit.script(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)))
     optimizer = torch.optim.Adam(network.parameters())
@@ -611,6 +609,25 @@ def test_a_network_scripted_as_a_whole_is_trained_all_the_same():
         train(network, optimizer, batches(6))
     assert "activations inside a scripted module are not seen" in monitor.report().notes
     assert "gradient_norm/2" in row(monitor, 6)
+
+
+@pytest.mark.parametrize("part", [lambda part: torch.compile(part, backend="eager"), torch.jit.script])
+def test_a_layer_behind_a_dead_one_in_a_part_out_of_sight_is_a_finding(part, monkeypatch):
+    """Whether it is called cannot be seen, so that it is not said either."""
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+    with torch.no_grad():
+        inner[0].bias.fill_(-1000.0)
+    with torch._dynamo.config.patch(disable=False):
+        network = Around(part(inner))
+        optimizer = torch.optim.Adam(network.parameters())
+        with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+            train(network, optimizer, batches(8))
+    report = monitor.report()
+    cut_off = {finding.site for finding in report.findings if finding.rule == "no_gradient"}
+    assert any(site.endswith("0") for site in cut_off) and monitor.history.frozen == []
+    assert not any("no forward pass calls it" in note for note in report.notes)
 
 
 def test_a_step_captured_into_a_cuda_graph_is_said(monkeypatch):

@@ -124,6 +124,11 @@ class ActivationWatch:
             self._hooks.append(module.register_forward_pre_hook(_Hook(self._enter), with_kwargs=True))
             self._hooks.append(module.register_forward_hook(_Hook(self._leave), always_call=True))
 
+    @property
+    def watched(self) -> set[str]:
+        """Names of the modules whose calls the newest watch sees: not those inside compiled and scripted parts."""
+        return set(self._names.values())
+
     def compiled_parts(self) -> list[str]:
         """Modules inside the network that are compiled by themselves."""
         return [name for name, module in self.model.named_modules() if name and is_compiled(module)]

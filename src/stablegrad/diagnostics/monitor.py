@@ -314,7 +314,8 @@ class Monitor:
         # A look at every network is needed; an actor may step less often than its critic, or later.
         if not all(network.watch.inside and network.looks for network in self._networks):
             return []
-        return [layer for layer in self.layers.names if layer not in self._called]
+        watched = set().union(*(network.watch.watched for network in self._networks))
+        return [layer for layer in self.layers.names if layer in watched - self._called]
 
     def _forward_order(self) -> list[str]:
         """Layers and activations in the order of the data's way, then layers that were not called by themselves."""
