@@ -281,6 +281,54 @@ def test_a_grad_scaler_is_divided_out():
     assert norms[0] == pytest.approx(norms[1], rel=0.05)
 
 
+def scaled_training(data, fused=False, enabled=True, passed=True, clip=False, overflow=None):
+    network, _ = make()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=enabled)
+    with Monitor(network, optimizer, every=4, probe_every=0, grad_scaler=scaler if passed else None) as monitor:
+        for number, (x, y) in enumerate(data):
+            optimizer.zero_grad()
+            loss = (network(x) - y[:, None]).square().mean() * (torch.inf if number == overflow else 1)
+            scaler.scale(loss).backward()
+            if clip:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(network.parameters(), 0.01)
+            scaler.step(optimizer)
+            scaler.update()
+    return monitor
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_grad_scaler_that_was_not_passed_is_said(fused, clip):
+    data = batches(4)
+    unknown, known = (scaled_training(data, fused=fused, clip=clip, passed=passed) for passed in (False, True))
+    (note,) = unknown.notes
+    assert "pass grad_scaler=" in note and not known.notes
+    assert not scaled_training(data, fused=fused, clip=clip, passed=False, enabled=False).notes
+    for key in ("gradient_norm/first", "error_signal/network"):
+        assert row(unknown, 4)[key] == pytest.approx(1024 * row(known, 4)[key])
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("overflow", [0, 1, 2, 3])
+def test_an_update_that_a_grad_scaler_leaves_out_is_none(fused, overflow):
+    """A scaler does so while it looks for its scale; here at all places that a look can begin with or end at."""
+    data = batches(9)
+    with_overflow = scaled_training([*data[:overflow], data[0], *data[overflow:]], fused, overflow=overflow)
+    without = scaled_training(data, fused)
+    assert with_overflow.report().verdict == without.report().verdict == "healthy"
+    expected = dict(without.fetch().rows)
+    for step, figures in with_overflow.fetch().rows:
+        if fused:
+            assert figures == pytest.approx(expected.pop(step), rel=1e-4)
+        else:  # of the passes nothing tells the network that they are in vain
+            by_layer = {key: value for key, value in expected.pop(step).items() if key.partition("/")[2] == "inner1"}
+            assert {key: figures[key] for key in by_layer} == pytest.approx(by_layer, rel=1e-4)
+            assert np.isfinite(figures.get("error_signal/network", 0.0))
+    assert not expected
+
+
 def test_actor_critic_with_a_shared_encoder_and_two_optimizers():
     torch.manual_seed(0)
     encoder = nn.Linear(8, 8)

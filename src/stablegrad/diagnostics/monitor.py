@@ -298,7 +298,7 @@ class Monitor:
         for network in self._ended:
             network.looks += 1
             self._called.update([network.name, *network.watch.order])
-            others = network.figures(scale)
+            others = network.figures(scale, overflows=self._grad_scaler is not None)
             if self._probes_at(step):
                 others |= network.probe.after_step()
             keys.extend(others)
@@ -425,10 +425,14 @@ class _NetworkWatch:
     def stop(self) -> None:
         self.watch.stop()
 
-    def figures(self, scale: float) -> dict[str, Tensor]:
+    def figures(self, scale: float, overflows: bool) -> dict[str, Tensor]:
+        """What was seen, by key; with ``overflows`` an error that is not finite is of an update that was left out."""
         figures = self.watch.figures()
         if errors := [square for end in self._ends for square in end.errors]:
-            figures[f"error_signal/{self.site}"] = torch.stack(errors).sum().sqrt() / scale
+            error = torch.stack(errors).sum().sqrt() / scale
+            figures[f"error_signal/{self.site}"] = (
+                torch.where(error.isfinite(), error, torch.nan) if overflows else error
+            )
         if self._ends:
             spread, size = torch.stack([end.shape for end in self._ends]).mean(dim=0)
             figures[f"output_spread/{self.site}"], figures[f"output_size/{self.site}"] = spread, size

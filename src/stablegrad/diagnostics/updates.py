@@ -7,6 +7,7 @@ accumulation). The hooks are there for the two steps of a look only.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -55,6 +56,7 @@ class UpdateWatch:
         self.trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self.steps = 0
         self.paused = False
+        self._left_out = False
         self.before_look: Callable[[], None] = lambda: None
         self.before_step: Callable[[int], None] = lambda step: None
         self.after_step: Callable[[int, list[str], dict[str, Tensor]], None] = lambda step, names, figures: None
@@ -169,6 +171,14 @@ class UpdateWatch:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             self.note("a step was captured into a CUDA graph; what the graph repeats is not seen")
             return
+        self._left_out = _leaves_out(self.optimizer)
+        if self._left_out:
+            return
+        if self.grad_scaler is None and _is_asked_by_a_scaler():
+            self.note(
+                "norms of gradients and errors are as a GradScaler scaled them, too large by its scale; "
+                "pass grad_scaler= to the monitor"
+            )
         if self._layer_of.device != self.parameters[0].device:
             self._place()
         if step == 1:
@@ -188,6 +198,12 @@ class UpdateWatch:
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling():
+            return
+        if self._left_out:
+            # Of what was seen until now nothing comes: the look begins anew with the passes that follow.
+            self._left_out = False
+            if self.looks_at(self.steps + 1):
+                self.before_look()
             return
         self.steps += 1
         if self._second is not None:
@@ -292,3 +308,25 @@ class _Gradients:
         self.values = values
         self.norms = norms
         self.present = present
+
+
+def _leaves_out(optimizer: Optimizer) -> bool:
+    """Whether a fused optimizer is about to leave its update out, as its GradScaler found gradients that overflowed.
+
+    Optimizers that are not fused are not asked for such a step at all. It waits for the device, as the scaler does.
+    """
+    found: Tensor | None = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def _is_asked_by_a_scaler() -> bool:
+    """Whether the step that is about to be taken is a GradScaler's, by who is calling.
+
+    Nothing else tells of it where the optimizer is not fused: gradients are divided before the step, as by clipping.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is torch.amp.GradScaler.step.__code__:
+            return bool(frame.f_locals["self"].is_enabled())
+    return False
