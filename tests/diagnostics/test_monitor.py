@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stablegrad.diagnostics import Monitor, metrics
+from stablegrad.diagnostics import Monitor, metrics, stopwatch
+from stablegrad.diagnostics import monitor as monitor_module
+from stablegrad.diagnostics.activations import ActivationWatch
+from stablegrad.diagnostics.probe import Probe
+from stablegrad.diagnostics.updates import UpdateWatch
 from stablegrad.errors import UsageError
 
 
@@ -1020,3 +1025,41 @@ def test_measuring_curvature_leaves_the_looks_as_they_are(every):
 
     plain, measured = looks(False), [one for one in looks(True) if one[1]]
     assert plain == measured
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "calls"),
+    [
+        (metrics, "unit_mean_abs", 8),  # four activations and their gradients
+        (ActivationWatch, "_enter", 7),  # the network and its five modules, one of them twice
+        (ActivationWatch, "_leave", 7),
+        (UpdateWatch, "_accumulate", 16),  # the parameters, in two steps
+        (UpdateWatch, "_see_leftover", 1),
+        (UpdateWatch, "_before_update", 2),  # where weights are copied
+        (UpdateWatch, "_figures", 1),
+        (monitor_module, "first_tensor", 1),
+        (Probe, "before_step", 1),
+        (Probe, "after_step", 1),
+    ],
+)
+def test_the_time_of_all_that_a_look_does_is_counted(place, name, calls, monkeypatch):
+    """Whatever part of it is slow shows in the seconds, once, and only where a look is taken."""
+    network, optimizer = make()
+    original, now, made = getattr(place, name), [0.0], []
+
+    def slow(*args, **kwargs):
+        made.append(name)
+        now[0] += 1.0
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(place, name, slow)
+    with Monitor(network, optimizer, every=4, probe_every=4, probe=torch.zeros(32, 8)) as monitor:
+        train(network, optimizer, batches(2))
+        made.clear()
+        monitor.seconds = 0.0
+        train(network, optimizer, batches(2))
+        assert monitor.seconds == len(made) == calls
+        train(network, optimizer, batches(1))
+        assert len(made) == calls, "a step that is not looked at"
+        assert monitor.report().cost["seconds"] == calls

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stablegrad.diagnostics import metrics
 from stablegrad.diagnostics.layers import join
+from stablegrad.diagnostics.stopwatch import Stopwatch
 
 # Names of activation functions, looked up in torch, torch.Tensor and torch.nn.functional, in place or not.
 _NAMES = (
@@ -87,6 +88,7 @@ class ActivationWatch:
         on_input: called with the arguments of every pass, and whether it is one of the whole network.
         on_output: called with the output of every pass.
         on_unseen: called with what could not be seen, and why.
+        stopwatch: runs while this is at work during the passes.
         seen: activations by site, in forward order.
         order: names of all modules and activations in the order in which they were first called.
     """
@@ -98,6 +100,7 @@ class ActivationWatch:
     on_input: Callable[[tuple[Any, ...], dict[str, Any], bool], None] | None = None
     on_output: Callable[[Any], None] | None = None
     on_unseen: Callable[[str], None] | None = None
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
     seen: dict[str, Activation] = field(default_factory=dict)
     order: dict[str, None] = field(default_factory=dict)
     _hooks: list[RemovableHandle] = field(default_factory=list)
@@ -114,6 +117,7 @@ class ActivationWatch:
         self.stop()
         self.seen, self.order = {}, {}
         self._names = {}
+        enter, leave = self.stopwatch.timed(self._enter), self.stopwatch.timed(self._leave)
         inside = [f"{name}." for name in self.compiled_parts()]
         self._seeing = self.inside and not inside
         for name, module in self.model.named_modules() if self.inside else [("", self.model)]:
@@ -121,8 +125,8 @@ class ActivationWatch:
             if any(f"{name}.".startswith(part) for part in inside) or isinstance(module, torch.jit.ScriptModule):
                 continue
             self._names[id(module)] = join(self.prefix, name)
-            self._hooks.append(module.register_forward_pre_hook(_Hook(self._enter), with_kwargs=True))
-            self._hooks.append(module.register_forward_hook(_Hook(self._leave), always_call=True))
+            self._hooks.append(module.register_forward_pre_hook(_Hook(enter), with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(_Hook(leave), always_call=True))
 
     @property
     def watched(self) -> set[str]:
@@ -213,7 +217,7 @@ class ActivationWatch:
                 known = activation.gradient_mean_abs
                 activation.gradient_mean_abs = mean if known is None else known + mean
 
-            h.register_hook(see_gradient)
+            h.register_hook(self.stopwatch.timed(see_gradient))
 
     def figures(self) -> dict[str, Tensor]:
         """Share of dormant, dead, gradient-dormant units and of saturated values, by ``<metric>/<site>``."""
@@ -243,7 +247,8 @@ class _Mode(TorchFunctionMode):
             self.watch._channels_first = False
         name = FUNCTIONS.get(func)
         if name is not None and isinstance(result, Tensor) and result.is_floating_point() and result.ndim >= 2:
-            self.watch.see(name, result)
+            with self.watch.stopwatch:
+                self.watch.see(name, result)
         return result
 
 

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stablegrad.diagnostics import metrics
 from stablegrad.diagnostics.layers import Layers
+from stablegrad.diagnostics.stopwatch import Stopwatch
 
 
 class UpdateWatch:
@@ -30,6 +31,7 @@ class UpdateWatch:
         numbers: which of ``layers.parameters`` to watch: the optimizer's, and those that no optimizer has.
         looks_at: whether a step, counted from 1, is the second of a look.
         grad_scaler: divides its scale out.
+        stopwatch: runs while this is at work; at steps that are not looked at it does not.
 
     The owner sets ``before_look`` (called when the step that is looked at begins, before its forward pass),
     ``before_step`` and ``after_step`` (around the optimizer's step, the latter with the figures of the look).
@@ -42,11 +44,13 @@ class UpdateWatch:
         numbers: list[int],
         looks_at: Callable[[int], bool],
         grad_scaler: torch.amp.GradScaler | None,
+        stopwatch: Stopwatch,
     ):
         self.optimizer = optimizer
         self.layers = layers
         self.looks_at = looks_at
         self.grad_scaler = grad_scaler
+        self.stopwatch = stopwatch
         self.parameters = [layers.parameters[number] for number in numbers]
         self.layer_of = [layers.layer_of[number] for number in numbers]
         self._counts = [layers.outputs[number] for number in numbers]
@@ -94,18 +98,24 @@ class UpdateWatch:
         """Get ready for the step that comes."""
         coming = self.steps + 1
         if self.looks_at(coming) or self.looks_at(coming + 1):
-            self._accumulated = {}
-            self._gradient_hooks = [
-                parameter.register_post_accumulate_grad_hook(self._accumulate)
-                for parameter in self.parameters
-                if parameter.requires_grad and parameter.is_leaf
-            ]
-        if self.looks_at(coming):
+            with self.stopwatch:
+                self._attach(second=self.looks_at(coming))
+
+    def _attach(self, second: bool) -> None:
+        self._accumulated = {}
+        accumulate = self.stopwatch.timed(self._accumulate)
+        self._gradient_hooks = [
+            parameter.register_post_accumulate_grad_hook(accumulate)
+            for parameter in self.parameters
+            if parameter.requires_grad and parameter.is_leaf
+        ]
+        if second:
             self._leftover = []
             # One parameter tells of all; it must have a gradient at the end of the step before.
             first = next((n for n, one in enumerate(self.parameters) if self._may_keep(n, one)), None)
             if first is not None:
-                self._gradient_hooks.append(self.parameters[first].register_hook(partial(self._see_leftover, first)))
+                see = self.stopwatch.timed(partial(self._see_leftover, first))
+                self._gradient_hooks.append(self.parameters[first].register_hook(see))
             self.before_look()
 
     def close(self) -> None:
@@ -147,8 +157,9 @@ class UpdateWatch:
         if torch.compiler.is_compiling() or not (self.looks_at(self.steps + 1) or self.looks_at(self.steps + 2)):
             return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        before_update = self.stopwatch.timed(self._before_update)
         if closure is None:
-            self._before_update()
+            before_update()
             return None
         done = False
 
@@ -157,7 +168,7 @@ class UpdateWatch:
             loss = closure()
             if not done:
                 done = True
-                self._before_update()
+                before_update()
             return loss
 
         if "closure" in kwargs:
@@ -207,9 +218,10 @@ class UpdateWatch:
             return
         self.steps += 1
         if self._second is not None:
-            self.after_step(self.steps, *self._figures(self._second))
-            self._first = self._second = None
-            self._weights = []
+            with self.stopwatch:
+                self.after_step(self.steps, *self._figures(self._second))
+                self._first = self._second = None
+                self._weights = []
         self.start()
 
     def _gradients(self, keep: bool) -> _Gradients:
