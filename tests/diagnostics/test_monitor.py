@@ -1063,3 +1063,41 @@ def test_the_time_of_all_that_a_look_does_is_counted(place, name, calls, monkeyp
         train(network, optimizer, batches(1))
         assert len(made) == calls, "a step that is not looked at"
         assert monitor.report().cost["seconds"] == calls
+
+
+class EveryKind(nn.Module):
+    """Activations that autograd keeps and such that it lets go, modules and functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.squash = nn.Conv2d(1, 4, 3), nn.Tanh()
+        self.second, self.head = nn.Linear(144, 32), nn.Linear(32, 4)
+
+    def forward(self, x):
+        x = self.squash(F.gelu(self.first(x))).flatten(1)
+        return self.head(torch.sigmoid(F.relu(self.second(x)) * 2))
+
+
+def held_bytes(rows, every, backward):
+    """Memory that a pass leaves occupied while its loss is alive, as torch's profiler counts it."""
+    network, optimizer = make(EveryKind)
+    x = torch.randn(rows, 1, 8, 8)
+    with Monitor(network, optimizer, every=every, probe_every=0):
+        for _ in range(3):
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            loss = network(x).square().mean()
+            if backward:
+                loss.backward()
+    return sum(event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["after the pass", "after the backward pass"])
+def test_no_activation_is_kept(backward):
+    """A look holds figures of the units, however many rows there are."""
+    few, many = (held_bytes(rows, 4, backward) - held_bytes(rows, 1000, backward) for rows in (16, 256))
+    assert few == many
+    assert 0 < few < 256 * 32 * 4, "less than one activation of the many"
