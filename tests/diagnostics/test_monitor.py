@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stablegrad.diagnostics import Monitor, metrics
+from stablegrad.diagnostics import Monitor, metrics, stopwatch
+from stablegrad.diagnostics import monitor as monitor_module
+from stablegrad.diagnostics.activations import ActivationWatch
+from stablegrad.diagnostics.probe import Probe
+from stablegrad.diagnostics.updates import UpdateWatch
 from stablegrad.errors import UsageError
 
 
@@ -279,6 +284,54 @@ def test_a_grad_scaler_is_divided_out():
         figures = row(monitor, 2)
         norms.append((figures["gradient_norm/first"], figures["error_signal/network"], figures["gradient_snr/first"]))
     assert norms[0] == pytest.approx(norms[1], rel=0.05)
+
+
+def scaled_training(data, fused=False, enabled=True, passed=True, clip=False, overflow=None):
+    network, _ = make()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=enabled)
+    with Monitor(network, optimizer, every=4, probe_every=0, grad_scaler=scaler if passed else None) as monitor:
+        for number, (x, y) in enumerate(data):
+            optimizer.zero_grad()
+            loss = (network(x) - y[:, None]).square().mean() * (torch.inf if number == overflow else 1)
+            scaler.scale(loss).backward()
+            if clip:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(network.parameters(), 0.01)
+            scaler.step(optimizer)
+            scaler.update()
+    return monitor
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_grad_scaler_that_was_not_passed_is_said(fused, clip):
+    data = batches(4)
+    unknown, known = (scaled_training(data, fused=fused, clip=clip, passed=passed) for passed in (False, True))
+    (note,) = unknown.notes
+    assert "pass grad_scaler=" in note and not known.notes
+    assert not scaled_training(data, fused=fused, clip=clip, passed=False, enabled=False).notes
+    for key in ("gradient_norm/first", "error_signal/network"):
+        assert row(unknown, 4)[key] == pytest.approx(1024 * row(known, 4)[key])
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("overflow", [0, 1, 2, 3])
+def test_an_update_that_a_grad_scaler_leaves_out_is_none(fused, overflow):
+    """A scaler does so while it looks for its scale; here at all places that a look can begin with or end at."""
+    data = batches(9)
+    with_overflow = scaled_training([*data[:overflow], data[0], *data[overflow:]], fused, overflow=overflow)
+    without = scaled_training(data, fused)
+    assert with_overflow.report().verdict == without.report().verdict == "healthy"
+    expected = dict(without.fetch().rows)
+    for step, figures in with_overflow.fetch().rows:
+        if fused:
+            assert figures == pytest.approx(expected.pop(step), rel=1e-4)
+        else:  # of the passes nothing tells the network that they are in vain
+            by_layer = {key: value for key, value in expected.pop(step).items() if key.partition("/")[2] == "inner1"}
+            assert {key: figures[key] for key in by_layer} == pytest.approx(by_layer, rel=1e-4)
+            assert np.isfinite(figures.get("error_signal/network", 0.0))
+    assert not expected
 
 
 def test_actor_critic_with_a_shared_encoder_and_two_optimizers():
@@ -551,6 +604,83 @@ def test_compiled_parts_are_said(part, monkeypatch):
     assert len(monitor.fetch().series("gradient_norm").sites) == 3
     assert any("compiled" in note for note in monitor.notes)
     assert len(monitor.notes) == 1
+
+
+class Around(nn.Module):
+    """A network with something in its middle."""
+
+    def __init__(self, middle):
+        super().__init__()
+        self.first, self.middle, self.head = nn.Linear(8, 16), middle, nn.Linear(16, 4)
+
+    def forward(self, x):
+        passed = self.middle(F.relu(self.first(x)))
+        return self.head(passed[0] if isinstance(passed, tuple) else passed)
+
+
+class OwnLSTM(nn.LSTM):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("part", "note"),
+    [
+        (lambda: nn.LSTM(16, 16), "activations inside nn.LSTM are not seen"),
+        (lambda: OwnLSTM(16, 16), "activations inside nn.LSTM are not seen"),
+        (lambda: nn.Sequential(nn.GRU(16, 16)), "activations inside nn.GRU are not seen"),
+        (lambda: nn.RNN(16, 16), "activations inside nn.RNN are not seen"),
+        (lambda: nn.GRUCell(16, 16), "activations inside nn.GRUCell are not seen"),
+        (
+            lambda: torch.jit.script(nn.Sequential(nn.Linear(16, 16), nn.ReLU())),
+            "activations inside a scripted module are not seen",
+        ),
+        (
+            lambda: torch.jit.trace(nn.Sequential(nn.Linear(16, 16), nn.ReLU()), torch.zeros(2, 16)),
+            "activations inside a scripted module are not seen",
+        ),
+    ],
+    ids=["LSTM", "an LSTM of one's own", "GRU", "RNN", "a cell", "scripted", "traced"],
+)
+def test_activations_in_one_piece_are_said_and_end_no_training(part, note):
+    torch.manual_seed(0)
+    network = Around(part())
+    optimizer = torch.optim.Adam(network.parameters())
+    with Monitor({"memory": network}, optimizer, every=2, probe_every=2) as monitor:
+        train(network, optimizer, batches(6))
+    assert monitor.notes == [note.replace(" are", " of memory are")]
+    monitor = Monitor(network, optimizer, every=2, probe_every=2)
+    train(network, optimizer, batches(6))
+    assert monitor.report().notes == [note]
+    assert monitor.history.series("dormant").sites == ["relu"]
+    assert "gradient_norm/head" in row(monitor, 6) and "effective_rank/network" in row(monitor, 6)
+
+
+def test_a_network_scripted_as_a_whole_is_trained_all_the_same():
+    network = torch.jit.script(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)))
+    optimizer = torch.optim.Adam(network.parameters())
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(6))
+    assert "activations inside a scripted module are not seen" in monitor.report().notes
+    assert "gradient_norm/2" in row(monitor, 6)
+
+
+@pytest.mark.parametrize("part", [lambda part: torch.compile(part, backend="eager"), torch.jit.script])
+def test_a_layer_behind_a_dead_one_in_a_part_out_of_sight_is_a_finding(part, monkeypatch):
+    """Whether it is called cannot be seen, so that it is not said either."""
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+    with torch.no_grad():
+        inner[0].bias.fill_(-1000.0)
+    with torch._dynamo.config.patch(disable=False):
+        network = Around(part(inner))
+        optimizer = torch.optim.Adam(network.parameters())
+        with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+            train(network, optimizer, batches(8))
+    report = monitor.report()
+    cut_off = {finding.site for finding in report.findings if finding.rule == "no_gradient"}
+    assert any(site.endswith("0") for site in cut_off) and monitor.history.frozen == []
+    assert not any("no forward pass calls it" in note for note in report.notes)
 
 
 def test_a_step_captured_into_a_cuda_graph_is_said(monkeypatch):
@@ -895,3 +1025,79 @@ def test_measuring_curvature_leaves_the_looks_as_they_are(every):
 
     plain, measured = looks(False), [one for one in looks(True) if one[1]]
     assert plain == measured
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "calls"),
+    [
+        (metrics, "unit_mean_abs", 8),  # four activations and their gradients
+        (ActivationWatch, "_enter", 7),  # the network and its five modules, one of them twice
+        (ActivationWatch, "_leave", 7),
+        (UpdateWatch, "_accumulate", 16),  # the parameters, in two steps
+        (UpdateWatch, "_see_leftover", 1),
+        (UpdateWatch, "_before_update", 2),  # where weights are copied
+        (UpdateWatch, "_figures", 1),
+        (monitor_module, "first_tensor", 1),
+        (Probe, "before_step", 1),
+        (Probe, "after_step", 1),
+    ],
+)
+def test_the_time_of_all_that_a_look_does_is_counted(place, name, calls, monkeypatch):
+    """Whatever part of it is slow shows in the seconds, once, and only where a look is taken."""
+    network, optimizer = make()
+    original, now, made = getattr(place, name), [0.0], []
+
+    def slow(*args, **kwargs):
+        made.append(name)
+        now[0] += 1.0
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(place, name, slow)
+    with Monitor(network, optimizer, every=4, probe_every=4, probe=torch.zeros(32, 8)) as monitor:
+        train(network, optimizer, batches(2))
+        made.clear()
+        monitor.seconds = 0.0
+        train(network, optimizer, batches(2))
+        assert monitor.seconds == len(made) == calls
+        train(network, optimizer, batches(1))
+        assert len(made) == calls, "a step that is not looked at"
+        assert monitor.report().cost["seconds"] == calls
+
+
+class EveryKind(nn.Module):
+    """Activations that autograd keeps and such that it lets go, modules and functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.squash = nn.Conv2d(1, 4, 3), nn.Tanh()
+        self.second, self.head = nn.Linear(144, 32), nn.Linear(32, 4)
+
+    def forward(self, x):
+        x = self.squash(F.gelu(self.first(x))).flatten(1)
+        return self.head(torch.sigmoid(F.relu(self.second(x)) * 2))
+
+
+def held_bytes(rows, every, backward):
+    """Memory that a pass leaves occupied while its loss is alive, as torch's profiler counts it."""
+    network, optimizer = make(EveryKind)
+    x = torch.randn(rows, 1, 8, 8)
+    with Monitor(network, optimizer, every=every, probe_every=0):
+        for _ in range(3):
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            loss = network(x).square().mean()
+            if backward:
+                loss.backward()
+    return sum(event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["after the pass", "after the backward pass"])
+def test_no_activation_is_kept(backward):
+    """A look holds figures of the units, however many rows there are."""
+    few, many = (held_bytes(rows, 4, backward) - held_bytes(rows, 1000, backward) for rows in (16, 256))
+    assert few == many
+    assert 0 < few < 256 * 32 * 4, "less than one activation of the many"

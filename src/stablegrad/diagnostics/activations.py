@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stablegrad.diagnostics import metrics
 from stablegrad.diagnostics.layers import join
+from stablegrad.diagnostics.stopwatch import Stopwatch
 
 # Names of activation functions, looked up in torch, torch.Tensor and torch.nn.functional, in place or not.
 _NAMES = (
@@ -48,6 +49,9 @@ _CHANNELS_FIRST = {torch.conv1d, torch.conv_transpose1d, F.conv1d, F.conv_transp
 _UNITS_LAST = {F.linear, F.layer_norm, F.embedding, F.multi_head_attention_forward, F.scaled_dot_product_attention}
 _UNITS_LAST |= {torch.Tensor.transpose, torch.transpose, torch.Tensor.permute, torch.permute}
 _UNITS_LAST.add(torch.Tensor.mT.__get__)  # type: ignore[attr-defined]
+
+#: Modules that make their activations in one piece.
+_CLOSED = (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
 
 
 @dataclass
@@ -84,6 +88,7 @@ class ActivationWatch:
         on_input: called with the arguments of every pass, and whether it is one of the whole network.
         on_output: called with the output of every pass.
         on_unseen: called with what could not be seen, and why.
+        stopwatch: runs while this is at work during the passes.
         seen: activations by site, in forward order.
         order: names of all modules and activations in the order in which they were first called.
     """
@@ -95,6 +100,7 @@ class ActivationWatch:
     on_input: Callable[[tuple[Any, ...], dict[str, Any], bool], None] | None = None
     on_output: Callable[[Any], None] | None = None
     on_unseen: Callable[[str], None] | None = None
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
     seen: dict[str, Activation] = field(default_factory=dict)
     order: dict[str, None] = field(default_factory=dict)
     _hooks: list[RemovableHandle] = field(default_factory=list)
@@ -111,19 +117,30 @@ class ActivationWatch:
         self.stop()
         self.seen, self.order = {}, {}
         self._names = {}
+        enter, leave = self.stopwatch.timed(self._enter), self.stopwatch.timed(self._leave)
         inside = [f"{name}." for name in self.compiled_parts()]
         self._seeing = self.inside and not inside
         for name, module in self.model.named_modules() if self.inside else [("", self.model)]:
-            # Hooks inside a compiled part are compiled away or break its graph.
-            if any(f"{name}.".startswith(part) for part in inside):
+            # Hooks inside a compiled part are compiled away or break its graph; a scripted one takes none.
+            if any(f"{name}.".startswith(part) for part in inside) or isinstance(module, torch.jit.ScriptModule):
                 continue
             self._names[id(module)] = join(self.prefix, name)
-            self._hooks.append(module.register_forward_pre_hook(_Hook(self._enter), with_kwargs=True))
-            self._hooks.append(module.register_forward_hook(_Hook(self._leave), always_call=True))
+            self._hooks.append(module.register_forward_pre_hook(_Hook(enter), with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(_Hook(leave), always_call=True))
+
+    @property
+    def watched(self) -> set[str]:
+        """Names of the modules whose calls the newest watch sees: not those inside compiled and scripted parts."""
+        return set(self._names.values())
 
     def compiled_parts(self) -> list[str]:
         """Modules inside the network that are compiled by themselves."""
         return [name for name, module in self.model.named_modules() if name and is_compiled(module)]
+
+    def closed_parts(self) -> list[str]:
+        """Kinds of modules in the network that make their activations in one piece, out of sight."""
+        parts = [module for module in self.model.modules() if isinstance(module, _CLOSED)]
+        return list(dict.fromkeys(map(_kind, parts)))
 
     def stop(self) -> None:
         """Watch no longer; ``seen`` stays."""
@@ -200,7 +217,7 @@ class ActivationWatch:
                 known = activation.gradient_mean_abs
                 activation.gradient_mean_abs = mean if known is None else known + mean
 
-            h.register_hook(see_gradient)
+            h.register_hook(self.stopwatch.timed(see_gradient))
 
     def figures(self) -> dict[str, Tensor]:
         """Share of dormant, dead, gradient-dormant units and of saturated values, by ``<metric>/<site>``."""
@@ -230,7 +247,8 @@ class _Mode(TorchFunctionMode):
             self.watch._channels_first = False
         name = FUNCTIONS.get(func)
         if name is not None and isinstance(result, Tensor) and result.is_floating_point() and result.ndim >= 2:
-            self.watch.see(name, result)
+            with self.watch.stopwatch:
+                self.watch.see(name, result)
         return result
 
 
@@ -266,3 +284,10 @@ def is_compiled(module: nn.Module) -> bool:
 def _has_weights(module: nn.Module) -> bool:
     """PReLU has weights of its own and is an activation all the same."""
     return not isinstance(module, nn.PReLU) and any(True for _ in module.parameters(recurse=False))
+
+
+def _kind(module: nn.Module) -> str:
+    """What a person calls a closed module: the class of torch that it is or is made from."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a scripted module"
+    return "nn." + next(kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn."))

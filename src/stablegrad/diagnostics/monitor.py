@@ -37,6 +37,7 @@ from stablegrad.diagnostics.outputs import first_tensor
 from stablegrad.diagnostics.probe import Probe
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.rules import Thresholds, judge
+from stablegrad.diagnostics.stopwatch import Stopwatch
 from stablegrad.diagnostics.updates import UpdateWatch
 from stablegrad.errors import UsageError
 
@@ -62,7 +63,8 @@ class Monitor:
     Attributes:
         history: all figures so far; up to date after :meth:`fetch`.
         notes: what cannot be seen here, and why.
-        seconds: time spent in the monitor.
+        seconds: of the host's time spent in the monitor: hooks of the passes and gradients that are looked at, copies
+            of weights, figures, probings. Not in it is what each call of a function takes longer while it is watched.
 
     Raises:
         UsageError: a model without parameters or one that has a monitor already, an optimizer that trains none of its
@@ -101,7 +103,7 @@ class Monitor:
         self.thresholds = thresholds or Thresholds()
         self.history = History()
         self.notes: list[str] = []
-        self.seconds = 0.0
+        self._stopwatch = Stopwatch()
         self._on_record = on_record
         self._grad_scaler = grad_scaler
         self._pending: deque[tuple[int, list[str], Tensor, torch.cuda.Event | None]] = deque()
@@ -112,7 +114,7 @@ class Monitor:
         self.history.set_order(self.layers.names)
         self.history.frozen = self.layers.frozen()
         self._networks = [
-            _NetworkWatch(name, self._models[name], network, probe, probe_every, self._note)
+            _NetworkWatch(name, self._models[name], network, probe, probe_every, self._note, self._stopwatch)
             for name, network in networks.items()
         ]
         self._called: set[str] = set()
@@ -180,7 +182,14 @@ class Monitor:
         Returns:
             "hessian_trace" and "hessian_top", with 95% intervals.
         """
-        started = time.perf_counter()
+        with self._stopwatch:
+            found = self._curvature(loss, samples, iterations, seed)
+        self.log(**{name: estimate.value for name, estimate in found.items()})
+        return found
+
+    def _curvature(
+        self, loss: Callable[[], Tensor], samples: int, iterations: int, seed: int
+    ) -> dict[str, metrics.Estimate]:
         parameters = [parameter for parameter in self.layers.parameters if parameter.requires_grad]
         generator = torch.Generator(parameters[0].device).manual_seed(seed)
         # A look that is armed for the coming step would take these passes for the training's.
@@ -200,9 +209,15 @@ class Monitor:
             for network in self._networks:
                 if network.waits_for:
                     network.start()
-        self.seconds += time.perf_counter() - started
-        self.log(**{name: estimate.value for name, estimate in found.items()})
         return found
+
+    @property
+    def seconds(self) -> float:  # noqa: D102  # in the class's own docstring
+        return self._stopwatch.seconds
+
+    @seconds.setter
+    def seconds(self, seconds: float) -> None:
+        self._stopwatch.seconds = seconds
 
     @property
     def steps(self) -> int:
@@ -257,11 +272,11 @@ class Monitor:
             ]
             if not mine:
                 continue
-            watch = UpdateWatch(one, self.layers, mine, self._looks_at, self._grad_scaler)
+            watch = UpdateWatch(one, self.layers, mine, self._looks_at, self._grad_scaler, self._stopwatch)
             watch.note = self._note
-            watch.before_look = partial(self._timed, self._before_look, watch)
-            watch.before_step = partial(self._timed, self._before_step, watch)
-            watch.after_step = partial(self._timed, self._after_step)
+            watch.before_look = partial(self._before_look, watch)
+            watch.before_step = partial(self._before_step, watch)
+            watch.after_step = self._after_step
             watches.append(watch)
         return watches
 
@@ -298,7 +313,7 @@ class Monitor:
         for network in self._ended:
             network.looks += 1
             self._called.update([network.name, *network.watch.order])
-            others = network.figures(scale)
+            others = network.figures(scale, overflows=self._grad_scaler is not None)
             if self._probes_at(step):
                 others |= network.probe.after_step()
             keys.extend(others)
@@ -314,7 +329,8 @@ class Monitor:
         # A look at every network is needed; an actor may step less often than its critic, or later.
         if not all(network.watch.inside and network.looks for network in self._networks):
             return []
-        return [layer for layer in self.layers.names if layer not in self._called]
+        watched = set().union(*(network.watch.watched for network in self._networks))
+        return [layer for layer in self.layers.names if layer in watched - self._called]
 
     def _forward_order(self) -> list[str]:
         """Layers and activations in the order of the data's way, then layers that were not called by themselves."""
@@ -347,13 +363,6 @@ class Monitor:
             if self._on_record is not None:
                 self._on_record(step, figures)
 
-    def _timed(self, function: Callable[..., None], *arguments: Any) -> None:
-        started = time.perf_counter()
-        try:
-            function(*arguments)
-        finally:
-            self.seconds += time.perf_counter() - started
-
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
@@ -378,11 +387,13 @@ class _NetworkWatch:
         probe: Tensor | Callable[[], Tensor] | None,
         probe_every: int,
         note: Callable[[str], None],
+        stopwatch: Stopwatch,
     ):
         self.name, self.site = name, name or NETWORK
+        self.stopwatch = stopwatch
         self.probe = Probe(name, module, probe if probe_every else None, note)
         self.probe_every = probe_every
-        self.watch = ActivationWatch(module, name, on_input=self._see_input, on_output=self._see_output, on_unseen=note)
+        self.watch = self._watch(module, note)
         self.owners: list[UpdateWatch] = []
         self.waits_for: dict[UpdateWatch, int] = {}
         self.passes = self.looks = 0
@@ -390,13 +401,25 @@ class _NetworkWatch:
         self._input: list[Tensor] = []
         # Hooks inside a compiled network are compiled away or break its graph: the wrapper alone is watched.
         if _has_compiled_wrapper(model):
-            self.watch = ActivationWatch(
-                model, name, on_input=self._see_input, on_output=self._see_output, inside=False
-            )
+            self.watch = self._watch(model, note, inside=False)
             note("activations inside a compiled network are not seen")
             self.passes = 1
         elif self.watch.compiled_parts():
             note(f"activations of {name or 'a network'} with compiled parts are not seen")
+        else:
+            for part in self.watch.closed_parts():
+                note(f"activations inside {part}{f' of {name}' if name else ''} are not seen")
+
+    def _watch(self, module: nn.Module, note: Callable[[str], None], inside: bool = True) -> ActivationWatch:
+        return ActivationWatch(
+            module,
+            self.name,
+            inside=inside,
+            on_input=self._see_input,
+            on_output=self._see_output,
+            on_unseen=note,
+            stopwatch=self.stopwatch,
+        )
 
     def start(self) -> None:
         self._ends, self._input = [], []
@@ -421,10 +444,14 @@ class _NetworkWatch:
     def stop(self) -> None:
         self.watch.stop()
 
-    def figures(self, scale: float) -> dict[str, Tensor]:
+    def figures(self, scale: float, overflows: bool) -> dict[str, Tensor]:
+        """What was seen, by key; with ``overflows`` an error that is not finite is of an update that was left out."""
         figures = self.watch.figures()
         if errors := [square for end in self._ends for square in end.errors]:
-            figures[f"error_signal/{self.site}"] = torch.stack(errors).sum().sqrt() / scale
+            error = torch.stack(errors).sum().sqrt() / scale
+            figures[f"error_signal/{self.site}"] = (
+                torch.where(error.isfinite(), error, torch.nan) if overflows else error
+            )
         if self._ends:
             spread, size = torch.stack([end.shape for end in self._ends]).mean(dim=0)
             figures[f"output_spread/{self.site}"], figures[f"output_size/{self.site}"] = spread, size
@@ -456,7 +483,8 @@ class _NetworkWatch:
         end = _End(weakref.ref(tensor), shape, [])
         self._ends.append(end)
         if tensor.requires_grad:
-            tensor.register_hook(lambda gradient: end.errors.append(gradient.detach().float().square().sum()))
+            see = self.stopwatch.timed(lambda gradient: end.errors.append(gradient.detach().float().square().sum()))
+            tensor.register_hook(see)
 
 
 @dataclass(eq=False)

@@ -7,6 +7,7 @@ accumulation). The hooks are there for the two steps of a look only.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stablegrad.diagnostics import metrics
 from stablegrad.diagnostics.layers import Layers
+from stablegrad.diagnostics.stopwatch import Stopwatch
 
 
 class UpdateWatch:
@@ -29,6 +31,7 @@ class UpdateWatch:
         numbers: which of ``layers.parameters`` to watch: the optimizer's, and those that no optimizer has.
         looks_at: whether a step, counted from 1, is the second of a look.
         grad_scaler: divides its scale out.
+        stopwatch: runs while this is at work; at steps that are not looked at it does not.
 
     The owner sets ``before_look`` (called when the step that is looked at begins, before its forward pass),
     ``before_step`` and ``after_step`` (around the optimizer's step, the latter with the figures of the look).
@@ -41,11 +44,13 @@ class UpdateWatch:
         numbers: list[int],
         looks_at: Callable[[int], bool],
         grad_scaler: torch.amp.GradScaler | None,
+        stopwatch: Stopwatch,
     ):
         self.optimizer = optimizer
         self.layers = layers
         self.looks_at = looks_at
         self.grad_scaler = grad_scaler
+        self.stopwatch = stopwatch
         self.parameters = [layers.parameters[number] for number in numbers]
         self.layer_of = [layers.layer_of[number] for number in numbers]
         self._counts = [layers.outputs[number] for number in numbers]
@@ -55,6 +60,7 @@ class UpdateWatch:
         self.trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self.steps = 0
         self.paused = False
+        self._left_out = False
         self.before_look: Callable[[], None] = lambda: None
         self.before_step: Callable[[int], None] = lambda step: None
         self.after_step: Callable[[int, list[str], dict[str, Tensor]], None] = lambda step, names, figures: None
@@ -92,18 +98,24 @@ class UpdateWatch:
         """Get ready for the step that comes."""
         coming = self.steps + 1
         if self.looks_at(coming) or self.looks_at(coming + 1):
-            self._accumulated = {}
-            self._gradient_hooks = [
-                parameter.register_post_accumulate_grad_hook(self._accumulate)
-                for parameter in self.parameters
-                if parameter.requires_grad and parameter.is_leaf
-            ]
-        if self.looks_at(coming):
+            with self.stopwatch:
+                self._attach(second=self.looks_at(coming))
+
+    def _attach(self, second: bool) -> None:
+        self._accumulated = {}
+        accumulate = self.stopwatch.timed(self._accumulate)
+        self._gradient_hooks = [
+            parameter.register_post_accumulate_grad_hook(accumulate)
+            for parameter in self.parameters
+            if parameter.requires_grad and parameter.is_leaf
+        ]
+        if second:
             self._leftover = []
             # One parameter tells of all; it must have a gradient at the end of the step before.
             first = next((n for n, one in enumerate(self.parameters) if self._may_keep(n, one)), None)
             if first is not None:
-                self._gradient_hooks.append(self.parameters[first].register_hook(partial(self._see_leftover, first)))
+                see = self.stopwatch.timed(partial(self._see_leftover, first))
+                self._gradient_hooks.append(self.parameters[first].register_hook(see))
             self.before_look()
 
     def close(self) -> None:
@@ -145,8 +157,9 @@ class UpdateWatch:
         if torch.compiler.is_compiling() or not (self.looks_at(self.steps + 1) or self.looks_at(self.steps + 2)):
             return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        before_update = self.stopwatch.timed(self._before_update)
         if closure is None:
-            self._before_update()
+            before_update()
             return None
         done = False
 
@@ -155,7 +168,7 @@ class UpdateWatch:
             loss = closure()
             if not done:
                 done = True
-                self._before_update()
+                before_update()
             return loss
 
         if "closure" in kwargs:
@@ -169,6 +182,14 @@ class UpdateWatch:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             self.note("a step was captured into a CUDA graph; what the graph repeats is not seen")
             return
+        self._left_out = _leaves_out(self.optimizer)
+        if self._left_out:
+            return
+        if self.grad_scaler is None and _is_asked_by_a_scaler():
+            self.note(
+                "norms of gradients and errors are as a GradScaler scaled them, too large by its scale; "
+                "pass grad_scaler= to the monitor"
+            )
         if self._layer_of.device != self.parameters[0].device:
             self._place()
         if step == 1:
@@ -189,11 +210,18 @@ class UpdateWatch:
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling():
             return
+        if self._left_out:
+            # Of what was seen until now nothing comes: the look begins anew with the passes that follow.
+            self._left_out = False
+            if self.looks_at(self.steps + 1):
+                self.before_look()
+            return
         self.steps += 1
         if self._second is not None:
-            self.after_step(self.steps, *self._figures(self._second))
-            self._first = self._second = None
-            self._weights = []
+            with self.stopwatch:
+                self.after_step(self.steps, *self._figures(self._second))
+                self._first = self._second = None
+                self._weights = []
         self.start()
 
     def _gradients(self, keep: bool) -> _Gradients:
@@ -292,3 +320,25 @@ class _Gradients:
         self.values = values
         self.norms = norms
         self.present = present
+
+
+def _leaves_out(optimizer: Optimizer) -> bool:
+    """Whether a fused optimizer is about to leave its update out, as its GradScaler found gradients that overflowed.
+
+    Optimizers that are not fused are not asked for such a step at all. It waits for the device, as the scaler does.
+    """
+    found: Tensor | None = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def _is_asked_by_a_scaler() -> bool:
+    """Whether the step that is about to be taken is a GradScaler's, by who is calling.
+
+    Nothing else tells of it where the optimizer is not fused: gradients are divided before the step, as by clipping.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is torch.amp.GradScaler.step.__code__:
+            return bool(frame.f_locals["self"].is_enabled())
+    return False
