@@ -85,6 +85,18 @@ class Thresholds:
     """unscaled_target: norm of the first error signals, and that over the size of the outputs, with damage."""
     loss_rise: float = 10.0
     """rising_loss: loss over the lowest median it had, where the loop logs one."""
+    behind: float = 0.5
+    """learns_less: part of the way that a smaller network made."""
+    fewer: float = 0.25
+    """fewer_directions: effective rank of the features over that of a smaller network."""
+    more_idle: float = 0.4
+    """more_dormant, more_dead: share of the median activation's units above that of a smaller network."""
+    less_signal: float = 1e-2
+    """less_signal: gradient of the first layer over the error signal, over that of a smaller network."""
+    unlike_updates: float = 10.0
+    """longer_updates, shorter_updates: change of the median layer over that of a smaller network, or the reverse."""
+    more_churn: float = 0.3
+    """more_churn: share of rows whose best output changes in one update, above that of a smaller network."""
 
     def __post_init__(self) -> None:
         for name in ("patience", "reference_looks"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,10 +13,10 @@ from stablegrad.diagnostics.rules.shared import (
     SLOW_LOOKS,
     beginning_of,
     columns,
+    error_left,
     holds_since,
     percent,
     running_low,
-    total_error,
 )
 from stablegrad.diagnostics.rules.units import dead_units
 
@@ -36,7 +35,7 @@ def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]
     at risk, and collapsing where it is far below its own beginning as well. One output needs one direction: while next
     to nothing of the error is left, a low rank alone is no risk.
     """
-    series, left = history.series("effective_rank"), _error_left(history, thresholds)
+    series, left = history.series("effective_rank"), error_left(history, thresholds)
     for site, steps, values in columns(series):
         beginning = beginning_of(values, 1)
         low = (values < thresholds.low_rank) & (values > 0)
@@ -57,7 +56,7 @@ def collapsed_objective(history: History, thresholds: Thresholds) -> Iterator[Fi
 
     A network that cannot learn has its error left, and one that has learned tells its inputs apart.
     """
-    left = _error_left(history, thresholds)
+    left = error_left(history, thresholds)
     spreads, sizes = history.series("output_spread"), history.series("output_size")
     if not left < LEARNED or not spreads or not sizes:
         return
@@ -70,12 +69,6 @@ def collapsed_objective(history: History, thresholds: Thresholds) -> Iterator[Fi
                 f"the features before the last layer span {values[-1]:.1f} directions, outputs are alike, and "
                 f"{left:.1e} of the error is left: features alike fulfil the objective",
             )  # fmt: skip
-
-
-def _error_left(history: History, thresholds: Thresholds) -> float:
-    """The error of now over the largest of the first looks; NaN where there are too few."""
-    errors, looks = total_error(history).values.ravel(), thresholds.patience
-    return float(np.median(errors[-looks:]) / np.nanmax(errors[:looks])) if len(errors) >= 2 * looks else math.nan
 
 
 def alike_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:

@@ -17,10 +17,7 @@ def dormant_units(history: History, thresholds: Thresholds) -> Iterator[Finding]
     Activity alone misjudges residual and normalised networks; the same measure of the gradient (GraMa, arXiv
     2505.24061) must alarm as well where it is known.
     """
-    activity = {site: (steps, values) for site, steps, values in columns(history.series("dormant"))}
-    for site, steps, silent, idle in columns(history.series("dormant"), history.series("gradient_dormant")):
-        activity[site] = steps, np.minimum(silent, idle)
-    for site, (steps, both) in activity.items():
+    for site, (steps, both) in idle_units(history).items():
         since = holds_since(both > thresholds.dormant, thresholds.patience)
         if since is not None:
             value = float(np.median(both[-thresholds.patience :]))
@@ -28,6 +25,14 @@ def dormant_units(history: History, thresholds: Thresholds) -> Iterator[Finding]
                 "dormant_units", "collapsing" if value > 0.9 else "at risk", site, int(steps[since]), value,
                 thresholds.dormant, f"{percent(value)} of the units of '{site}' pass on next to nothing",
             )  # fmt: skip
+
+
+def idle_units(history: History) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(steps, share of units that are dormant, and gradient-dormant where that is known) by activation."""
+    activity = {site: (steps, values) for site, steps, values in columns(history.series("dormant"))}
+    for site, steps, silent, idle in columns(history.series("dormant"), history.series("gradient_dormant")):
+        activity[site] = steps, np.minimum(silent, idle)
+    return activity
 
 
 def dead_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
