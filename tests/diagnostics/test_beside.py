@@ -1,9 +1,13 @@
 """A training beside one of a smaller network: what tells them apart, and that seeds of one network are alike."""
 
 import itertools
+import math
+import warnings
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
@@ -111,6 +115,23 @@ def test_both_are_read_up_to_the_last_step_that_both_have():
     twin = history(SMALL, line(0.0, 100.0, 48), looks=48)
     assert found(history(SMALL, line(0.0, 25.0)), twin) == {}
     assert set(found(history(SMALL, [0.0] * LOOKS), twin)) == {"learns_less"}
+
+
+KEYS = [*SMALL, "dormant/z", "gradient_dormant/x", "effective_rank/actor", "loss/network", "train/return"]
+FIGURES = st.dictionaries(st.sampled_from(KEYS), st.sampled_from([0.0, 1e-30, 0.5, 1e30, math.inf, -math.inf]))
+
+
+@given(st.lists(FIGURES, max_size=8), st.lists(FIGURES, max_size=8))
+@settings(deadline=None, max_examples=100)
+def test_whatever_is_missing_or_infinite_there_is_a_verdict(looks, twins):
+    own, twin = History(), History()
+    twin.add(0, {"gradient_norm/a": 1.0})
+    for made, figures in ((own, looks), (twin, twins)):
+        for step, one in enumerate(figures):
+            made.add(step, one)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        judge(own, beside=twin)
 
 
 def test_few_directions_are_enough_once_the_error_is_gone():

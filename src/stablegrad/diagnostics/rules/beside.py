@@ -17,7 +17,7 @@ import numpy as np
 
 from stablegrad.diagnostics.history import NETWORK, History, Series
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import LEARNED, beginning_of, columns, error_left, percent, reach, total_error
+from stablegrad.diagnostics.rules.shared import beginning_of, columns, error_left, percent, reach, total_error
 from stablegrad.diagnostics.rules.units import idle_units
 from stablegrad.errors import UsageError
 
@@ -60,14 +60,16 @@ def learns_less(history: History, twin: History, thresholds: Thresholds) -> Iter
 
     By the returns that both logged, else accuracies, else losses, else by what is left of each one's own first error
     signal. Where the smaller network made no way that stands out of its noise, there is nothing to fall behind.
-    Set on tests/diagnostics/test_beside.py.
+    Tuned on tests/diagnostics/test_beside.py.
     """
     for metric, words, steps, values, twins in _outcomes(history, twin, thresholds):
+        if not len(_last(values)) or not len(_last(twins)):
+            continue
         first = beginning_of(twins, thresholds.reference_looks)
         here, there = _end(values), _end(twins)
         way = there - first
-        grows = (way < 0) == (metric in FALLING)
-        if not (grows and abs(way) > 2 * np.std(_last(twins))):
+        better = -way if metric in FALLING else way
+        if not better > 2 * np.std(_last(twins)):
             return
         share = (here - first) / way
         if share < thresholds.behind:
@@ -82,10 +84,10 @@ def fewer_directions(history: History, twin: History, thresholds: Thresholds) ->
     """Features in far fewer directions than those of the smaller network, which has fewer to choose from.
 
     Effective rank as it is (Roy and Vetterli 2007; Kumar et al., arXiv 2010.14498): how many directions a task takes
-    does not depend on the network. While next to nothing of the error is left, few are enough. Set on
+    does not depend on the network. While next to nothing of the error is left, few are enough. Tuned on
     tests/diagnostics/test_beside.py.
     """
-    if error_left(history, thresholds) < LEARNED:
+    if error_left(history, thresholds) < thresholds.learned:
         return
     for site, steps, values, there in _common(history, twin, "effective_rank"):
         here = _end(values)
@@ -100,8 +102,8 @@ def fewer_directions(history: History, twin: History, thresholds: Thresholds) ->
 def more_dormant(history: History, twin: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Units of the median activation that pass on next to nothing, a far larger share than in the smaller network.
 
-    Sokar et al. (arXiv 2302.12902); of the median activation, as the worst of many is worse than the worst of few. Set
-    on tests/diagnostics/test_beside.py.
+    Sokar et al. (arXiv 2302.12902); of the median activation, as the worst of many is worse than the worst of few.
+    Tuned on tests/diagnostics/test_beside.py.
     """
     yield from _more(
         "more_dormant", idle_units(history), idle_units(twin), _level(history, twin, thresholds), thresholds.more_idle,
@@ -112,7 +114,7 @@ def more_dormant(history: History, twin: History, thresholds: Thresholds) -> Ite
 def more_dead(history: History, twin: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Units of the median activation that are zero on every sample, a far larger share than in the smaller network.
 
-    Lu et al. (arXiv 1903.06733) on depth and dead units. Set on tests/diagnostics/test_beside.py.
+    Lu et al. (arXiv 1903.06733) on depth and dead units. Tuned on tests/diagnostics/test_beside.py.
     """
     own, other = ({site: rest for site, *rest in columns(one.series("dead"))} for one in (history, twin))
     yield from _more(
@@ -124,7 +126,7 @@ def more_dead(history: History, twin: History, thresholds: Thresholds) -> Iterat
 def less_signal(history: History, twin: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A first layer that gets a far smaller part of the error at the output than that of the smaller network.
 
-    Gradient norm over error signal (Glorot and Bengio 2010, on gradients by depth). Set on
+    Gradient norm over error signal (Glorot and Bengio 2010, on gradients by depth). Tuned on
     tests/diagnostics/test_beside.py.
     """
     first = [_first_layer(one) for one in (history, twin)]
@@ -143,7 +145,7 @@ def less_signal(history: History, twin: History, thresholds: Thresholds) -> Iter
 def longer_updates(history: History, twin: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Steps many times as long, for the weights, as those of the smaller network, in a training that learns less.
 
-    Healthy steps are as long as they have to be; where two trainings learn alike their steps say nothing. Set on
+    Healthy steps are as long as they have to be; where two trainings learn alike their steps say nothing. Tuned on
     tests/diagnostics/test_beside.py.
     """
     yield from _unlike_updates("longer_updates", history, twin, thresholds)
@@ -152,7 +154,7 @@ def longer_updates(history: History, twin: History, thresholds: Thresholds) -> I
 def shorter_updates(history: History, twin: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Steps many times as short, for the weights, as those of the smaller network, in a training that learns less.
 
-    Set on tests/diagnostics/test_beside.py.
+    Tuned on tests/diagnostics/test_beside.py.
     """
     yield from _unlike_updates("shorter_updates", history, twin, thresholds)
 
@@ -160,7 +162,7 @@ def shorter_updates(history: History, twin: History, thresholds: Thresholds) -> 
 def more_churn(history: History, twin: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Rows whose best output changes in one update, a far larger share than in the smaller network.
 
-    Schaul et al. (arXiv 2206.00730). Set on tests/diagnostics/test_beside.py.
+    Schaul et al. (arXiv 2206.00730). Tuned on tests/diagnostics/test_beside.py.
     """
     for site, steps, values, there in _common(history, twin, "churn"):
         here = _end(values)
@@ -191,8 +193,8 @@ def _unlike_updates(name: str, history: History, twin: History, thresholds: Thre
     behind = next(learns_less(history, twin, thresholds), None)
     series = history.series("update_ratio")
     here, there = (_end(_median(one.series("update_ratio"))) for one in (history, twin))
-    apart = here / there if name == "longer_updates" else there / here
-    if behind is not None and thresholds.unlike_updates < apart < math.inf:
+    low, high = (there, here) if name == "longer_updates" else (here, there)
+    if behind is not None and thresholds.unlike_updates * low < high < math.inf:
         yield Finding(
             name, behind.level, NETWORK, _since(series.steps), here, there,
             f"one update changes the median layer by {here:.1e} of its weights, that of the smaller network by "

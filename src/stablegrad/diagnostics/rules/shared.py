@@ -12,11 +12,6 @@ import numpy as np
 from stablegrad.diagnostics.history import NETWORK, History, Series
 from stablegrad.diagnostics.rules.finding import Thresholds
 
-#: Looks over which slow processes are judged: a direction of steps, an error that does not fall.
-SLOW_LOOKS = 10
-#: Part of the error signal of the beginning at which a task is learned.
-LEARNED = 0.05
-
 
 def holds_since(condition: np.ndarray, patience: int) -> int | None:
     """Index of the look at which ``condition`` began to hold until now; None unless for ``patience`` looks in a row."""
