@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from functools import partial
 
@@ -125,6 +126,7 @@ def test_a_sample_or_a_shape(models, capsys):
         (["nets_of_mine:small", "--seconds", "0"], 2, "seconds must be above 0"),
         (["nowhere"], 2, "'nowhere' is no run folder"),
         (["nets_of_mine:small", "--verify", "--steps", "100"], 2, "--steps is for the trial of a run"),
+        (["nets_of_mine:small", "--beside", "run"], 2, "--beside is for a run; a network is judged beside small twins"),
         (["nets_of_mine:small", "--seeds", "3"], 2, "--seeds is for the trial of what is prescribed; add --verify"),
         ([".", "--verify"], 2, "'.' is no run folder"),
     ],
@@ -155,6 +157,39 @@ class TestRunFolder:
     def test_options_of_networks_are_refused_for_runs(self, run, capsys):
         code, error = failure(capsys, ["run", "--input-shape", "4"])
         assert (code, "--input-shape is for a network" in error) == (2, True)
+
+    def test_beside_the_run_of_a_smaller_network(self, run, capsys):
+        other = ["--total-steps", "3000", "--threads", "1", "--seed", "2", "--run-dir", "small", "--quiet"]
+        assert main([*TRAIN, *other]) == 0
+        capsys.readouterr()
+        assert main(["diagnose", "run", "--json"]) == 0
+        alone = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert main(["diagnose", "run", "--beside", "small", "--json", "--output", "page.html"]) == 0
+        report = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert report["findings"] == alone["findings"], "another seed of the same network"
+        assert (alone["beside"], report["beside"][:23]) == ("", "run 'small', a training")
+        assert report["beside"] in (run.parent / "page.html").read_text().replace("&#39;", "'")
+        # The same, with units that died.
+        for folder, share in ((run, 0.7), (run.parent / "small", 0.1)):
+            path = folder / "metrics.jsonl"
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            died = [{key: share if key.startswith("dead/") else value for key, value in row.items()} for row in rows]
+            path.write_text("".join(json.dumps(row) + "\n" for row in died))
+        assert main(["diagnose", "run", "--beside", "small"]) == 0
+        assert "70% of the units of the median activation are zero on every sample" in capsys.readouterr().out
+
+    def test_wrong_runs_to_judge_beside(self, run, capsys):
+        assert "'run' cannot be judged beside itself" in failure(capsys, ["run", "--beside", "./run"])[1]
+        assert "'nowhere' is no run folder" in failure(capsys, ["run", "--beside", "nowhere"])[1]
+        other = run.parent / "other"
+        shutil.copytree(run, other)
+        (other / "metrics.jsonl").write_text("")
+        code, error = failure(capsys, ["run", "--beside", "other"])
+        assert (code, "cannot judge beside 'other': the run recorded no gradient norms" in error) == (1, True)
+        config = json.loads((other / "config.json").read_text())
+        (other / "config.json").write_text(json.dumps(config | {"env": "Acrobot-v1"}))
+        code, error = failure(capsys, ["run", "--beside", "other"])
+        assert (code, "'run' is of CartPole-v1, 'other' of Acrobot-v1" in error) == (2, True)
 
     def test_an_old_run_says_what_it_did_not_record(self, run, capsys):
         path = run / "metrics.jsonl"

@@ -10,14 +10,15 @@ from torch import nn
 
 from stablegrad.cli import train as train_command
 from stablegrad.diagnostics.changes import CannotApply
-from stablegrad.diagnostics.interventions import BENCHMARK, INTERVENTIONS
-from stablegrad.diagnostics.rules import RULES
+from stablegrad.diagnostics.interventions import BENCHMARK, BESIDE_LIKE, INTERVENTIONS
+from stablegrad.diagnostics.rules import BESIDE, RULES
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "intervention_cost.json"
 
 
 def test_every_rule_has_an_answer_and_every_answer_a_rule():
-    rules = {*RULES, "slow_relearning", "slow_optimizer"}
+    rules = {*RULES, "slow_relearning", "slow_optimizer", *(set(BESIDE) - set(BESIDE_LIKE))}
+    assert set(BESIDE_LIKE) <= set(BESIDE) and set(BESIDE_LIKE.values()) <= rules
     answered = {rule for intervention in INTERVENTIONS.values() for rule in intervention.answers}
     assert answered == rules
     assert all(0 < weight <= 1 for one in INTERVENTIONS.values() for weight in one.answers.values())

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import DEPTH_WEIGHT, EXPLAINED_BY, LEVEL_WEIGHTS, MOST, prescribe
-from stablegrad.diagnostics.rules import LEVELS, RULES, Finding
+from stablegrad.diagnostics.rules import BESIDE, LEVELS, RULES, Finding
 
-KNOWN = sorted({*RULES, "slow_relearning", "slow_optimizer"})
+KNOWN = sorted({*RULES, *BESIDE, "slow_relearning", "slow_optimizer"})
 
 
 def finding(rule, level="collapsing", site="layer", reason=None):
@@ -55,6 +55,10 @@ def test_a_healthy_network_needs_nothing():
         ("starved_rate", "steady_rate"),
         ("collapsed_objective", "revise_objective"),
         ("unscaled_target", "slower_targets"),
+        ("learns_less", "smaller_network"),
+        ("fewer_directions", "multi_skip"),
+        ("longer_updates", "lower_learning_rate"),
+        ("shorter_updates", "raise_learning_rate"),
     ],
 )
 def test_the_first_answer_to_one_rule(rule, first):
@@ -82,7 +86,7 @@ def test_the_order_is_that_of_a_slow_sum(findings):
             if any(cause in rules for cause in EXPLAINED_BY.get(rule, ())):
                 continue
             worst = max(LEVEL_WEIGHTS[one.level] for one in findings if one.rule == rule)
-            weight = intervention.answers.get(rule, 0.0)
+            weight = intervention.answer(rule)
             if name == "multi_skip" and weight and "vanishing_gradient" in rules and "slow_relearning" not in rules:
                 weight = DEPTH_WEIGHT
             total += worst * weight

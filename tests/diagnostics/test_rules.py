@@ -395,7 +395,7 @@ def test_the_worst_stands_first():
     assert (levels[0], levels[-1]) == ("collapsed", "at risk")
 
 
-@pytest.mark.parametrize("options", [{"patience": 0}, {"patience": 1.5}, {"dead": 0.0}, {"fading": math.inf}])
+@pytest.mark.parametrize("options", [{"patience": 0}, {"slow_looks": 1.5}, {"dead": 0.0}, {"fading": math.inf}])
 def test_wrong_thresholds(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         Thresholds(**options)
@@ -687,3 +687,43 @@ def test_the_middle_of_sites_is_numpys_median(values):
         warnings.simplefilter("ignore")
         expected = np.nanmedian(values, axis=1)
         np.testing.assert_array_equal(middle(values), expected)
+
+
+def blocked():
+    made = history(dead__end=0.97, **NORMS)
+    made.set_order(["a", "b", "end"])
+    return made
+
+
+LOSSES = [1.0] * 20 + [0.01] * 20 + [0.5] * 30
+ALIKE_AND_LEARNED = {"effective_rank": then(30.0, 1.2), "error_signal": then(1.0, 1e-3), "output_size": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("rule", "made", "options"),
+    [
+        ("large_update", history(update_ratio__a=then(1e-3, 0.1), error_signal=then(1.0, 0.5)), {"learning": 0.6}),
+        ("small_update", scheduled(then(1e-2, 2e-3), update_ratio__a=then(1e-3, 1e-7), error_signal=1.0),
+         {"annealed": 0.3}),
+        ("small_update", history(**SMALL), {"slow_looks": 13}),
+        ("small_update", history(**SMALL | {"error_signal": then(1.0, 0.2, looks=10)}), {"learned": 0.3}),
+        ("overshooting", many(24, gradient_cosine__a=-0.9, update_ratio__a=0.05, error_signal=1.0),
+         {"long_step": 0.1}),
+        ("ascending", history(**AWAY, error_signal=1.0), {"far": 1e3}),
+        ("runaway", history(**AWAY, error_signal=GROWING), {"staying": 1e3}),
+        ("collapsed_objective", history(**ALIKE_AND_LEARNED, output_spread=then(1.0, 0.01)), {"equal_outputs": 5e-3}),
+        ("blocked_output", blocked(), {"blocked": 0.98}),
+        ("shrinking_output", history(output_size=1.0, output_spread=then(1.0, 0.05)), {"shrunk": 0.01}),
+        ("rate_jump", scheduled(then(1e-3, 3e-2), error_signal=[1.0] * 3 + [0.1] * 4 + [0.9] * 5), {"lost": 10}),
+        ("rising_loss", many(len(LOSSES), loss=LOSSES), {"forgotten": 0.6}),
+    ],
+)  # fmt: skip
+def test_what_decides_can_be_set(rule, made, options):
+    assert rule in {finding.rule for finding in judge(made)}
+    assert rule not in {finding.rule for finding in judge(made, Thresholds(**options))}
+
+
+def test_when_weights_are_out_of_all_proportion_can_be_set():
+    late = many(40, dead__a=[0.1] * 20 + [1.0] * 20, weight_norm__a=1.0, weight_gain__a=[9.0] + [math.nan] * 39)
+    assert "unscaled_weights" not in rules(late)
+    assert "unscaled_weights" in {finding.rule for finding in judge(late, Thresholds(absurd=1.5))}

@@ -7,22 +7,24 @@ import types
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stablegrad.agents import PQN
 from stablegrad.agents.presets import apply_changes
-from stablegrad.diagnostics import Finding, History, recorded
+from stablegrad.cli.main import main
+from stablegrad.diagnostics import LEVELS, Finding, History, recorded
 from stablegrad.diagnostics.interventions import INTERVENTIONS
+from stablegrad.diagnostics.prescriptions import prescribe
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.environments import environment_spec
 from stablegrad.errors import UsageError
 from stablegrad.reports.run_page import write_run_report
 from stablegrad.training import health as health_module
-from stablegrad.training import trainer as trainer_module
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, step_of
 from stablegrad.training.config import RunConfig
-from stablegrad.training.health import DiagnosisConfig, Health
+from stablegrad.training.health import LIVE, DiagnosisConfig, Health
 from stablegrad.training.run_folder import RunFolder, write_json
-from stablegrad.training.trainer import Collapsed, resume, train
+from stablegrad.training.trainer import Collapsed, Trainer, resume, train
 
 
 def watched(run, *, on_collapse="continue", look_every=4, probe_every=8, curvature_every=0, **changes):
@@ -138,9 +140,97 @@ def test_rollback_returns_to_health_and_lowers_the_rate(tmp_path, collapsing):
     assert rows[-1]["optimizer/learning_rate"] < 1.0
 
 
+def prescribing(monkeypatch, *prescriptions):
+    """Let every rollback apply the next of some (name, factor), and the last one from then on."""
+    left = [types.SimpleNamespace(name=name, factor=factor) for name, factor in prescriptions]
+    monkeypatch.setattr(
+        Health, "live_prescription", lambda health: left.pop(0) if len(left) > 1 else left[0], raising=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("prescription", "rate", "clipping", "state"),
+    [
+        (("lower_learning_rate", 0.1), 0.1, 1.0, True),
+        (("raise_learning_rate", 100.0), 100.0, 1.0, True),
+        (("clip_gradients", None), 1.0, 0.1, True),
+        (("reset_optimizer_state", None), 1.0, 1.0, False),
+    ],
+)
+def test_each_live_prescription_changes_the_running_agent(tiny_run, prescription, rate, clipping, state):
+    changes = {"optimizer.name": "adam", "optimizer.learning_rate": 0.5, "optimizer.schedule": "constant"}
+    run = watched(tiny_run, **changes, max_grad_norm=2.0)
+    agent = PQN(run.agent, environment_spec(run.env), total_steps=1500, device=torch.device("cpu"), seed=0)
+    agent.network(torch.zeros(2, 4)).square().mean().backward()
+    agent.optimizer.step()
+    health_module.apply_live(agent, *prescription)
+    agent.config.optimizer.set_learning_rate(agent.optimizer, 0.5)
+    assert {group["lr"] for group in agent.optimizer.param_groups} == {0.5 * rate}
+    assert agent.config.optimizer.initial_learning_rate == 0.5 * rate
+    assert agent.config.max_grad_norm == pytest.approx(2.0 * clipping)
+    assert bool(agent.optimizer.state) is state
+
+
+def test_all_that_can_be_applied_live_is_tested_and_is_marked_so():
+    marks = test_each_live_prescription_changes_the_running_agent.pytestmark[0].args[1]
+    assert {case[0][0] for case in marks} == set(LIVE)
+    assert all(INTERVENTIONS[name].live for name in LIVE)
+
+
+def test_a_second_rollback_keeps_what_the_first_one_changed(tmp_path, collapsing, monkeypatch):
+    """Both go back to the beginning, whose checkpoint holds the rate that the run began with."""
+    prescribing(monkeypatch, ("raise_learning_rate", 2.0), ("clip_gradients", None))
+    config = watched(collapsing, on_collapse="rollback", **{"optimizer.schedule": "constant"})
+    trainer = Trainer(RunFolder.create(tmp_path / "run", config.to_json()), config, quiet=True)
+    done = trainer.run()["health"]["interventions"]
+    assert [one["name"] for one in done[:2]] == ["raise_learning_rate", "clip_gradients"]
+    assert done[0]["back_to"] == done[1]["back_to"] == 0
+    clipped = len(done) - 1
+    assert trainer.agent.optimizer.param_groups[0]["lr"] == 2.0
+    assert RunFolder(tmp_path / "run").read_metrics()[-1]["optimizer/learning_rate"] == 2.0
+    assert trainer.agent.config.max_grad_norm == pytest.approx(config.agent.max_grad_norm / 10**clipped)
+    assert trainer.agent.config.optimizer.learning_rate == 2.0
+
+
+def test_a_rollback_finds_what_can_be_applied_behind_what_cannot(tiny_run):
+    """The preset has LayerNorm, skips and Kron already, and no person is there to reconnect a layer."""
+    run = watched(tiny_run)
+    agent = PQN(run.agent, environment_spec(run.env), total_steps=1500, device=torch.device("cpu"), seed=0)
+    health = Health(run.diagnosis, agent)
+    assert health.live_prescription() is None
+    rules = ("vanishing_gradient", "fading_gradient", "no_gradient", "dormant_units")
+    health.findings = [Finding(rule, "collapsing", "torso", 100, 0.0, 1.0, rule) for rule in rules]
+    assert not {one.name for one in prescribe(health.findings)}.intersection(LIVE)
+    assert health.live_prescription().name == "lower_learning_rate"
+    health.findings = [Finding("no_gradient", "collapsed", "torso", 2, 0.0, 0.0, "cut off")]
+    assert health.live_prescription() is None
+
+
+def test_a_plain_training_is_diagnosed_and_its_gradients_are_in_tensorboard(tmp_path, monkeypatch, capsys):
+    """No option asks for it. Looks are 100 updates apart; eight updates a rollout of 64 rows."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--torso.width", "16", "--num-envs", "8", "--num-steps", "8", "--threads", "1", "--run-dir", "run"]
+    assert main(["train", "pqn", "--env", "CartPole-v1", "--total-steps", "3000", "--quiet", *options]) == 0
+    folder = RunFolder(tmp_path / "run")
+    health, rows = folder.read_summary()["health"], folder.read_metrics()
+    assert health["verdict"] in LEVELS
+    assert {"findings", "prescriptions", "notes", "fitting", "interventions"} <= set(health)
+    layers = folder.read_summary()["layers"]
+    assert {f"gradient_norm/{layer}" for layer in layers} <= set(rows[-1])
+    looks = [row for row in rows if f"update_ratio/{layers[0]}" in row]
+    assert len(looks) > 2
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    for metric, lines in (("gradient_norm", rows), ("update_ratio", looks)):
+        for layer in layers:
+            tag = f"{metric}/{layer}"
+            shown = [(point.step, point.value) for point in events.Scalars(tag)]
+            assert shown == [(row["step"], pytest.approx(row[tag])) for row in lines]
+
+
 def test_a_fresh_optimizer_state_is_given_once_and_not_again_on_resume(tmp_path, collapsing, monkeypatch):
     fresh = types.SimpleNamespace(name="reset_optimizer_state", factor=None)
-    monkeypatch.setattr(trainer_module, "prescribe", lambda findings: [fresh])
+    monkeypatch.setattr(health_module, "prescribe", lambda findings, fits: [fresh])
     config = watched(collapsing, on_collapse="rollback")
     whole = train(config, tmp_path / "run", quiet=True)
     checkpoints = list_checkpoints(tmp_path / "run" / "checkpoints")

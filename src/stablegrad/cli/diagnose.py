@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from stablegrad.cli.arguments import parse
 from stablegrad.diagnostics.changes import all_layers
+from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.preflight import diagnose
-from stablegrad.diagnostics.recorded import diagnose_recorded
+from stablegrad.diagnostics.recorded import diagnose_recorded, recorded_history
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, verify
 from stablegrad.errors import StablegradError, UsageError, unknown_name
@@ -62,6 +63,8 @@ class Arguments:
     ill, at least a tenth of it."""
     workers: int | None = None
     """Trainings at once in a run's trial; default: as many as the cores hold."""
+    beside: Path | None = None
+    """Folder of a run of a healthy smaller network in the same task, to judge a run beside: what tells them apart."""
     output: Path | None = None
     """HTML file for the report."""
     json: bool = False
@@ -101,16 +104,42 @@ def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
             raise UsageError(f"--{name.replace('_', '-')} is for a network; a run is diagnosed as it was recorded")
     folder = RunFolder(parsed.target)
     is_agent = "env" in (config := folder.read_config())
+    beside = _beside(folder, RunFolder(parsed.beside)) if parsed.beside is not None else None
     report = diagnose_recorded(
         folder.read_metrics(),
         fitting=fitting(config) if is_agent else None,
-        step_name="environment steps" if is_agent else "updates",
+        step_name=_step_name(config),
+        beside=beside,
     )
+    if parsed.beside is not None:
+        report = replace(report, beside=f"run '{parsed.beside}', {report.beside}")
     if not parsed.verify or not report.prescriptions:
         return report
     if not is_agent:
         raise UsageError("--verify of a run is for agents; for this network give package.module:make_model")
     return replace(report, trial=_try_in_its_environment(parsed, arguments, folder, report))
+
+
+def _beside(folder: RunFolder, other: RunFolder) -> History:
+    """What another run of the same task recorded."""
+    if other.path.resolve() == folder.path.resolve():
+        raise UsageError(f"'{folder.path}' cannot be judged beside itself; give the run of a smaller network")
+    tasks = [_task(one.read_config()) for one in (folder, other)]
+    if tasks[0] != tasks[1]:
+        raise UsageError(f"'{folder.path}' is of {tasks[0]}, '{other.path}' of {tasks[1]}; expected runs of one task")
+    try:
+        return recorded_history(other.read_metrics(), step_name=_step_name(other.read_config()))
+    except StablegradError as error:
+        raise StablegradError(f"cannot judge beside '{other.path}': {error}") from error
+
+
+def _task(config: Mapping[str, Any]) -> str:
+    """What a run learns."""
+    return str(config["env"]) if "env" in config else "classification"
+
+
+def _step_name(config: Mapping[str, Any]) -> str:
+    return "environment steps" if "env" in config else "updates"
 
 
 def _try_in_its_environment(
@@ -153,6 +182,8 @@ def _try_in_its_environment(
 
 
 def _diagnose_model(parsed: Arguments) -> Report:
+    if parsed.beside is not None:
+        raise UsageError("--beside is for a run; a network is judged beside small twins of its own")
     for name in ("steps", "workers"):
         if getattr(parsed, name) is not None:
             raise UsageError(f"--{name} is for the trial of a run; that of a network takes --seconds")

@@ -20,6 +20,16 @@ from stablegrad.optimizers import Kron, OptimizerConfig
 __all__ = ["INTERVENTIONS", "CannotApply", "Intervention", "fitting"]
 
 BENCHMARK = "benchmarks/intervention_cost.py"
+#: Rules beside a smaller network, and the rule that finds the same in the network itself: what answers it is the same.
+BESIDE_LIKE = {
+    "fewer_directions": "rank_collapse",
+    "more_dormant": "dormant_units",
+    "more_dead": "dead_units",
+    "less_signal": "vanishing_gradient",
+    "longer_updates": "large_update",
+    "shorter_updates": "small_update",
+    "more_churn": "policy_churn",
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,10 @@ class Intervention:
     unmeasured: str = "nothing in a training step"
     fits: Callable[[nn.Module, Optimizer], bool] = field(default=lambda model, optimizer: True)
     telling: float = 1.0
+
+    def answer(self, rule: str) -> float:
+        """How well it answers a rule; one that finds beside a smaller network what another finds alone, as that."""
+        return self.answers.get(rule, self.answers.get(BESIDE_LIKE.get(rule, ""), 0.0))
 
     def apply(self, model: nn.Module, optimizer: Optimizer, factor: float | None = None) -> Optimizer:
         """Change the network and the optimizer in place.
@@ -597,7 +611,7 @@ _ALL = (
         name="smaller_network",
         title="a smaller network",
         helps="a network of two hidden layers kept learning on the same data",
-        answers={"slow_relearning": 0.4, "vanishing_gradient": 0.2, "fading_gradient": 0.2},
+        answers={"slow_relearning": 0.4, "learns_less": 0.4, "vanishing_gradient": 0.2, "fading_gradient": 0.2},
         unmeasured="less than nothing: a smaller network is faster",
         code={
             "torch": "from stablegrad.networks import MLPTorso\n\n"

@@ -35,7 +35,7 @@ from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.diagnostics.outputs import first_tensor
 from stablegrad.diagnostics.probe import Probe
-from stablegrad.diagnostics.report import Report
+from stablegrad.diagnostics.report import Report, beside_in_words
 from stablegrad.diagnostics.rules import Thresholds, judge
 from stablegrad.diagnostics.stopwatch import Stopwatch
 from stablegrad.diagnostics.updates import UpdateWatch
@@ -229,13 +229,21 @@ class Monitor:
         self._read(0)
         return self.history
 
-    def report(self) -> Report:
+    def report(self, *, beside: Monitor | History | None = None) -> Report:
         """The verdict on everything measured so far.
 
+        Args:
+            beside: a monitor, or what it measured, of a healthy smaller network in the same task: what tells this
+                training from that one counts as well. Both are read up to the last step that both have reached.
+
         Raises:
-            UsageError: no optimizer step with gradients was seen, so there is nothing to judge.
+            UsageError: no optimizer step with gradients was seen, so there is nothing to judge, or no look at the
+                training beside it.
         """
+        if not (beside is None or isinstance(beside, Monitor | History)):
+            raise UsageError(f"beside must be a Monitor or a History, got {type(beside).__name__}")
         history = self.fetch()
+        twin = beside.fetch() if isinstance(beside, Monitor) else beside
         # A gradient that was no number from the start has no norm, and was seen all the same.
         if not (history.series("gradient_norm") or history.series("nonfinite")):
             raise UsageError(
@@ -248,8 +256,15 @@ class Monitor:
                 self._note(f"'{layer}' gets no gradient because no forward pass calls it")
         share = self.seconds / max(time.perf_counter() - self._started, 1e-9)
         cost = {"seconds": self.seconds, "share": share}
-        findings = judge(history, self.thresholds)
-        return Report(findings, history, list(self.notes), cost, self._fitting(), thresholds=self.thresholds)
+        return Report(
+            judge(history, self.thresholds, beside=twin),
+            history,
+            list(self.notes),
+            cost,
+            self._fitting(),
+            thresholds=self.thresholds,
+            beside=beside_in_words(twin, self.thresholds),
+        )
 
     def _fitting(self) -> frozenset[str]:
         """Interventions that have something to change on one of the networks."""

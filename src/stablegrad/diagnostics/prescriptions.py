@@ -58,6 +58,14 @@ EXPLAINED_BY: dict[str, tuple[str, ...]] = {
     "shrinking_output": ("constant_output", *_DONE_TO_IT, *_PROGRAM),
     "rank_collapse": ("collapsed_objective", *_DONE_TO_IT, *_PROGRAM),
     "small_update": ("stale_state", "starved_rate", "thrown_weights", "update_burst", *_PROGRAM),
+    # What a smaller network has more or less of counts once, where a rule about the network itself found it as well.
+    "fewer_directions": ("rank_collapse", "collapsed_objective", *_DONE_TO_IT, *_PROGRAM),
+    "more_dormant": ("dormant_units", *_DONE_TO_IT, *_PROGRAM),
+    "more_dead": ("dead_units", *_DONE_TO_IT, *_PROGRAM),
+    "less_signal": ("vanishing_gradient", "fading_gradient", "no_gradient", *_DONE_TO_IT, *_PROGRAM),
+    "longer_updates": ("large_update", *_RUNNING, *_DONE_TO_IT, *_PROGRAM),
+    "shorter_updates": ("small_update", "stale_state", "starved_rate", *_DONE_TO_IT, *_PROGRAM),
+    "more_churn": ("policy_churn", *_DONE_TO_IT, *_PROGRAM),
 }
 
 #: The change of the median layer in one update, over its weights, that a learning rate is set for: what early training
@@ -143,7 +151,7 @@ def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = Non
 
 def _answer(intervention: Intervention, finding: Finding, rules: Collection[str]) -> float:
     """How well a change answers a finding, among the rules that found something."""
-    weight = intervention.telling * intervention.answers.get(finding.rule, 0.0)
+    weight = intervention.telling * intervention.answer(finding.rule)
     # That labels are not learned anew has causes of its own.
     if not weight or "slow_relearning" in rules:
         return weight
@@ -158,8 +166,8 @@ def _answer(intervention: Intervention, finding: Finding, rules: Collection[str]
 
 def _prescription(intervention: Intervention, worst: dict[str, Finding], findings: Sequence[Finding]) -> Prescription:
     answered = sorted(
-        (rule for rule in worst if rule in intervention.answers),
-        key=lambda rule: -LEVEL_WEIGHTS[worst[rule].level] * intervention.answers[rule],
+        (rule for rule in worst if intervention.answer(rule)),
+        key=lambda rule: -LEVEL_WEIGHTS[worst[rule].level] * intervention.answer(rule),
     )
     evidence = []
     for rule in answered[:2]:
@@ -185,7 +193,10 @@ def _rate_factor(name: str, worst: dict[str, Finding]) -> float | None:
 
     Where the first steps of an optimizer that normalises them were extreme, the one that makes them usual.
     """
-    rules = {"raise_learning_rate": ("small_update",), "lower_learning_rate": ("large_update", "thrown_weights")}
+    rules = {
+        "raise_learning_rate": ("small_update", "shorter_updates"),
+        "lower_learning_rate": ("large_update", "thrown_weights", "longer_updates"),
+    }
     if name not in rules:
         return None
     size = worst["extreme_rate"].value if name == "lower_learning_rate" and "extreme_rate" in worst else math.nan

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stablegrad.diagnostics.history import History, looks_of
-from stablegrad.diagnostics.report import Report
+from stablegrad.diagnostics.report import Report, beside_in_words
 from stablegrad.diagnostics.rules import Thresholds, judge
 from stablegrad.errors import StablegradError
 
@@ -23,24 +23,15 @@ NEEDED_FOR = {
 }
 
 
-def diagnose_recorded(
-    rows: Sequence[Mapping[str, Any]],
-    thresholds: Thresholds | None = None,
-    fitting: frozenset[str] | None = None,
-    order: Sequence[str] = (),
-    step_name: str = "optimizer steps",
-) -> Report:
-    """Judge the lines of a metrics.jsonl.
+def recorded_history(
+    rows: Sequence[Mapping[str, Any]], order: Sequence[str] = (), step_name: str = "optimizer steps"
+) -> History:
+    """What the lines of a metrics.jsonl say of looks.
 
     Args:
         rows: one dictionary a line, with "step" and figures by ``<metric>/<site>``.
-        thresholds: what the rules alarm at.
-        fitting: names of the interventions that have something to change on the run's network; None: it is not known.
         order: layers and activations in the order of the data's way, as far as it is known.
         step_name: what "step" counts.
-
-    Returns:
-        the report; its notes say what was not recorded and so could not be judged.
 
     Raises:
         StablegradError: there are no gradients of layers, so there is nothing to judge.
@@ -52,6 +43,41 @@ def diagnose_recorded(
         raise StablegradError(
             "the run recorded no gradient norms of layers (gradient_norm/<layer> in metrics.jsonl): nothing to judge"
         )
+    return history
+
+
+def diagnose_recorded(
+    rows: Sequence[Mapping[str, Any]],
+    thresholds: Thresholds | None = None,
+    fitting: frozenset[str] | None = None,
+    order: Sequence[str] = (),
+    step_name: str = "optimizer steps",
+    beside: History | None = None,
+) -> Report:
+    """Judge the lines of a metrics.jsonl.
+
+    Args:
+        rows: as in :func:`recorded_history`, with ``order`` and ``step_name``.
+        thresholds: what the rules alarm at.
+        fitting: names of the interventions that have something to change on the run's network; None: it is not known.
+        order: of layers and activations.
+        step_name: what "step" counts.
+        beside: of a healthy smaller network in the same task, from :func:`recorded_history`.
+
+    Returns:
+        the report; its notes say what was not recorded and so could not be judged.
+
+    Raises:
+        StablegradError: there are no gradients of layers, so there is nothing to judge.
+    """
+    history = recorded_history(rows, order, step_name)
     missing = [what for metric, what in NEEDED_FOR.items() if metric not in history.metrics()]
     notes = [f"not recorded, so not judged: {'; '.join(missing)}"] if missing else []
-    return Report(judge(history, thresholds), history, notes, fitting=fitting, thresholds=thresholds)
+    return Report(
+        judge(history, thresholds, beside=beside),
+        history,
+        notes,
+        fitting=fitting,
+        thresholds=thresholds,
+        beside=beside_in_words(beside, thresholds),
+    )

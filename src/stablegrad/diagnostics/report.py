@@ -10,7 +10,7 @@ from typing import Any
 
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
-from stablegrad.diagnostics.rules import LEVELS, Finding, Thresholds, passed, verdict_of
+from stablegrad.diagnostics.rules import LEVELS, Finding, Thresholds, judge, passed, verdict_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Report:
     fitting: frozenset[str] | None = None
     trial: list[dict[str, Any]] = field(default_factory=list)
     thresholds: Thresholds | None = None
+    beside: str = ""
 
     @property
     def verdict(self) -> str:
@@ -60,7 +61,7 @@ class Report:
         return {site: verdict_of(found) for site, found in by_site.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: verdict, findings, passed, prescriptions, layers, notes, cost, history, trial."""
+        """JSON-ready: verdict, findings, passed, prescriptions, layers, notes, cost, history, trial, beside."""
         return {
             "verdict": self.verdict,
             "findings": [_finite(vars(finding)) for finding in self.findings],
@@ -71,6 +72,7 @@ class Report:
             "cost": self.cost,
             "history": self.history.to_dict(),
             "trial": self.trial,
+            "beside": self.beside,
         }
 
     def save_html(self, path: Path | str) -> Path:
@@ -81,7 +83,7 @@ class Report:
         return write_diagnosis_page(self, Path(path))
 
     def __str__(self) -> str:
-        lines = [f"verdict: {self.verdict}"]
+        lines = [f"verdict: {self.verdict}" + (f", beside {self.beside}" if self.beside else "")]
         for level in reversed(LEVELS[1:]):
             for rule, findings in _by_rule(self.findings, level).items():
                 more = f" (and {len(findings) - 1} more sites)" if len(findings) > 1 else ""
@@ -90,6 +92,16 @@ class Report:
         lines += [f"  try: {prescription.title}: {prescription.why}" for prescription in self.prescriptions[:3]]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def beside_in_words(twin: History | None, thresholds: Thresholds | None) -> str:
+    """What a training was judged beside, for ``Report.beside``; says so where that is ill itself."""
+    if twin is None:
+        return ""
+    verdict = verdict_of(judge(twin, thresholds))
+    ill = "" if verdict == "healthy" else f", itself {verdict}"
+    looks = len(twin.series("gradient_norm").steps)
+    return f"a training with {looks:,} looks up to step {twin.rows[-1][0]:,}{ill}"
 
 
 def _by_rule(findings: list[Finding], level: str) -> dict[str, list[Finding]]:

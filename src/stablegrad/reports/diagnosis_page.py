@@ -79,7 +79,7 @@ class View:
     Attributes:
         verdict: healthy, at risk, collapsing or collapsed.
         sentences: what it means, then the worst findings.
-        watched: what was looked at, how often, from when to when.
+        watched: what was looked at, how often, from when to when, and beside what.
         sites: all layers and activations in the order of the data's way.
         ordered: whether that order is known of all; else activations follow the layers.
         counts: (level, sites of it), the worst first; levels without a site are left out.
@@ -155,7 +155,8 @@ def view(report: Report) -> View:
     return View(
         verdict=report.verdict,
         sentences=[MEANINGS[report.verdict], *_sentences(report.findings), *_doubts(report.findings, len(looks))],
-        watched=_watched(looks, len(sites), report.history.step_name),
+        watched=_watched(looks, len(sites), report.history.step_name)
+        + (f" Judged beside {report.beside} as well." if report.beside else ""),
         sites=sites,
         ordered=all(name in place for name, _ in layers),
         counts=[(level, count) for level, count in counts if count],

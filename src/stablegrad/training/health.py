@@ -15,7 +15,7 @@ from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics import LEVELS, Finding, History, Monitor, judge
 from stablegrad.diagnostics.history import looks_of
 from stablegrad.diagnostics.interventions import fitting
-from stablegrad.diagnostics.prescriptions import prescribe
+from stablegrad.diagnostics.prescriptions import Prescription, prescribe
 from stablegrad.diagnostics.rules import verdict_of
 from stablegrad.errors import UsageError, unknown_name
 
@@ -151,9 +151,14 @@ class Health:
         bad = LEVELS.index("collapsing")
         return _rank(self.verdict) >= bad > _rank(before)
 
+    def live_prescription(self) -> Prescription | None:
+        """The first prescription that can be applied to the agent while it runs; None where there is none."""
+        # Of all that there are: a list of the best six may hold none of them.
+        return next(iter(prescribe(self.findings, self._fitting().intersection(LIVE))), None)
+
     def summary(self) -> dict[str, Any]:
         """For summary.json."""
-        fits = fitting((self.agent.network, self.agent.optimizer))
+        fits = self._fitting()
         return {
             "verdict": self.verdict,
             "findings": [
@@ -164,6 +169,9 @@ class Health:
             "fitting": sorted(fits),
             "notes": list(self.monitor.notes) if self.monitor is not None else [],
         }
+
+    def _fitting(self) -> frozenset[str]:
+        return fitting((self.agent.network, self.agent.optimizer))
 
     def _judge(self) -> None:
         if self.history.rows:

@@ -29,7 +29,6 @@ from torch import Tensor
 from stablegrad.agents import PQN
 from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics.layers import find_layers
-from stablegrad.diagnostics.prescriptions import prescribe
 from stablegrad.environments import StepResult, environment_seeds, environment_spec, make_vector_env
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged
 from stablegrad.hardware import has_fast_bf16
@@ -44,7 +43,7 @@ from stablegrad.training.checkpoint import (
 from stablegrad.training.config import RunConfig, resolve_device, usable_cores
 from stablegrad.training.distributed import Ranks, checksums
 from stablegrad.training.evaluation import evaluate
-from stablegrad.training.health import HEALTHY, LIVE, MAX_ROLLBACKS, DiagnosisConfig, Health, apply_live
+from stablegrad.training.health import HEALTHY, MAX_ROLLBACKS, DiagnosisConfig, Health, apply_live
 from stablegrad.training.interruption import Interrupted, stop_signals
 from stablegrad.training.metrics import MetricsWriter
 from stablegrad.training.progress import TrainingProgress
@@ -130,6 +129,7 @@ class Trainer:
             seed=_torch_seed(config.seed, 0),
             average_gradients=self.ranks.average_gradients if self.ranks.size > 1 else None,
         )
+        self._agent_config = self.agent.config
         layers = find_layers({"": self.agent.network})
         self.layers, self.layer_of_parameter = layers.names, torch.tensor(layers.layer_of)
         self.parameters = sum(parameter.numel() for parameter in self.agent.parameters)
@@ -331,7 +331,7 @@ class Trainer:
         if self.config.diagnosis.on_collapse == "stop":
             self._collapsed = finding.reason
         elif self.config.diagnosis.on_collapse == "rollback":
-            live = next((one for one in prescribe(self.health.findings) if one.name in LIVE), None)
+            live = self.health.live_prescription()
             if self._healthy_checkpoint is None or live is None or len(self.interventions) == MAX_ROLLBACKS:
                 why = (
                     f"it has been rolled back {MAX_ROLLBACKS} times"
@@ -368,9 +368,18 @@ class Trainer:
             }
         )
         write_json(self.folder.interventions_path, {"interventions": self.interventions})
-        apply_live(self.agent, name, factor)
+        self._apply_interventions()
         self._open_logs()
         self.progress.say(f"rolled back from step {collapsed_at:,} to {self.env_steps:,} and applied {name}")
+
+    def _apply_interventions(self) -> None:
+        """Change the agent, as it is after a checkpoint was loaded, by all that rollbacks changed so far."""
+        self.agent.config = self._agent_config
+        for intervention in self.interventions:
+            # Checkpoints since a rollback hold the optimizer's new state, but not the agent's new configuration; those
+            # before it hold neither.
+            if intervention["name"] != "reset_optimizer_state" or intervention["back_to"] == self.env_steps:
+                apply_live(self.agent, intervention["name"], intervention["factor"])
 
     def _check_finite(self, figures: Mapping[str, Tensor]) -> None:
         """Stop a run whose loss or gradients are no numbers any more, and say where it began."""
@@ -455,10 +464,7 @@ class Trainer:
             return
         self._load(checkpoints[-1])
         self.interventions = self.folder.read_interventions()
-        for intervention in self.interventions:
-            # Checkpoints since a rollback hold the optimizer's new state, but not the agent's new configuration.
-            if intervention["name"] != "reset_optimizer_state" or intervention["back_to"] == self.env_steps:
-                apply_live(self.agent, intervention["name"], intervention["factor"])
+        self._apply_interventions()
         if self.config.diagnosis.on_collapse == "rollback":
             self._healthy_checkpoint = next((path for path in reversed(checkpoints) if _was_healthy(path)), None)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.rules.beginning import input_shift, unscaled_input, unscaled_target, unscaled_weights
+from stablegrad.diagnostics.rules.beside import BESIDE, judge_beside
 from stablegrad.diagnostics.rules.finding import LEVELS, Finding, Rule, Thresholds
 from stablegrad.diagnostics.rules.gradients import (
     exploding_gradient,
@@ -47,7 +48,7 @@ from stablegrad.diagnostics.rules.steps import (
 )
 from stablegrad.diagnostics.rules.units import blocked_output, dead_units, dormant_units, saturated_units
 
-__all__ = ["LEVELS", "RULES", "Finding", "Rule", "Thresholds", "judge", "passed", "verdict_of"]
+__all__ = ["BESIDE", "LEVELS", "RULES", "Finding", "Rule", "Thresholds", "judge", "passed", "verdict_of"]
 
 RULES: dict[str, Rule] = {
     rule.__name__: rule
@@ -93,12 +94,22 @@ RULES: dict[str, Rule] = {
 }
 
 
-def judge(history: History, thresholds: Thresholds | None = None) -> list[Finding]:
-    """All findings, the worst first; of equal ones, the earliest in the network first."""
+def judge(history: History, thresholds: Thresholds | None = None, *, beside: History | None = None) -> list[Finding]:
+    """All findings, the worst first; of equal ones, the earliest in the network first.
+
+    Args:
+        history: what was measured.
+        thresholds: what the rules alarm at; None: the defaults.
+        beside: of a healthy smaller network in the same task, to be held against as well.
+
+    Raises:
+        UsageError: ``beside`` is this history, has no looks, or counts other steps.
+    """
     thresholds = thresholds or Thresholds()
     # Figures may be zero or infinite; what cannot be computed of them meets no condition.
     with np.errstate(all="ignore"):
         found = [finding for rule in RULES.values() for finding in rule(history, thresholds)]
+        found += judge_beside(history, beside, thresholds) if beside is not None else []
     place = {site: number for number, site in enumerate(history.order)}
     return sorted(found, key=lambda finding: (-LEVELS.index(finding.level), finding.since, place.get(finding.site, -1)))
 

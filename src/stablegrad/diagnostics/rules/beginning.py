@@ -13,12 +13,9 @@ from stablegrad.diagnostics.rules.finding import Finding, Thresholds
 from stablegrad.diagnostics.rules.gradients import exploding_gradient, no_gradient, vanishing_gradient
 from stablegrad.diagnostics.rules.numbers import nonfinite_at_once, nonfinite_input
 from stablegrad.diagnostics.rules.outputs import constant_output, rank_collapse
-from stablegrad.diagnostics.rules.shared import SLOW_LOOKS, bad_looks, beginning_of, columns, holds_since, total_error
+from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, columns, holds_since, total_error
 from stablegrad.diagnostics.rules.steps import small_update
 from stablegrad.diagnostics.rules.units import dead_units, saturated_units
-
-#: Times the gain that is too large from which on weights are out of all proportion.
-ABSURD = 20.0
 
 
 def unscaled_weights(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -27,6 +24,8 @@ def unscaled_weights(history: History, thresholds: Thresholds) -> Iterator[Findi
     What a layer of weights w and m outputs makes of inputs of mean square 1 has a root mean square of |w| / sqrt(m);
     every usual initialisation keeps it near 1 (Glorot and Bengio 2010; He et al., arXiv 1502.01852). Heads and ends of
     residual blocks are made small on purpose; so too small are the weights of most layers or of none.
+
+    Tuned on ``make bench-diagnosis``.
     """
     gains = history.series("weight_gain")
     if not gains:
@@ -41,8 +40,8 @@ def unscaled_weights(history: History, thresholds: Thresholds) -> Iterator[Findi
     if not large and not small:
         return
     # What is out of all proportion has done whatever is wrong, whenever it shows.
-    absurd = max(large.values(), default=0.0) > ABSURD * thresholds.stretching
-    if not _sick(history, thresholds, history.series("weight_norm").steps[: None if absurd else SLOW_LOOKS]):
+    absurd = max(large.values(), default=0.0) > thresholds.absurd * thresholds.stretching
+    if not _sick(history, thresholds, history.series("weight_norm").steps[: None if absurd else thresholds.slow_looks]):
         return
     for found, size, threshold in ((large, "large", thresholds.stretching), (small, "small", thresholds.starving)):
         for site, gain in found.items():
@@ -63,7 +62,10 @@ def _sick(history: History, thresholds: Thresholds, looks: np.ndarray) -> bool:
 
 
 def unscaled_input(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Inputs on a scale far above 1 from the beginning on, and damage: units at their ends, dead, or no numbers."""
+    """Inputs on a scale far above 1 from the beginning on, and damage: units at their ends, dead, or no numbers.
+
+    LeCun et al. 1998, "Efficient BackProp". Tuned on ``make bench-diagnosis``.
+    """
     bad = len(bad_looks(history)) > 0 and not any(nonfinite_input(history, thresholds))
     for site, steps, means, stds in columns(history.series("input_mean"), history.series("input_std")):
         size = beginning_of(np.hypot(means, stds), thresholds.reference_looks)
@@ -75,7 +77,10 @@ def unscaled_input(history: History, thresholds: Thresholds) -> Iterator[Finding
 
 
 def unscaled_target(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """First errors far above what outputs are, and damage: targets or rewards on a scale far above 1."""
+    """First errors far above what outputs are, and damage: targets or rewards on a scale far above 1.
+
+    Van Hasselt et al., arXiv 1602.07714. Tuned on ``make bench-diagnosis``.
+    """
     errors, sizes = total_error(history).values.ravel(), history.series("output_size")
     if not len(errors) or not sizes:
         return
@@ -83,7 +88,7 @@ def unscaled_target(history: History, thresholds: Thresholds) -> Iterator[Findin
     size = beginning_of(np.nanmax(sizes.values, axis=1), thresholds.reference_looks)
     if not (thresholds.unscaled_error * max(size, 1.0) < error < math.inf):
         return
-    stays = len(errors) >= 2 * SLOW_LOOKS and np.median(errors[-SLOW_LOOKS:]) > 0.5 * error
+    stays = len(errors) >= 2 * thresholds.slow_looks and np.median(errors[-thresholds.slow_looks :]) > 0.5 * error
     if stays or len(bad_looks(history)) or damaged_since(history, thresholds, 0):
         yield Finding(
             "unscaled_target", "collapsing", NETWORK, int(sizes.steps[0]), error, thresholds.unscaled_error,
@@ -96,6 +101,8 @@ def input_shift(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Inputs that moved far from what they were at the beginning, and an error that grew with them or damage since.
 
     An agent sees ever new states as it gets better; while its error stays where it was, that is progress.
+
+    Tuned on ``make bench-diagnosis``.
     """
     errors = history.series("error_signal")
     for site, steps, means, stds in columns(history.series("input_mean"), history.series("input_std")):

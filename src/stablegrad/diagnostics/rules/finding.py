@@ -21,6 +21,10 @@ class Thresholds:
     """Looks in a row for which a condition must hold."""
     reference_looks: int = 3
     """First looks, whose median is a network's own beginning."""
+    slow_looks: int = 10
+    """Looks over which slow processes are judged: a direction of steps, an error that does not fall."""
+    learned: float = 0.05
+    """Part of the first error signal below which a task is learned: few directions and short steps are right then."""
     fading: float = 1e-2
     """fading_gradient: part of its own beginning to which a layer's share of the error signal may fall."""
     vanishing: float = 1e-4
@@ -29,6 +33,8 @@ class Thresholds:
     """exploding_gradient: gradient norm over its own beginning."""
     large_update: float = 0.05
     """large_update: median change of a layer's weights in one update, over their norm."""
+    learning: float = 0.3
+    """large_update: part of the first error signal below which a training makes its way, however long its steps are."""
     throwing: float = 0.3
     """thrown_weights: the same at any one look, where damage is left behind."""
     burst: float = 30.0
@@ -39,12 +45,20 @@ class Thresholds:
     """small_update: the same, where step after step points the same way and the error stays."""
     agreement: float = 0.3
     """small_update: cosine of consecutive gradients, the median layer's, above which steps point the same way."""
+    annealed: float = 0.1
+    """small_update: part of its highest below which a learning rate has been annealed, and short steps are meant."""
     stale: float = 1e-2
     """stale_state: root mean square of a step over the learning rate, of an optimizer that normalises its steps."""
     overshooting: float = 0.65
     """overshooting: cosine below minus this, of consecutive gradients of a layer that changes by percents a step."""
+    long_step: float = 0.03
+    """overshooting: change of a layer's weights in one update, over their norm, that is long; 1e-3 is usual."""
     runaway: float = 3.0
     """runaway, ascending: growth of outputs and of updates over their own beginning."""
+    far: float = 10.0
+    """ascending: growth of the outputs over their beginning from which on they run away although their error stays."""
+    staying: float = 3.0
+    """ascending, runaway: growth of the error signal up to which it is said to stay; a probability's is bounded."""
     dormant: float = 0.6
     """dormant_units: share of units of an activation that pass on next to nothing (Sokar et al. 2023)."""
     dead: float = 0.8
@@ -61,8 +75,14 @@ class Thresholds:
     """policy_churn: share of rows whose best output changes in one update (Schaul et al. 2022)."""
     constant_output: float = 1e-3
     """constant_output: spread of the outputs over a batch, relative to their size."""
+    equal_outputs: float = 0.05
+    """collapsed_objective: spread of the outputs over their size below which they are alike."""
+    blocked: float = 0.95
+    """blocked_output: share of the outputs at the end of an activation behind the last layer."""
     shrinking: float = 0.4
     """shrinking_output: the spread, and the spread relative to the size, over their own beginning."""
+    shrunk: float = 0.1
+    """shrinking_output: the same, below which it is next to nothing, and need not last for slow_looks."""
     diverging: float = 30.0
     """diverging_output: growth of both outputs and error signal over the run's best."""
     input_shift: float = 4.0
@@ -73,6 +93,8 @@ class Thresholds:
     """unscaled_input: root mean square of the inputs at the beginning, where damage is there as well."""
     stretching: float = 5.0
     """unscaled_weights: gain of a layer's first weights, above which they are too large where damage is there too."""
+    absurd: float = 20.0
+    """unscaled_weights: times stretching from which on a gain explains whatever is wrong, whenever it shows."""
     starving: float = 0.05
     """unscaled_weights: the same, below which they are too small where most layers have less."""
     extreme_step: float = 0.03
@@ -81,13 +103,29 @@ class Thresholds:
     """starved_rate: highest learning rate over that of now."""
     rate_jump: float = 10.0
     """rate_jump: learning rate over the highest before."""
+    lost: float = 3.0
+    """rate_jump: growth of the error over its lowest from which on what was learned is lost."""
     unscaled_error: float = 1e3
     """unscaled_target: norm of the first error signals, and that over the size of the outputs, with damage."""
     loss_rise: float = 10.0
     """rising_loss: loss over the lowest median it had, where the loop logs one."""
+    forgotten: float = 0.25
+    """rising_loss: part of the first loss at which what was learned is lost."""
+    behind: float = 0.5
+    """learns_less: part of the way that a smaller network made."""
+    fewer: float = 0.25
+    """fewer_directions: effective rank of the features over that of a smaller network."""
+    more_idle: float = 0.4
+    """more_dormant, more_dead: share of the median activation's units above that of a smaller network."""
+    less_signal: float = 1e-2
+    """less_signal: gradient of the first layer over the error signal, over that of a smaller network."""
+    unlike_updates: float = 10.0
+    """longer_updates, shorter_updates: change of the median layer over that of a smaller network, or the reverse."""
+    more_churn: float = 0.3
+    """more_churn: share of rows whose best output changes in one update, above that of a smaller network."""
 
     def __post_init__(self) -> None:
-        for name in ("patience", "reference_looks"):
+        for name in ("patience", "reference_looks", "slow_looks"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise UsageError(f"{name} must be an integer of at least 1, got {value!r}")

@@ -15,7 +15,10 @@ ROUNDED_AWAY = 1e-10
 
 
 def no_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """A layer that gets no gradient at all while others do: cut off from the loss, or behind dead units."""
+    """A layer that gets no gradient at all while others do: cut off from the loss, or behind dead units.
+
+    Tuned on ``make bench-diagnosis``.
+    """
     series = history.series("gradient_norm")
     if not series:
         return
@@ -30,7 +33,10 @@ def no_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def no_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """A layer that gets gradients and never moves while others do: left out of the optimizer, or at a rate of zero."""
+    """A layer that gets gradients and never moves while others do: left out of the optimizer, or at a rate of zero.
+
+    Tuned on ``make bench-diagnosis``.
+    """
     series, gradients = history.series("update_ratio"), history.series("gradient_norm")
     strongest = dict(
         zip(gradients.steps.tolist(), np.nan_to_num(gradients.values, posinf=0.0).max(axis=1, initial=0.0), strict=True)
@@ -53,6 +59,8 @@ def vanishing_gradient(history: History, thresholds: Thresholds) -> Iterator[Fin
 
     The layer's gradient norm over its weight norm, against the strongest layer's: the shape of the profile, which a
     small loss does not change.
+
+    Bengio et al. 1994; Glorot and Bengio 2010. Tuned on ``make bench-diagnosis``.
     """
     relative = {
         site: (steps, gradients / weights)
@@ -78,6 +86,8 @@ def fading_gradient(history: History, thresholds: Thresholds) -> Iterator[Findin
 
     Gradient norm of the layer over norm of the error signal, so that an error that is small because the task is learned
     is not taken for a gradient that gets lost.
+
+    Lyle et al. (arXiv 2303.01486) on networks that stop to learn anew. Tuned on ``make bench-diagnosis``.
     """
     for site, steps, values in columns(reach(history)):
         beginning = beginning_of(values, thresholds.reference_looks)
@@ -91,7 +101,10 @@ def fading_gradient(history: History, thresholds: Thresholds) -> Iterator[Findin
 
 
 def exploding_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """A gradient that is far above its own beginning, for the error that enters at the output, and stays there."""
+    """A gradient that is far above its own beginning, for the error that enters at the output, and stays there.
+
+    Pascanu et al., arXiv 1211.5063. Tuned on ``make bench-diagnosis``.
+    """
     for site, steps, values in columns(reach(history)):
         beginning = beginning_of(values[values > 0], thresholds.reference_looks)
         since = holds_since(values > thresholds.exploding * beginning, thresholds.patience)
@@ -104,7 +117,10 @@ def exploding_gradient(history: History, thresholds: Thresholds) -> Iterator[Fin
 
 
 def leftover_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Gradients of the step before that are still there when the next backward pass begins: they add up."""
+    """Gradients of the step before that are still there when the next backward pass begins: they add up.
+
+    Tuned on ``make bench-diagnosis``.
+    """
     for site, steps, values in columns(history.series("leftover_gradient")):
         since = holds_since(values > 0, thresholds.patience)
         if since is not None:

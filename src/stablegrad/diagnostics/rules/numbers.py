@@ -13,7 +13,10 @@ from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, columns
 
 
 def nonfinite(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """A gradient that is not a number or infinite. Holds at once: nothing after it can be trusted."""
+    """A gradient that is not a number or infinite. Holds at once: nothing after it can be trusted.
+
+    Tuned on ``make bench-diagnosis``.
+    """
     for site, steps, _ in columns(history.series("nonfinite")):
         yield Finding(
             "nonfinite", "collapsed", site, int(steps[0]), math.nan, 0.0,
@@ -22,7 +25,10 @@ def nonfinite(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def nonfinite_input(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Inputs that are not numbers or infinite, where gradients are so too: what goes in is at fault."""
+    """Inputs that are not numbers or infinite, where gradients are so too: what goes in is at fault.
+
+    Tuned on ``make bench-diagnosis``.
+    """
     first = [int(steps[0]) for _, steps, _ in columns(history.series("nonfinite"))]
     for site, steps, values in columns(history.series("input_mean")):
         bad = steps[~np.isfinite(values)]
@@ -34,7 +40,10 @@ def nonfinite_input(history: History, thresholds: Thresholds) -> Iterator[Findin
 
 
 def nonfinite_at_once(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Gradients that are not finite at the first look of all: the weights are too large to begin with."""
+    """Gradients that are not finite at the first look of all: the weights are too large to begin with.
+
+    Tuned on ``make bench-diagnosis``.
+    """
     steps = bad_looks(history)
     inputs = history.series("input_mean")
     if (
@@ -53,6 +62,8 @@ def nonfinite_suddenly(history: History, thresholds: Thresholds) -> Iterator[Fin
 
     A logarithm of zero, an exponential of something large, a division by a spread of zero, or half precision. What
     grows too large on its way shows in the updates before.
+
+    Tuned on ``make bench-diagnosis``.
     """
     steps = bad_looks(history)
     if _bad_from_the_first_look(history) and _usual_weights(history, thresholds):

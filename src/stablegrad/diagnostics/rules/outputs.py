@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,23 +9,14 @@ import numpy as np
 from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
 from stablegrad.diagnostics.rules.shared import (
-    LEARNED,
-    SLOW_LOOKS,
     beginning_of,
     columns,
+    error_left,
     holds_since,
     percent,
     running_low,
-    total_error,
 )
 from stablegrad.diagnostics.rules.units import dead_units
-
-#: Part of its beginning below which a spread of outputs is next to nothing.
-SHRUNK = 0.1
-#: Spread of the outputs over their size below which they are alike.
-ALIKE = 0.05
-#: Part of the first loss at which what was learned is lost.
-FORGOTTEN = 0.25
 
 
 def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -35,15 +25,17 @@ def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]
     In classification the rank of healthy features falls to the number of classes; only a rank next to one is alarming:
     at risk, and collapsing where it is far below its own beginning as well. One output needs one direction: while next
     to nothing of the error is left, a low rank alone is no risk.
+
+    Tuned on ``make bench-diagnosis``.
     """
-    series, left = history.series("effective_rank"), _error_left(history, thresholds)
+    series, left = history.series("effective_rank"), error_left(history, thresholds)
     for site, steps, values in columns(series):
         beginning = beginning_of(values, 1)
         low = (values < thresholds.low_rank) & (values > 0)
         patience = min(thresholds.patience, 2)
         fallen = holds_since(low & (values < thresholds.rank * beginning), patience)
         since = fallen if fallen is not None else holds_since(low, patience)
-        if since is not None and (fallen is not None or not left < LEARNED):
+        if since is not None and (fallen is not None or not left < thresholds.learned):
             value = float(values[-1])
             yield Finding(
                 "rank_collapse", "at risk" if fallen is None else "collapsing", site, int(steps[since]), value,
@@ -56,12 +48,14 @@ def collapsed_objective(history: History, thresholds: Thresholds) -> Iterator[Fi
     """Features in one direction and outputs alike while next to nothing is left of the error: that is what is wanted.
 
     A network that cannot learn has its error left, and one that has learned tells its inputs apart.
+
+    Bardes et al. (arXiv 2105.04906) on objectives that equal outputs fulfil. Tuned on ``make bench-diagnosis``.
     """
-    left = _error_left(history, thresholds)
+    left = error_left(history, thresholds)
     spreads, sizes = history.series("output_spread"), history.series("output_size")
-    if not left < LEARNED or not spreads or not sizes:
+    if not left < thresholds.learned or not spreads or not sizes:
         return
-    alike = np.nanmedian(spreads.values[-1]) < ALIKE * np.nanmedian(sizes.values[-1])
+    alike = np.nanmedian(spreads.values[-1]) < thresholds.equal_outputs * np.nanmedian(sizes.values[-1])
     for site, steps, values in columns(history.series("effective_rank")):
         since = holds_since((values < thresholds.low_rank) & (values > 0), min(thresholds.patience, 2))
         if since is not None and alike:
@@ -72,14 +66,11 @@ def collapsed_objective(history: History, thresholds: Thresholds) -> Iterator[Fi
             )  # fmt: skip
 
 
-def _error_left(history: History, thresholds: Thresholds) -> float:
-    """The error of now over the largest of the first looks; NaN where there are too few."""
-    errors, looks = total_error(history).values.ravel(), thresholds.patience
-    return float(np.median(errors[-looks:]) / np.nanmax(errors[:looks])) if len(errors) >= 2 * looks else math.nan
-
-
 def alike_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Features that all say the same from the beginning on: units that started alike get the same gradients."""
+    """Features that all say the same from the beginning on: units that started alike get the same gradients.
+
+    Tuned on ``make bench-diagnosis``.
+    """
     layers = len(history.series("weight_norm").sites)
     outputs = columns(history.series("output_spread"), history.series("output_size"))
     # Where outputs are next to constant, features are alike as nothing comes through.
@@ -95,7 +86,10 @@ def alike_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def policy_churn(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """The best output of a row changes for much of the batch in one single update (Schaul et al., arXiv 2206.00730)."""
+    """The best output of a row changes for much of the batch in one single update (Schaul et al., arXiv 2206.00730).
+
+    Tuned on ``make bench-diagnosis``.
+    """
     for site, steps, values in columns(history.series("churn")):
         since = holds_since(values > thresholds.churn, min(thresholds.patience, 2))
         if since is not None:
@@ -107,7 +101,10 @@ def policy_churn(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def constant_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """A network that answers the same whatever it is given."""
+    """A network that answers the same whatever it is given.
+
+    Tuned on ``make bench-diagnosis``.
+    """
     for site, steps, spreads, sizes in columns(history.series("output_spread"), history.series("output_size")):
         # An output of zeros has no size to compare with. Beside a large mean that all answers share, a spread that
         # grows is what is being learned.
@@ -123,7 +120,10 @@ def constant_output(history: History, thresholds: Thresholds) -> Iterator[Findin
 
 
 def shrinking_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Outputs that become ever more alike, in themselves and for their size: something pulls them together."""
+    """Outputs that become ever more alike, in themselves and for their size: something pulls them together.
+
+    Tuned on ``make bench-diagnosis``.
+    """
     for site, steps, spreads, sizes in columns(history.series("output_spread"), history.series("output_size")):
         own, relative = (
             one / beginning_of(one, thresholds.reference_looks) for one in (spreads, spreads / np.maximum(sizes, 1e-30))
@@ -131,7 +131,9 @@ def shrinking_output(history: History, thresholds: Thresholds) -> Iterator[Findi
         shrunk = np.maximum(own, relative)
         since = holds_since(shrunk < thresholds.shrinking, thresholds.patience)
         # Outputs that were too large to begin with draw together before they spread by what is learned.
-        brief = holds_since(shrunk < thresholds.shrinking, SLOW_LOOKS) is None and shrunk[-1] > SHRUNK
+        brief = (
+            holds_since(shrunk < thresholds.shrinking, thresholds.slow_looks) is None and shrunk[-1] > thresholds.shrunk
+        )
         if since is not None and not brief and own[-1] < 1.5 * own[since:].min():
             yield Finding(
                 "shrinking_output", "at risk", site, int(steps[since]), float(relative[-1]), thresholds.shrinking,
@@ -140,7 +142,10 @@ def shrinking_output(history: History, thresholds: Thresholds) -> Iterator[Findi
 
 
 def diverging_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Outputs and their error grow together, far above the best they have been: values that chase each other up."""
+    """Outputs and their error grow together, far above the best they have been: values that chase each other up.
+
+    Van Hasselt et al., arXiv 1812.02648. Tuned on ``make bench-diagnosis``.
+    """
     for site, steps, sizes, errors in columns(history.series("output_size"), history.series("error_signal")):
         growth = np.minimum(sizes / running_low(sizes), errors / running_low(errors))
         # Outputs grow out of a small beginning by themselves, and an error that was next to nothing jumps easily.
@@ -158,17 +163,20 @@ def rising_loss(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A logged loss whose median over ten looks is far above the lowest that it was, and a good part of the first.
 
     A loss that is zero or below, such as a policy's, has no scale to rise by.
+
+    Tuned on ``make bench-diagnosis``.
     """
     steps, values = history.network("loss")
-    if len(values) < SLOW_LOOKS or not (values > 0).all():
+    if len(values) < thresholds.slow_looks or not (values > 0).all():
         return
-    medians = np.median(np.lib.stride_tricks.sliding_window_view(values, SLOW_LOOKS), axis=1)
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(values, thresholds.slow_looks), axis=1)
     low = running_low(medians)
-    high = (medians > thresholds.loss_rise * low) & (medians > FORGOTTEN * medians[0])
+    high = (medians > thresholds.loss_rise * low) & (medians > thresholds.forgotten * medians[0])
     since = holds_since(high, 3 * thresholds.patience)
     if since is not None:
         value = float(medians[-1] / low[-1])
         yield Finding(
-            "rising_loss", "collapsing", NETWORK, int(steps[since + SLOW_LOOKS - 1]), value, thresholds.loss_rise,
+            "rising_loss", "collapsing", NETWORK, int(steps[since + thresholds.slow_looks - 1]), value,
+            thresholds.loss_rise,
             f"the loss is {value:.1f} times the lowest it has been",
         )  # fmt: skip

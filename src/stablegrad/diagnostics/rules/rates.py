@@ -11,14 +11,13 @@ from stablegrad.diagnostics.rules.damage import damaged_since
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
 from stablegrad.diagnostics.rules.shared import beginning_of, holds_since, middle, together, total_error
 
-#: Growth of the error over its lowest from which on what was learned is lost.
-LOST = 3.0
-
 
 def starved_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A learning rate that fell to next to nothing of what it was while the error is what it was: a schedule too steep.
 
     At the end of a schedule that suits the task the error has fallen.
+
+    Tuned on ``make bench-diagnosis``.
     """
     steps, rates = learning_rates(history)
     updates, errors = history.series("update_ratio"), total_error(history)
@@ -43,6 +42,8 @@ def rate_jump(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A learning rate that rose from one look to the next to many times all that it had been, and what that did.
 
     Damage since, or an error that is far above the lowest before it.
+
+    Tuned on ``make bench-diagnosis``.
     """
     steps, rates = learning_rates(history)
     if len(rates) <= thresholds.reference_looks:
@@ -53,7 +54,7 @@ def rate_jump(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     jumps = jumps[(jumps >= thresholds.reference_looks) & (highest[jumps - 1] > 0)]
     if len(jumps) and (
         damaged_since(history, thresholds, int(steps[jumps[0]]))
-        or _lost_since(history, int(steps[jumps[0]]), thresholds.patience)
+        or _lost_since(history, int(steps[jumps[0]]), thresholds)
     ):
         value = float(rates[jumps[0]] / highest[jumps[0] - 1])
         yield Finding(
@@ -62,14 +63,14 @@ def rate_jump(history: History, thresholds: Thresholds) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _lost_since(history: History, step: int, looks: int) -> bool:
+def _lost_since(history: History, step: int, thresholds: Thresholds) -> bool:
     """Whether the error has been far above the lowest before a step ever since, for some looks at least."""
-    errors = total_error(history)
+    errors, looks = total_error(history), thresholds.patience
     before, since = (errors.values[there].ravel() for there in (errors.steps < step, errors.steps >= step))
     if len(before) < looks or len(since) < looks:
         return False
     lowest = np.median(np.lib.stride_tricks.sliding_window_view(before, looks), axis=1).min()
-    return bool((since[-looks:] > LOST * lowest).all())
+    return bool((since[-looks:] > thresholds.lost * lowest).all())
 
 
 def learning_rates(history: History) -> tuple[np.ndarray, np.ndarray]:

@@ -10,11 +10,7 @@ from typing import Any
 import numpy as np
 
 from stablegrad.diagnostics.history import NETWORK, History, Series
-
-#: Looks over which slow processes are judged: a direction of steps, an error that does not fall.
-SLOW_LOOKS = 10
-#: Part of the error signal of the beginning at which a task is learned.
-LEARNED = 0.05
+from stablegrad.diagnostics.rules.finding import Thresholds
 
 
 def holds_since(condition: np.ndarray, patience: int) -> int | None:
@@ -79,6 +75,12 @@ def total_error(history: History) -> Series:
     error = history.series("error_signal")
     total = np.sqrt(np.nansum(np.square(error.values), axis=1, keepdims=True))
     return Series("error_signal", error.steps, [NETWORK] if error else [], total)
+
+
+def error_left(history: History, thresholds: Thresholds) -> float:
+    """The error of now over the largest of the first looks; NaN where there are too few."""
+    errors, looks = total_error(history).values.ravel(), thresholds.patience
+    return float(np.median(errors[-looks:]) / np.nanmax(errors[:looks])) if len(errors) >= 2 * looks else math.nan
 
 
 def bad_looks(history: History) -> np.ndarray:

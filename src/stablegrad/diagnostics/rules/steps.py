@@ -13,8 +13,6 @@ from stablegrad.diagnostics.rules.damage import damaged_since
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
 from stablegrad.diagnostics.rules.rates import learning_rates
 from stablegrad.diagnostics.rules.shared import (
-    LEARNED,
-    SLOW_LOOKS,
     bad_looks,
     beginning_of,
     columns,
@@ -26,16 +24,6 @@ from stablegrad.diagnostics.rules.shared import (
 
 #: Part of the error signal of one look that is left at the next where the loss is on another scale since.
 JUMP = 0.01
-#: Change of a layer's weights in one update, over their norm, that is a long step: thirty times the usual 1e-3.
-LONG_STEP = 0.03
-#: Part of its highest below which a learning rate has been annealed.
-ANNEALED = 0.1
-#: Part of the error signal of the beginning below which a training makes its way, however long its steps are.
-LEARNING = 0.3
-#: Growth of the outputs over their beginning from which on they run away although their error stays.
-FAR = 10.0
-#: Growth of the error signal over its beginning up to which it is said to stay: that of a probability is bounded.
-STAYING = 3.0
 
 
 def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -44,6 +32,8 @@ def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     A network that is far from anything good starts with long steps; so the first looks do not count, and steps that
     are shorter than at the beginning do only where they are very long. While the error falls far below where it began,
     steps are as long as they have to be.
+
+    Updates of about a thousandth of the weights are usual (Karpathy, CS231n). Tuned on ``make bench-diagnosis``.
     """
     series = history.series("update_ratio")
     if not series:
@@ -55,7 +45,10 @@ def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     since = holds_since(large, thresholds.patience)
     errors = total_error(history).values.ravel()
     first = beginning_of(errors, thresholds.reference_looks)
-    learns = len(errors) > 2 * thresholds.patience and np.median(errors[-thresholds.patience :]) < LEARNING * first
+    learns = (
+        len(errors) > 2 * thresholds.patience
+        and np.median(errors[-thresholds.patience :]) < thresholds.learning * first
+    )
     if since is not None and not learns:
         value = float(np.median(typical[-thresholds.patience :]))
         yield Finding(
@@ -70,6 +63,8 @@ def thrown_weights(history: History, thresholds: Thresholds) -> Iterator[Finding
 
     One very long step at any look, or several long ones in a row. They may be small again, as nothing is left that
     could move.
+
+    Tuned on ``make bench-diagnosis``.
     """
     series = history.series("update_ratio")
     if not series:
@@ -95,7 +90,10 @@ def thrown_weights(history: History, thresholds: Thresholds) -> Iterator[Finding
 
 
 def update_burst(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """An update far above all before it, which were of a usual size, and damage since: a burst of the learning rate."""
+    """An update far above all before it, which were of a usual size, and damage since: a burst of the learning rate.
+
+    Tuned on ``make bench-diagnosis``.
+    """
     series = history.series("update_ratio")
     if not series:
         return
@@ -121,6 +119,8 @@ def extreme_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
     Its steps are of the size of the learning rate whatever the gradients are; weights are of the size of one over the
     root of a layer's inputs, so that steps above some hundredths replace them.
+
+    Kingma and Ba, arXiv 1412.6980, on the size of a step. Tuned on ``make bench-diagnosis``.
     """
     steps, rates = history.series("normalised_step"), history.series("effective_learning_rate")
     weights = history.series("weight_norm")
@@ -141,8 +141,8 @@ def _harmed(history: History, thresholds: Thresholds) -> bool:
     ranks = columns(history.series("effective_rank"))
     low = any(holds_since((one < thresholds.low_rank) & (one > 0), 2) is not None for _, _, one in ranks)
     errors = total_error(history).values.ravel()
-    stays = len(errors) >= 2 * SLOW_LOOKS and bool(
-        np.median(errors[-SLOW_LOOKS:]) > 0.5 * beginning_of(errors, thresholds.reference_looks)
+    stays = len(errors) >= 2 * thresholds.slow_looks and bool(
+        np.median(errors[-thresholds.slow_looks :]) > 0.5 * beginning_of(errors, thresholds.reference_looks)
     )
     return low or stays
 
@@ -152,11 +152,13 @@ def small_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
     Steps that are tiny, or steps that are small and all point the same way, as consecutive gradients agree: noise has
     no direction, and at the bottom of a valley there is none to follow.
+
+    Updates of about a thousandth of the weights are usual (Karpathy, CS231n). Tuned on ``make bench-diagnosis``.
     """
     series, errors = together(history.series("update_ratio"), history.series("error_signal"))
     _, rates = learning_rates(history)
     # At the end of a schedule steps are short on purpose; one that ends too early is starved_rate's.
-    if not series or (len(rates) and rates[-1] < ANNEALED * rates.max()):
+    if not series or (len(rates) and rates[-1] < thresholds.annealed * rates.max()):
         return
     typical = middle(series.values)
     error = np.sqrt(np.nansum(np.square(errors.values), axis=1))
@@ -180,15 +182,15 @@ def _creeping_since(
     history: History, steps: np.ndarray, typical: np.ndarray, error: np.ndarray, thresholds: Thresholds
 ) -> int | None:
     """Since when steps have been small, in one direction, and without effect; None if they are not now."""
-    since = holds_since((typical < thresholds.creeping_update) & (typical > 0), SLOW_LOOKS)
+    since = holds_since((typical < thresholds.creeping_update) & (typical > 0), thresholds.slow_looks)
     cosines = history.series("gradient_cosine")
     # Two gradients of small batches agree by chance now and then: the direction is that of all layers and many looks.
-    recent = cosines.values[np.isin(cosines.steps, steps[-SLOW_LOOKS:])]
+    recent = cosines.values[np.isin(cosines.steps, steps[-thresholds.slow_looks :])]
     if since is None or np.isnan(recent).all() or not np.nanmedian(recent) > thresholds.agreement:
         return None
-    before, now = error[-SLOW_LOOKS:][: thresholds.patience], error[-thresholds.patience :]
+    before, now = error[-thresholds.slow_looks :][: thresholds.patience], error[-thresholds.patience :]
     # Where next to nothing of the error is left, nothing needs to be changed.
-    left = np.median(now) > LEARNED * beginning_of(error, thresholds.reference_looks)
+    left = np.median(now) > thresholds.learned * beginning_of(error, thresholds.reference_looks)
     return since if left and np.median(now) > 0.9 * np.median(before) else None
 
 
@@ -197,6 +199,8 @@ def stale_state(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
     Its running mean of squared gradients is of gradients that were larger: of another run, or of rewards of another
     scale.
+
+    Asadi et al., arXiv 2306.17833. Tuned on ``make bench-diagnosis``.
     """
     series, errors = together(history.series("normalised_step"), history.series("error_signal"))
     cosines = history.series("gradient_cosine")
@@ -205,7 +209,7 @@ def stale_state(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     typical = middle(series.values)
     error = np.sqrt(np.nansum(np.square(errors.values), axis=1))
     looks = thresholds.patience
-    recent = cosines.values[np.isin(cosines.steps, series.steps[-SLOW_LOOKS:])]
+    recent = cosines.values[np.isin(cosines.steps, series.steps[-thresholds.slow_looks :])]
     since = holds_since((typical < thresholds.stale) & (typical > 0), looks)
     if since is None or np.isnan(recent).all() or not np.nanmedian(recent) > thresholds.agreement:
         return
@@ -213,8 +217,8 @@ def stale_state(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     # is on another scale since.
     jumps = np.flatnonzero(error[1:] < JUMP * error[:-1])
     beginning = beginning_of(error[jumps[-1] + 1 if len(jumps) else 0 :], thresholds.reference_looks)
-    left = np.median(error[-looks:]) > LEARNED * beginning
-    if left and np.median(error[-looks:]) > 0.9 * np.median(error[-SLOW_LOOKS:][:looks]):
+    left = np.median(error[-looks:]) > thresholds.learned * beginning
+    if left and np.median(error[-looks:]) > 0.9 * np.median(error[-thresholds.slow_looks :][:looks]):
         value = float(np.median(typical[-looks:]))
         yield Finding(
             "stale_state", "at risk", NETWORK, int(series.steps[since]), value, thresholds.stale,
@@ -228,11 +232,13 @@ def overshooting(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
     Consecutive gradients near the edge of stability oppose each other somewhat in healthy training too (Cohen et al.,
     arXiv 2103.00065), so only long steps count that are nearly undone, for long, while the error does not fall.
+
+    Tuned on ``make bench-diagnosis``.
     """
-    looks = 2 * SLOW_LOOKS
+    looks = 2 * thresholds.slow_looks
     errors = total_error(history)
     for site, steps, cosines, updates in columns(history.series("gradient_cosine"), history.series("update_ratio")):
-        back = (cosines < -thresholds.overshooting) & (updates > LONG_STEP)
+        back = (cosines < -thresholds.overshooting) & (updates > thresholds.long_step)
         # Not every single one is: a spoiled look or two change nothing.
         if len(steps) < looks or not np.mean(back[-looks:]) > 0.5 or _falls(errors, steps[-looks:]):
             continue
@@ -252,12 +258,18 @@ def _falls(errors: Series, steps: np.ndarray) -> bool:
 
 
 def ascending(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Outputs that grow ever faster, step by step in one direction, while the error never falls: the way is up."""
+    """Outputs that grow ever faster, step by step in one direction, while the error never falls: the way is up.
+
+    Tuned on ``make bench-diagnosis``.
+    """
     yield from _running_away(history, thresholds, "ascending")
 
 
 def runaway(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Outputs, their error and the updates grow ever faster, in one direction: each feeds the next."""
+    """Outputs, their error and the updates grow ever faster, in one direction: each feeds the next.
+
+    Van Hasselt et al. (arXiv 1812.02648) on values that are learned from themselves. Tuned on ``make bench-diagnosis``.
+    """
     yield from _running_away(history, thresholds, "runaway")
 
 
@@ -281,8 +293,8 @@ def _running_away(history: History, thresholds: Thresholds, name: str) -> Iterat
     wrong_way = np.minimum.accumulate(error) > 0.85 * error[: thresholds.reference_looks].min()
     together = (growth[0] > thresholds.runaway) & (growth[2] > thresholds.runaway) & (cosine > thresholds.agreement)
     # In a warm-up steps grow, and with them small first outputs, before the error falls.
-    stays = growth[1] < STAYING
-    far = growth[2] > FAR
+    stays = growth[1] < thresholds.staying
+    far = growth[2] > thresholds.far
     held = together & wrong_way & (stays & far if name == "ascending" else ~stays)
     # Where numbers have ended there may have been no time for more than one look.
     ended = bool(len(bad_looks(history)))

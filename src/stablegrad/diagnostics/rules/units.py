@@ -16,11 +16,10 @@ def dormant_units(history: History, thresholds: Thresholds) -> Iterator[Finding]
 
     Activity alone misjudges residual and normalised networks; the same measure of the gradient (GraMa, arXiv
     2505.24061) must alarm as well where it is known.
+
+    Tuned on ``make bench-diagnosis``.
     """
-    activity = {site: (steps, values) for site, steps, values in columns(history.series("dormant"))}
-    for site, steps, silent, idle in columns(history.series("dormant"), history.series("gradient_dormant")):
-        activity[site] = steps, np.minimum(silent, idle)
-    for site, (steps, both) in activity.items():
+    for site, (steps, both) in idle_units(history).items():
         since = holds_since(both > thresholds.dormant, thresholds.patience)
         if since is not None:
             value = float(np.median(both[-thresholds.patience :]))
@@ -30,8 +29,19 @@ def dormant_units(history: History, thresholds: Thresholds) -> Iterator[Finding]
             )  # fmt: skip
 
 
+def idle_units(history: History) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """(steps, share of units that are dormant, and gradient-dormant where that is known) by activation."""
+    activity = {site: (steps, values) for site, steps, values in columns(history.series("dormant"))}
+    for site, steps, silent, idle in columns(history.series("dormant"), history.series("gradient_dormant")):
+        activity[site] = steps, np.minimum(silent, idle)
+    return activity
+
+
 def dead_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Units that are zero on every sample of a batch."""
+    """Units that are zero on every sample of a batch.
+
+    Lu et al., arXiv 1903.06733. Tuned on ``make bench-diagnosis``.
+    """
     for site, steps, values in columns(history.series("dead")):
         since = holds_since(values > thresholds.dead, thresholds.patience)
         if since is not None:
@@ -44,7 +54,10 @@ def dead_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
 
 def saturated_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Values at the ends of a bounded activation's range, where its slope is zero (Glorot and Bengio 2010)."""
+    """Values at the ends of a bounded activation's range, where its slope is zero (Glorot and Bengio 2010).
+
+    Tuned on ``make bench-diagnosis``.
+    """
     for site, steps, values in columns(history.series("saturated")):
         since = holds_since(values > thresholds.saturated, thresholds.patience)
         if since is not None:
@@ -56,7 +69,10 @@ def saturated_units(history: History, thresholds: Thresholds) -> Iterator[Findin
 
 
 def blocked_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """An activation behind the last layer that is at its end for next to all inputs from the beginning on."""
+    """An activation behind the last layer that is at its end for next to all inputs from the beginning on.
+
+    Tuned on ``make bench-diagnosis``.
+    """
     layers = set(history.series("weight_norm").sites)
     places = [number for number, site in enumerate(history.order) if site in layers]
     behind = history.order[places[-1] + 1 :] if places else []
@@ -64,9 +80,10 @@ def blocked_output(history: History, thresholds: Thresholds) -> Iterator[Finding
         for site, steps, values in columns(history.series(metric)):
             if site not in behind:
                 continue
-            since = holds_since(values > 0.95, thresholds.patience)
+            since = holds_since(values > thresholds.blocked, thresholds.patience)
             if since is not None and steps[since] <= history.series("weight_norm").steps[0]:
                 yield Finding(
-                    "blocked_output", "collapsed", site, int(steps[since]), float(values[-1]), 0.95,
+                    "blocked_output", "collapsed", site, int(steps[since]), float(values[-1]),
+                    thresholds.blocked,
                     f"{percent(float(values[-1]))} of the outputs are at the end of '{site}', behind the last layer",
                 )  # fmt: skip
