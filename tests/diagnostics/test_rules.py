@@ -150,7 +150,7 @@ def long(before, after):
 APART = {"nonfinite", "overshooting", "update_burst", "ascending", "runaway", "alike_units", "blocked_output",
          "unscaled_input", "unscaled_target", "unscaled_weights", "extreme_rate", "rate_jump", "starved_rate",
          "collapsed_objective",
-         "rising_loss"}  # fmt: skip
+         "rising_loss", "not_learned_again"}  # fmt: skip
 
 
 def test_every_rule_is_tested():
@@ -727,3 +727,36 @@ def test_when_weights_are_out_of_all_proportion_can_be_set():
     late = many(40, dead__a=[0.1] * 20 + [1.0] * 20, weight_norm__a=1.0, weight_gain__a=[9.0] + [math.nan] * 39)
     assert "unscaled_weights" not in rules(late)
     assert "unscaled_weights" in {finding.rule for finding in judge(late, Thresholds(absurd=1.5))}
+
+
+FALLEN = [1.0] * 5 + [0.1] * 25
+
+
+@pytest.mark.parametrize(
+    ("after", "alarms"),
+    [
+        ([0.9] * 25, True),
+        ([0.9] * 10, False),  # not for long enough
+        ([0.5] * 25, False),  # some of it is kept
+        ([1.0 - 0.02 * look for look in range(25)], False),  # it falls again
+        ([0.1] * 25, False),
+    ],
+)
+def test_an_error_that_is_back_for_good_was_not_learned_again(after, alarms):
+    made = many(30 + len(after), error_signal=FALLEN + after, gradient_norm__a=1.0)
+    found = [finding for finding in judge(made) if finding.rule == "not_learned_again"]
+    assert bool(found) is alarms
+    if alarms:
+        assert found[0].since == 10 * (30 + 5 + 1)  # the newest twenty looks
+        assert found[0].value == pytest.approx(0.9)
+        assert not any(judge(made, Thresholds(back=0.95)))
+
+
+def test_an_error_that_never_fell_is_not_one_that_came_back():
+    assert "not_learned_again" not in rules(many(60, error_signal=1.0, gradient_norm__a=1.0))
+
+
+def test_units_may_say_yes_or_no_once_the_error_has_fallen():
+    assert "saturated_units" in rules(history(saturated__a=0.95, error_signal=then(1.0, 0.8)))
+    assert "saturated_units" not in rules(history(saturated__a=0.95, error_signal=then(1.0, 0.5)))
+    assert "saturated_units" in rules(history(saturated__a=0.95))  # an error that was not seen

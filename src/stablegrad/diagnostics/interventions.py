@@ -158,6 +158,7 @@ _ALL = (
             "unscaled_weights": 0.7,
             "input_shift": 0.5,
             "slow_relearning": 0.1,
+            "not_learned_again": 0.1,
         },
         code={
             "torch": "# after every hidden layer, never after the last; after convolutions nn.GroupNorm(1, channels)\n"
@@ -178,6 +179,7 @@ _ALL = (
         helps="every block has a direct path to the features, so gradients do not pass the whole stack",
         answers={
             "slow_relearning": 1.0,
+            "not_learned_again": 1.0,
             "vanishing_gradient": 0.9,
             "fading_gradient": 0.9,
             "rank_collapse": 0.7,
@@ -210,6 +212,7 @@ _ALL = (
             "rank_collapse": 0.4,
             "constant_output": 0.2,
             "slow_relearning": 0.2,
+            "not_learned_again": 0.2,
         },
         code={
             "torch": "class Residual(nn.Module):\n"
@@ -235,6 +238,7 @@ _ALL = (
         helps="it whitens the gradient of every layer, so directions that it hardly reaches are learned as well",
         answers={
             "slow_relearning": 0.7,
+            "not_learned_again": 0.7,
             "fading_gradient": 0.6,
             "rank_collapse": 0.6,
             "vanishing_gradient": 0.5,
@@ -269,6 +273,7 @@ _ALL = (
             "exploding_gradient": 0.4,
             "constant_output": 0.3,
             "slow_relearning": 0.1,
+            "not_learned_again": 0.1,
         },
         code={
             "torch": "for module in model.modules():\n"
@@ -327,6 +332,7 @@ _ALL = (
             "diverging_output": 0.8,
             "exploding_gradient": 0.7,
             "slow_relearning": 0.6,
+            "not_learned_again": 0.6,
             "constant_output": 0.6,
             "rank_collapse": 0.5,
             "dead_units": 0.5,
@@ -611,11 +617,17 @@ _ALL = (
         name="smaller_network",
         title="a smaller network",
         helps="a network of two hidden layers kept learning on the same data",
-        answers={"slow_relearning": 0.4, "learns_less": 0.4, "vanishing_gradient": 0.2, "fading_gradient": 0.2},
+        answers={
+            "slow_relearning": 0.4,
+            "not_learned_again": 0.4,
+            "learns_less": 0.4,
+            "vanishing_gradient": 0.2,
+            "fading_gradient": 0.2,
+        },
         unmeasured="less than nothing: a smaller network is faster",
         code={
             "torch": "from stablegrad.networks import MLPTorso\n\n"
-            "model = nn.Sequential(MLPTorso(n, width=256, depth=0), nn.Linear(256, m))\n\n"
+            "small = nn.Sequential(MLPTorso(n, width=256, depth=0), nn.Linear(256, m))\n\n"
             "# or on an nn.Sequential with a plain stack, of which the first and the last layer stay:\n"
             + _in_place("smaller_network"),
             "sb3": "policy_kwargs = dict(net_arch=[64, 64])",

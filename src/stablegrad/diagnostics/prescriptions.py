@@ -57,6 +57,7 @@ EXPLAINED_BY: dict[str, tuple[str, ...]] = {
     "nonfinite_suddenly": ("nonfinite_input", "ascending", "runaway", "leftover_gradient"),
     "shrinking_output": ("constant_output", *_DONE_TO_IT, *_PROGRAM),
     "rank_collapse": ("collapsed_objective", *_DONE_TO_IT, *_PROGRAM),
+    "not_learned_again": (*_DONE_TO_IT, *_PROGRAM, "nonfinite", "dead_units", "stale_state", "starved_rate"),
     "small_update": ("stale_state", "starved_rate", "thrown_weights", "update_burst", *_PROGRAM),
     # What a smaller network has more or less of counts once, where a rule about the network itself found it as well.
     "fewer_directions": ("rank_collapse", "collapsed_objective", *_DONE_TO_IT, *_PROGRAM),

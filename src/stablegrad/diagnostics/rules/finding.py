@@ -34,7 +34,7 @@ class Thresholds:
     large_update: float = 0.05
     """large_update: median change of a layer's weights in one update, over their norm."""
     learning: float = 0.3
-    """large_update: part of the first error signal below which a training makes its way, however long its steps are."""
+    """large_update, not_learned_again: part of the first error signal below which a training has made its way."""
     throwing: float = 0.3
     """thrown_weights: the same at any one look, where damage is left behind."""
     burst: float = 30.0
@@ -65,6 +65,8 @@ class Thresholds:
     """dead_units: share of units that are exactly zero on every sample."""
     saturated: float = 0.8
     """saturated_units: share of values at the ends of a bounded activation's range."""
+    saturated_error: float = 0.75
+    """saturated_units: part of the first error signal below which units that say yes or no have learned to."""
     rank: float = 0.1
     """rank_collapse, collapsing: effective rank of the features over its own beginning, once it is below low_rank."""
     low_rank: float = 2.0
@@ -97,7 +99,7 @@ class Thresholds:
     """unscaled_weights: times stretching from which on a gain explains whatever is wrong, whenever it shows."""
     starving: float = 0.05
     """unscaled_weights: the same, below which they are too small where most layers have less."""
-    extreme_step: float = 0.03
+    extreme_step: float = 0.05
     """extreme_rate: root mean square of a first step of an optimizer that normalises its steps, with damage."""
     starving_rate: float = 100.0
     """starved_rate: highest learning rate over that of now."""
@@ -111,6 +113,8 @@ class Thresholds:
     """rising_loss: loss over the lowest median it had, where the loop logs one."""
     forgotten: float = 0.25
     """rising_loss: part of the first loss at which what was learned is lost."""
+    back: float = 0.7
+    """not_learned_again: part of the first error signal from which on an error that had fallen is back."""
     behind: float = 0.5
     """learns_less: part of the way that a smaller network made."""
     fewer: float = 0.25

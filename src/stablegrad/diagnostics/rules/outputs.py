@@ -15,6 +15,7 @@ from stablegrad.diagnostics.rules.shared import (
     holds_since,
     percent,
     running_low,
+    total_error,
 )
 from stablegrad.diagnostics.rules.units import dead_units
 
@@ -179,4 +180,29 @@ def rising_loss(history: History, thresholds: Thresholds) -> Iterator[Finding]:
             "rising_loss", "collapsing", NETWORK, int(steps[since + thresholds.slow_looks - 1]), value,
             thresholds.loss_rise,
             f"the loss is {value:.1f} times the lowest it has been",
+        )  # fmt: skip
+
+
+def not_learned_again(history: History, thresholds: Thresholds) -> Iterator[Finding]:
+    """An error that had fallen is back near where it began and stays there: what came since is not learned.
+
+    What a network has lost that cannot learn new targets any more (Lyle et al., arXiv 2303.01486), where nothing else
+    shows it. Tuned on ``make bench-diagnosis``.
+    """
+    errors, looks = total_error(history), 2 * thresholds.slow_looks
+    values = errors.values.ravel()
+    if len(values) < looks + 2 * thresholds.slow_looks:
+        return
+    first, recent = beginning_of(values, thresholds.reference_looks), values[-looks:]
+    before = np.median(np.lib.stride_tricks.sliding_window_view(values[:-looks], thresholds.slow_looks), axis=1)
+    half = looks // 2
+    stays = np.mean(recent > thresholds.back * first) > 0.8 and np.median(recent[half:]) > 0.9 * np.median(
+        recent[:half]
+    )
+    if stays and before.min() < thresholds.learning * first:
+        value = float(np.median(recent) / first)
+        yield Finding(
+            "not_learned_again", "collapsing", NETWORK, int(errors.steps[-looks]), value, thresholds.back,
+            f"the error had fallen to {percent(float(before.min() / first))} of what it was at first; it is back at "
+            f"{percent(value)} and stays there",
         )  # fmt: skip

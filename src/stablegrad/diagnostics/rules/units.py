@@ -8,7 +8,7 @@ import numpy as np
 
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import columns, holds_since, percent
+from stablegrad.diagnostics.rules.shared import columns, error_left, holds_since, percent
 
 
 def dormant_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -56,8 +56,11 @@ def dead_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 def saturated_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Values at the ends of a bounded activation's range, where its slope is zero (Glorot and Bengio 2010).
 
-    Tuned on ``make bench-diagnosis``.
+    Units that have learned to say yes or no are there as well; so only while the error is not much below where it
+    began. Tuned on ``make bench-diagnosis``.
     """
+    if error_left(history, thresholds) < thresholds.saturated_error:
+        return
     for site, steps, values in columns(history.series("saturated")):
         since = holds_since(values > thresholds.saturated, thresholds.patience)
         if since is not None:
