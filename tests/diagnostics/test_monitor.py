@@ -821,7 +821,69 @@ def test_curvature_of_a_quadratic_is_its_matrix():
     assert network.weight.grad is None
 
 
+def dense_rank(gradients):
+    """Effective rank of the Gram matrix of some gradients, [n, parameters], by NumPy in float64."""
+    eigenvalues = np.linalg.eigvalsh(gradients @ gradients.T).clip(0)
+    shares = eigenvalues[eigenvalues > 0] / eigenvalues.sum()
+    return np.exp(-(shares * np.log(shares)).sum())
+
+
+def test_gradient_ranks_are_those_of_gradients_taken_one_by_one():
+    network, optimizer = make()
+    network.train()
+    x, y = torch.randn(20, 8), torch.randint(0, 4, (20,))
+    weights = copy.deepcopy(network.state_dict())
+    with Monitor(network, optimizer, probe_every=0) as monitor:
+        found = monitor.measure_gradient_ranks(x, F.cross_entropy, y)
+    rows = {"loss": [], "outputs": []}
+    parameters = list(network.parameters())
+    for row, label in zip(x, y, strict=True):
+        output = network(row[None])
+        for name, value in (("loss", F.cross_entropy(output, label[None])), ("outputs", output.sum())):
+            gradients = torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True)
+            rows[name].append(torch.cat([one.flatten() for one in gradients]).double().numpy())
+    losses, outputs = (np.stack(rows[name]) for name in ("loss", "outputs"))
+    unit = losses / np.linalg.norm(losses, axis=1, keepdims=True)
+    assert found["gradient_covariance_rank"].item() == pytest.approx(dense_rank(unit), rel=1e-3)
+    assert found["ntk_rank"].item() == pytest.approx(dense_rank(outputs), rel=1e-3)
+    figures = monitor.fetch()
+    for name in found:
+        assert figures.network(name)[1] == pytest.approx([found[name].item()])
+    assert network.training
+    assert all(parameter.grad is None for parameter in parameters)
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in weights.items())
+
+
+def test_rows_that_do_not_interfere_and_rows_that_are_one():
+    network = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 1, bias=False))  # no random number is drawn
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    random = torch.get_rng_state()
+    with Monitor(network, optimizer, probe_every=0) as monitor:
+        apart = monitor.measure_gradient_ranks(torch.eye(3), torch.sum)
+        alike = monitor.measure_gradient_ranks(torch.ones(3, 3), torch.sum)
+    assert {name: round(rank.item(), 4) for name, rank in apart.items()} == dict.fromkeys(apart, 3)
+    assert {name: round(rank.item(), 4) for name, rank in alike.items()} == dict.fromkeys(alike, 1)
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_gradients_that_would_fill_the_memory_are_not_taken(monkeypatch):
+    monkeypatch.setattr(monitor_module, "MOST_GRADIENTS", 11)
+    network = nn.Linear(3, 1)
+    with Monitor(network, torch.optim.SGD(network.parameters(), lr=0.1), probe_every=0) as monitor:
+        assert monitor.measure_gradient_ranks(torch.eye(3), torch.sum) == {}
+        assert monitor.notes == ["no gradient ranks: gradients of 3 rows are 12 values, above 11"]
+        assert len(monitor.measure_gradient_ranks(torch.eye(3)[:2], torch.sum)) == 2
+    assert monitor.fetch().metrics() == ["gradient_covariance_rank", "ntk_rank"]
+
+
 class TestWrongUse:
+    def test_gradient_ranks_of_several_networks(self):
+        actor, critic = nn.Linear(3, 2), nn.Linear(3, 1)
+        optimizer = torch.optim.SGD([*actor.parameters(), *critic.parameters()], lr=0.1)
+        monitor = Monitor({"actor": actor, "critic": critic}, optimizer)
+        with monitor, pytest.raises(UsageError, match="gradient ranks are of one network"):
+            monitor.measure_gradient_ranks(torch.eye(3), torch.sum)
+
     def test_no_parameters(self):
         _, optimizer = make()
         with pytest.raises(UsageError, match="no parameters"):
@@ -1018,8 +1080,10 @@ def test_measuring_curvature_leaves_the_looks_as_they_are(every):
                 optimizer.step()
                 if measure and step % every == 0:
                     monitor.measure_curvature(lambda: 100 * F.cross_entropy(network(x), y), samples=2, iterations=2)
+                    monitor.measure_gradient_ranks(x, F.cross_entropy, y)
+        taken = ("hessian", "gradient_covariance", "ntk")
         return [
-            (step, {key: value for key, value in figures.items() if not key.startswith("hessian")})
+            (step, {key: value for key, value in figures.items() if not key.startswith(taken)})
             for step, figures in monitor.fetch().rows
         ]
 

@@ -27,6 +27,13 @@ def test_ppo_is_watched_through_its_parts():
     callback.close()
 
 
+def test_beside_the_training_of_another_seed():
+    one, other = (learn(PPO("MlpPolicy", "CartPole-v1", n_steps=128, seed=seed, device="cpu"), 512) for seed in (1, 2))
+    report = one.report(beside=other.monitor)
+    assert report.beside.startswith("a training with")
+    assert report.findings == one.report().findings
+
+
 def test_dqn_is_watched_without_its_target():
     agent = DQN("MlpPolicy", "CartPole-v1", learning_starts=64, train_freq=1, buffer_size=1000, seed=1, device="cpu")
     history = learn(agent, 400).report().history

@@ -55,7 +55,7 @@ def test_what_an_agent_has_already_is_not_prescribed_for_it(tmp_path, tiny_run, 
     """The preset is ``stable``: skips, LayerNorm, Kron. A run that did not say what fits it is offered everything."""
     ill = [Finding("vanishing_gradient", "collapsing", "torso.output.linear", 100, 0.0, 1.0, "it gets no gradient")]
     for module in (health_module, recorded):
-        monkeypatch.setattr(module, "judge", lambda *_: ill)
+        monkeypatch.setattr(module, "judge", lambda *_, **__: ill)
     train(watched(tiny_run), tmp_path / "run", quiet=True)
     folder, title = RunFolder(tmp_path / "run"), INTERVENTIONS["multi_skip"].title[1:]
     summary = folder.read_summary()
@@ -101,7 +101,7 @@ def test_curvature_is_measured_at_the_ends_of_rollouts_in_which_it_is_due(tmp_pa
     """Eight updates a rollout of 64 rows, of which resets are no steps: 40 updates are somewhat below 320 steps."""
     train(watched(tiny_run, curvature_every=40), tmp_path / "run", quiet=True)
     history = History.from_rows(RunFolder(tmp_path / "run").read_metrics())
-    for metric in ("hessian_trace", "hessian_top"):
+    for metric in ("hessian_trace", "hessian_top", "gradient_covariance_rank", "ntk_rank"):
         steps, values = history.network(metric)
         assert len(steps) == 1500 // 300
         assert all(280 < later - earlier <= 320 for earlier, later in itertools.pairwise([0, *steps]))

@@ -220,14 +220,22 @@ class PQN:
             rollout: a full rollout.
             rows: [batch] numbers of rows, see ``Rollout.observations_at``.
         """
-        target, observations = self._targets(rollout)[rows], rollout.observations_at(rows)
-        action, weight = rollout.action.flatten()[rows, None], rollout.valid.flatten()[rows].float()
+        observations, *others = self.td_rows(rollout, rows)
+        valid = others[-1].sum().clamp(min=1.0)
+        return lambda: td_error(self.network(observations), *others) / valid
 
-        def loss() -> Tensor:
-            q_value = self.network(observations).gather(1, action).squeeze(1)
-            return _td_loss(q_value, target, weight, weight.sum().clamp(min=1.0))
+    def td_rows(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the TD loss of some rows of a full rollout is made of, for :func:`td_error`.
 
-        return loss
+        Returns:
+            observations [batch, ...], actions, targets and weights [batch] (0 where a row is only a reset).
+        """
+        return (
+            rollout.observations_at(rows),
+            rollout.action.flatten()[rows],
+            self._targets(rollout)[rows],
+            rollout.valid.flatten()[rows].float(),
+        )
 
     def _targets(self, rollout: Rollout) -> Tensor:
         """[num_steps * num_envs] Q(lambda) targets of a full rollout."""
@@ -256,6 +264,11 @@ class PQN:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+def td_error(q_values: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Sum of squared TD errors of some rows, weighted: q_values [batch, actions], the others [batch]."""
+    return _td_loss(q_values.gather(1, action[:, None]).squeeze(1), target, weight, torch.ones_like(weight[0]))
 
 
 def _td_loss(q_value: Tensor, target: Tensor, weight: Tensor, valid: Tensor) -> Tensor:

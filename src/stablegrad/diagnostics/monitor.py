@@ -19,7 +19,8 @@ from __future__ import annotations
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -34,12 +35,15 @@ from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.diagnostics.outputs import first_tensor
-from stablegrad.diagnostics.probe import Probe
+from stablegrad.diagnostics.probe import Probe, evaluation
 from stablegrad.diagnostics.report import Report, beside_in_words
 from stablegrad.diagnostics.rules import Thresholds, judge
 from stablegrad.diagnostics.stopwatch import Stopwatch
 from stablegrad.diagnostics.updates import UpdateWatch
 from stablegrad.errors import UsageError
+
+#: Values of the gradients of single rows that are held at most: 1 GiB of float32.
+MOST_GRADIENTS = 2**28
 
 _monitored: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Monitor]] = weakref.WeakKeyDictionary()
 
@@ -182,34 +186,74 @@ class Monitor:
         Returns:
             "hessian_trace" and "hessian_top", with 95% intervals.
         """
-        with self._stopwatch:
-            found = self._curvature(loss, samples, iterations, seed)
+        parameters = [parameter for parameter in self.layers.parameters if parameter.requires_grad]
+        generator = torch.Generator(parameters[0].device).manual_seed(seed)
+        with self._unwatched():
+            found = {
+                "hessian_trace": metrics.hessian_trace(loss, parameters, samples, generator),
+                "hessian_top": metrics.top_eigenvalue(loss, parameters, iterations, generator),
+            }
         self.log(**{name: estimate.value for name, estimate in found.items()})
         return found
 
-    def _curvature(
-        self, loss: Callable[[], Tensor], samples: int, iterations: int, seed: int
-    ) -> dict[str, metrics.Estimate]:
-        parameters = [parameter for parameter in self.layers.parameters if parameter.requires_grad]
-        generator = torch.Generator(parameters[0].device).manual_seed(seed)
-        # A look that is armed for the coming step would take these passes for the training's.
+    def measure_gradient_ranks(
+        self, inputs: Tensor, objective: Callable[..., Tensor], *others: Tensor
+    ) -> dict[str, Tensor]:
+        """In how many directions the gradients of single rows point; the figures join those of the newest step.
+
+        It costs two forward and backward passes a row, in evaluation mode, and holds a gradient of the network for each
+        row: of more than ``MOST_GRADIENTS`` = 2**28 values, 1 GiB, a note says that it was not measured.
+
+        Args:
+            inputs: [n, ...] of the network; 64 rows are many.
+            objective: called with the network's output for one row, and that row of each of ``others``, all as batches
+                of one; returns that row's loss, a scalar, of operations that ``torch.func`` knows.
+            others: [n, ...], such as targets.
+
+        Returns:
+            "gradient_covariance_rank", of the losses, and "ntk_rank", of the summed outputs, each 0-d in [1, n]; empty
+            where that takes too much memory.
+
+        Raises:
+            UsageError: several networks are watched.
+        """
+        if len(self._models) > 1:
+            raise UsageError("gradient ranks are of one network; attach a monitor to it alone")
+        (model,) = self._models.values()
+        network = _unwrapped(model)
+        values = len(inputs) * sum(one.numel() for one in network.parameters() if one.requires_grad)
+        if values > MOST_GRADIENTS:
+            self._note(
+                f"no gradient ranks: gradients of {len(inputs)} rows are {values:,} values, above {MOST_GRADIENTS:,}"
+            )
+            return {}
+        with self._unwatched(), evaluation(network):
+            losses = metrics.per_sample_gram(network, inputs, objective, *others)
+            outputs = metrics.per_sample_gram(network, inputs)
+        found = {
+            "gradient_covariance_rank": metrics.gradient_covariance_rank(losses),
+            "ntk_rank": metrics.ntk_rank(outputs),
+        }
+        self.log(**found)
+        return found
+
+    @contextmanager
+    def _unwatched(self) -> Iterator[None]:
+        """Passes that are none of the training's: a look that is armed for the coming step would take them for such."""
         armed = [update for update in self._updates if update.looks_at(update.steps + 1)]
         for network in self._networks:
             network.stop()
         for update in armed:
             update.paused = True
         try:
-            found = {
-                "hessian_trace": metrics.hessian_trace(loss, parameters, samples, generator),
-                "hessian_top": metrics.top_eigenvalue(loss, parameters, iterations, generator),
-            }
+            with self._stopwatch:
+                yield
         finally:
             for update in armed:
                 update.paused = False
             for network in self._networks:
                 if network.waits_for:
                     network.start()
-        return found
 
     @property
     def seconds(self) -> float:  # noqa: D102  # in the class's own docstring

@@ -216,7 +216,7 @@ class Probe:
     def _find_head(self, batch: Tensor) -> None:
         """The last layer with a weight matrix that the forward pass calls."""
         watch = ActivationWatch(self.model, self.name, without_gradient=True)
-        with _evaluation(self.model), torch.no_grad():
+        with evaluation(self.model), torch.no_grad():
             watch.start()
             try:
                 self.model(batch[:2])
@@ -240,7 +240,7 @@ class Probe:
         seen: list[Tensor] = []
         hook = self._head.register_forward_pre_hook(lambda module, args: seen.append(args[0]) if args else None)
         try:
-            with _evaluation(self.model), torch.no_grad():
+            with evaluation(self.model), torch.no_grad():
                 for rows in batch.split(CHUNK):
                     output = first_tensor(self.model(rows))
                     if seen and isinstance(seen[-1], Tensor) and seen[-1].ndim == 2 and len(seen[-1]) == len(rows):
@@ -271,7 +271,7 @@ def _apply(head: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and random numbers of its own, and everything back as it was afterwards."""
     training = [module for module in model.modules() if module.training]
     device = next(model.parameters()).device

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from stablegrad.diagnostics import Monitor, Report, Thresholds
+from stablegrad.diagnostics import History, Monitor, Report, Thresholds
 from stablegrad.errors import UsageError
 
 try:
@@ -55,11 +55,11 @@ class DiagnosisCallback(BaseCallback):
         self.monitor: Monitor | None = None
         self._verdict = "healthy"
 
-    def report(self) -> Report:
+    def report(self, *, beside: Monitor | History | None = None) -> Report:
         """The diagnosis so far; see :meth:`stablegrad.diagnostics.Monitor.report`."""
         if self.monitor is None:
             raise UsageError("the callback has seen no training yet; pass it to model.learn(..., callback=...)")
-        return self.monitor.report()
+        return self.monitor.report(beside=beside)
 
     def _on_training_start(self) -> None:
         # learn() may be called several times; one monitor watches them all.

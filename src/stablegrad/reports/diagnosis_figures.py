@@ -189,6 +189,12 @@ CHARTS = (
         "loss units / parameter units²",
         "the higher the sharper the valley; a curvature that climbs by decades makes the same learning rate too high.",
     ),
+    Chart(
+        {"gradient_covariance_rank": "gradients of the loss", "ntk_rank": "gradients of the outputs"},
+        "Rank of the gradients of single rows",
+        "directions",
+        "next to one, all rows pull the weights the same way, and what is learned of one changes the answer to all.",
+    ),
 )
 WEIGHTS = Chart(
     {"weight_norm": "weight norm"},

@@ -73,6 +73,8 @@ FIGURES = {
         "srank/*",
         "hessian_trace/*",
         "hessian_top/*",
+        "gradient_covariance_rank/*",
+        "ntk_rank/*",
     ),
     RELEARN: (
         "relearning.mean_final_accuracy",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stablegrad.agents import PQN
+from stablegrad.agents.pqn import td_error
 from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics import LEVELS, Finding, History, Monitor, judge
 from stablegrad.diagnostics.history import looks_of
@@ -24,7 +25,7 @@ ON_COLLAPSE = ("continue", "stop", "rollback")
 LIVE = ("lower_learning_rate", "raise_learning_rate", "clip_gradients", "reset_optimizer_state")
 #: Verdicts of a checkpoint to return to; None: there was nothing to judge yet.
 HEALTHY = (None, "healthy")
-PROBE_ROWS, CURVATURE_ROWS = 1024, 256
+PROBE_ROWS, CURVATURE_ROWS, GRADIENT_ROWS = 1024, 256, 64
 MAX_ROLLBACKS = 3
 
 
@@ -40,8 +41,8 @@ class DiagnosisConfig:
     """continue (and warn), stop (with a checkpoint), or rollback: return to the last healthy checkpoint and apply the
     first prescription that can be applied to a running agent."""
     curvature_every: int = 0
-    """Updates between two measurements of the TD loss's curvature (trace and largest eigenvalue of its Hessian), at the
-    end of a rollout; 0: none. One costs as much as some hundred updates."""
+    """Updates between two measurements of the TD loss's curvature (trace and largest eigenvalue of its Hessian) and of
+    the ranks of its gradients, at the end of a rollout; 0: none. One costs as much as some hundred updates."""
 
     def __post_init__(self) -> None:
         if self.on_collapse not in ON_COLLAPSE:
@@ -103,13 +104,15 @@ class Health:
         self._looks.clear()
 
     def after_update(self, updates_before: int) -> None:
-        """Measure the curvature of the newest rollout's loss where that is due after the updates since."""
+        """Measure curvature and gradient ranks of the newest rollout's loss where due after the updates since."""
         every = self._curvature_every
         if self.monitor is None or not every or self.agent.updates // every == updates_before // every:
             return
         assert self._rollout is not None
         loss = self.agent.td_loss(self._rollout, self._rows(CURVATURE_ROWS))
         self.monitor.measure_curvature(loss, seed=self.agent.updates)
+        observations, *others = self.agent.td_rows(self._rollout, self._rows(GRADIENT_ROWS))
+        self.monitor.measure_gradient_ranks(observations, td_error, *others)
 
     def take_seconds(self) -> float:
         """Time that looks took since this was last asked."""

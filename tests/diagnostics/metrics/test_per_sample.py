@@ -154,3 +154,17 @@ def test_a_dead_network_has_neither_kernel_nor_covariance():
     nn.init.constant_(model[0].bias, -100.0)
     gram = metrics.gradient_gram(metrics.per_sample_gradients(model, torch.randn(5, 4)))
     assert metrics.ntk_rank(gram) == metrics.gradient_covariance_rank(gram) == 0
+
+
+@pytest.mark.parametrize("rows", [1, 8, 19])
+def test_the_gram_matrix_is_that_of_gradients_taken_one_by_one(rows):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    inputs, labels = torch.randn(rows, 4), torch.randint(0, 3, (rows,))
+    dense = []
+    for x, y in zip(inputs, labels, strict=True):
+        gradients = torch.autograd.grad(F.cross_entropy(model(x[None]), y[None]), list(model.parameters()))
+        dense.append(torch.cat([one.flatten() for one in gradients]))
+    gram = metrics.per_sample_gram(model, inputs, F.cross_entropy, labels)
+    torch.testing.assert_close(gram, torch.stack(dense) @ torch.stack(dense).T)
+    torch.testing.assert_close(gram, metrics.gradient_gram(torch.stack(dense)))

@@ -22,7 +22,7 @@ from stablegrad.diagnostics.metrics.gradients import (
     update_ratio,
     weight_gain,
 )
-from stablegrad.diagnostics.metrics.per_sample import gradient_gram, per_sample_gradients
+from stablegrad.diagnostics.metrics.per_sample import gradient_gram, per_sample_gradients, per_sample_gram
 from stablegrad.diagnostics.metrics.policy import churn_split, policy_churn
 from stablegrad.diagnostics.metrics.ranks import (
     check_samples,
@@ -64,6 +64,7 @@ __all__ = [
     "normalised_step",
     "ntk_rank",
     "per_sample_gradients",
+    "per_sample_gram",
     "policy_churn",
     "saturated_fraction",
     "signal_to_noise",

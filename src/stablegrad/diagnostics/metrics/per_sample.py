@@ -10,6 +10,9 @@ from torch.func import functional_call, grad, vmap
 
 from stablegrad.errors import UsageError
 
+#: Samples whose gradients are computed at once for a Gram matrix: what the passes hold grows with them.
+CHUNK = 8
+
 
 def per_sample_gradients(
     model: nn.Module,
@@ -55,6 +58,34 @@ def per_sample_gradients(
     except RuntimeError:  # what vmap refuses; an error of the model itself comes again below
         return _one_by_one(value, trained, batch)
     return torch.cat([by_name[name].flatten(1) for name in trained], dim=1).detach()
+
+
+def per_sample_gram(
+    model: nn.Module,
+    inputs: Tensor,
+    objective: Callable[..., Tensor] = torch.sum,
+    *others: Tensor,
+) -> Tensor:
+    """Inner products of the gradients of all samples, some samples at a time.
+
+    Holds the gradients of all of them, n times the network, and the passes of ``CHUNK``.
+
+    Args:
+        model: as in :func:`per_sample_gradients`, and so are ``objective`` and ``others``.
+        inputs: [n, ...].
+        objective: a scalar of a batch of one sample.
+        others: [n, ...], such as targets.
+
+    Returns:
+        [n, n], as :func:`gradient_gram`.
+    """
+    chunks = [
+        per_sample_gradients(model, own, objective, *rest)
+        for own, *rest in zip(*(one.split(CHUNK) for one in (inputs, *others)), strict=True)
+    ]
+    chunks = [one.to(torch.promote_types(one.dtype, torch.float32)) for one in chunks]
+    # Block by block: as one matrix, the gradients would be held twice.
+    return torch.cat([torch.cat([one @ other.T for other in chunks], dim=1) for one in chunks])
 
 
 @torch.no_grad()
