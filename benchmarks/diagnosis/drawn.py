@@ -374,16 +374,12 @@ def too_deep(recipe: Recipe, draw: random.Random):
 def saturated(recipe: Recipe, draw: random.Random):
     """Weights, or inputs, so large that bounded activations sit at their ends."""
     well = _plain(recipe, draw, activations=BOUNDED if TASKS[recipe.task].kind != "images" else ("tanh",))
-    well = replace(well, depth=2, activation="tanh")
-    if draw.random() < 0.5:
+    well = replace(well, depth=draw.randint(2, 3), inputs=lambda step, x: x)
+    if draw.random() < 0.5 or TASKS[well.task].kind in ("q", "bandit", "images"):
         factor = _between(draw, 40, 200)
-        ill = replace(well, weights=lambda model: scaled(model, factor, slice(0, -1)), depth=3)
-    else:
-        factor = _between(draw, 200, 3000)
-        ill = replace(well, inputs=lambda step, x: factor * (x + 1), activation=draw.choice(("tanh", "sigmoid")))
-        if TASKS[well.task].kind in ("q", "bandit", "images"):
-            ill = replace(well, weights=lambda model: scaled(model, factor, slice(0, -1)), depth=3)
-    return well, ill, 1
+        return well, replace(well, weights=lambda model: scaled(model, factor, slice(0, -1))), 1
+    factor = _between(draw, 200, 3000)
+    return well, replace(well, inputs=lambda step, x: factor * (x + 1)), 1
 
 
 def tiny_weights(recipe: Recipe, draw: random.Random):
@@ -494,14 +490,13 @@ def crushing_penalty(recipe: Recipe, draw: random.Random):
 
 def narrow_norm(recipe: Recipe, draw: random.Random):
     """A norm over one or two values."""
-    well = _bottleneck(recipe, draw)
-    features = draw.choice([1, 2])
+    well, groups = _bottleneck(recipe, draw), draw.choice([2, 4])
 
     def normed(model: nn.Module) -> nn.Module:
-        model[1] = nn.Sequential(nn.LayerNorm(features), model[1])
+        model[1] = nn.Sequential(nn.GroupNorm(groups, 4), model[1])
         return model
 
-    return replace(well, first=4), replace(well, first=features, weights=normed), 1
+    return well, replace(well, weights=normed), 1
 
 
 def high_rate(recipe: Recipe, draw: random.Random):
@@ -691,7 +686,7 @@ FAULTS: tuple[tuple[str, Fault, str], ...] = (
     ("data shift", moved_inputs, ""),
     ("unscaled", unscaled_inputs, ""),
     ("unscaled", unscaled_targets, "targets"),
-    ("blocked output", blocked_head, ""),
+    ("blocked output", blocked_head, "blocked"),
     ("rate too high", burst, ""),
     ("rate too low", early_end, ""),
 )

@@ -20,6 +20,7 @@ PARTS = ("tuning", "held-out", "drawn", "drawn-held-out")
 #: below 1.
 BY_HAND = {
     "cut": ("reconnect",),
+    "blocked": ("free_output", "reconnect"),
     "loss": ("stable_loss",),
     "objective": ("revise_objective",),
     "sign": ("descend",),

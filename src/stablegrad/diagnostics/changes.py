@@ -124,14 +124,17 @@ def left_out(model: nn.Module, optimizer: Optimizer) -> bool:
 
 def narrow_norms(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
     """(parent, name, module) of norms over next to nothing: one or two values, or the places of one channel."""
-    return [one for one in _children(model, _NORMS) if _is_narrow(one[2])]
+    flat = not any(isinstance(module, _ConvNd) for module in model.modules())
+    return [one for one in _children(model, _NORMS) if _is_narrow(one[2], flat)]
 
 
-def _is_narrow(norm: nn.Module) -> bool:
+def _is_narrow(norm: nn.Module, flat: bool) -> bool:
     if isinstance(norm, nn.LayerNorm | nn.RMSNorm):
         return math.prod(norm.normalized_shape) < FEWEST
-    channels_alone = isinstance(norm, nn.GroupNorm) and norm.num_channels == norm.num_groups > 1
-    return channels_alone or isinstance(norm, _InstanceNorm)
+    if isinstance(norm, nn.GroupNorm) and norm.num_groups > 1:
+        # Without places a group has as many values as channels.
+        return norm.num_channels // norm.num_groups < (FEWEST if flat else 2)
+    return isinstance(norm, _InstanceNorm)
 
 
 def _behind_outputs(model: nn.Module) -> set[int]:

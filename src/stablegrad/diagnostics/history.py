@@ -25,6 +25,7 @@ LAYER_METRICS = (
     "gradient_cosine",
     "gradient_snr",
     "effective_learning_rate",
+    "peak_learning_rate",
     "normalised_step",
     "weight_gain",
 )

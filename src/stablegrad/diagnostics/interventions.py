@@ -565,6 +565,9 @@ _ALL = (
             "constant_output": 1.0,
             "rank_collapse": 1.0,
             "dead_units": 1.0,
+            "dormant_units": 1.0,
+            "policy_churn": 1.0,
+            "small_update": 1.0,
             "vanishing_gradient": 0.8,
             "fading_gradient": 0.8,
         },
@@ -574,7 +577,7 @@ _ALL = (
         },
         change=optimizer_changes.weaker_decay,
         live=True,
-        telling=1.5,
+        telling=2.0,
         fits=lambda model, optimizer: optimizer_changes.decays_strongly(optimizer),
     ),
     Intervention(
@@ -598,6 +601,7 @@ _ALL = (
         helps="a norm over one or two values, or over single channels of tiny images, leaves nothing to learn from",
         answers={
             "constant_output": 1.0,
+            "dead_units": 1.0,
             "vanishing_gradient": 1.0,
             "fading_gradient": 1.0,
             "rank_collapse": 1.0,

@@ -8,7 +8,7 @@ accumulation). The hooks are there for the two steps of a look only.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from stablegrad.diagnostics import metrics
 from stablegrad.diagnostics.layers import Layers
 from stablegrad.diagnostics.stopwatch import Stopwatch
+from stablegrad.optimizers import Kron
 
 
 class UpdateWatch:
@@ -61,6 +62,8 @@ class UpdateWatch:
         self.steps = 0
         self.paused = False
         self._left_out = False
+        #: Highest learning rate of each group since the last look: a schedule may leap between two of them.
+        self._peaks: dict[int, float] = {}
         self.before_look: Callable[[], None] = lambda: None
         self.before_step: Callable[[int], None] = lambda step: None
         self.after_step: Callable[[int, list[str], dict[str, Tensor]], None] = lambda step, names, figures: None
@@ -217,6 +220,10 @@ class UpdateWatch:
                 self.before_look()
             return
         self.steps += 1
+        for place, group in enumerate(self.optimizer.param_groups):
+            # A rate on the device is not waited for.
+            if not isinstance(group["lr"], Tensor) and group["lr"] > self._peaks.get(place, 0.0):
+                self._peaks[place] = group["lr"]
         if self._second is not None:
             with self.stopwatch:
                 self.after_step(self.steps, *self._figures(self._second))
@@ -248,15 +255,19 @@ class UpdateWatch:
         # The norm of a layer is that of its parameters' norms.
         gradient_norm = metrics.layer_norms(second.norms, layer_of, count)
         weight_norm = metrics.layer_norms(self._weights, layer_of, count)
+        now = [group["lr"] for group in self.optimizer.param_groups]
+        rates = self._by_layer(now)
         figures = {
             "gradient_norm": gradient_norm,
             "nonfinite": (~gradient_norm.isfinite()).float(),
             "weight_norm": weight_norm,
             "update_ratio": metrics.update_ratio(metrics.layer_norms(changes, layer_of, count), weight_norm),
-            "effective_learning_rate": metrics.effective_learning_rate(self._learning_rates(), weight_norm),
+            "effective_learning_rate": metrics.effective_learning_rate(rates, weight_norm),
+            "peak_learning_rate": self._by_layer([self._peaks.get(n, lr) for n, lr in enumerate(now)]),
         }
+        self._peaks = {}
         if self._normalises():
-            change, rates = metrics.layer_norms(changes, layer_of, count), self._learning_rates()
+            change = metrics.layer_norms(changes, layer_of, count)
             figures["normalised_step"] = metrics.normalised_step(change, rates, self._sizes)
         if self._first is not None:
             first = self._first
@@ -289,19 +300,21 @@ class UpdateWatch:
         return self._sent[numbers]
 
     def _normalises(self) -> bool:
-        """Whether the optimizer divides by a running mean of squared gradients, so that its steps are of known size."""
+        """Whether steps are of the size of the learning rate: divided by a mean of squared gradients, or whitened."""
+        if isinstance(self.optimizer, Kron):
+            return True
         states = (self.optimizer.state.get(parameter, {}) for parameter in self.parameters)
         return any("exp_avg_sq" in state or "square_avg" in state for state in states)
 
-    def _learning_rates(self) -> Tensor:
-        """[layers] the learning rate of each layer, that of its first parameter's group; NaN outside the optimizer."""
+    def _by_layer(self, of_groups: Sequence[float | Tensor]) -> Tensor:
+        """[layers] what there is of each group, of that of a layer's first parameter; NaN outside the optimizer."""
         device = self.parameters[0].device
         groups = self.optimizer.param_groups
         # A number is filled in by the device itself; sending it over would wait for all that the device has to do.
         rates = torch.stack(
             [
                 lr.detach().to(device, torch.float32) if isinstance(lr, Tensor) else torch.full((), lr, device=device)
-                for lr in (group["lr"] for group in groups)
+                for lr in of_groups
             ]
         )
         group_of = {id(parameter): number for number, group in enumerate(groups) for parameter in group["params"]}

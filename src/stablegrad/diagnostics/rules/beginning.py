@@ -13,7 +13,7 @@ from stablegrad.diagnostics.rules.finding import Finding, Thresholds
 from stablegrad.diagnostics.rules.gradients import exploding_gradient, no_gradient, vanishing_gradient
 from stablegrad.diagnostics.rules.numbers import nonfinite_at_once, nonfinite_input
 from stablegrad.diagnostics.rules.outputs import constant_output, rank_collapse
-from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, columns, holds_since, total_error
+from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, columns, holds_since, stretch, total_error
 from stablegrad.diagnostics.rules.steps import small_update
 from stablegrad.diagnostics.rules.units import dead_units, saturated_units
 
@@ -23,7 +23,8 @@ def unscaled_weights(history: History, thresholds: Thresholds) -> Iterator[Findi
 
     What a layer of weights w and m outputs makes of inputs of mean square 1 has a root mean square of |w| / sqrt(m);
     every usual initialisation keeps it near 1 (Glorot and Bengio 2010; He et al., arXiv 1502.01852). Heads and ends of
-    residual blocks are made small on purpose; so too small are the weights of most layers or of none.
+    residual blocks are made small on purpose; so too small are the weights of most layers or of none. Layers that each
+    stretch a little stretch much together.
 
     Tuned on ``make bench-diagnosis``.
     """
@@ -37,12 +38,21 @@ def unscaled_weights(history: History, thresholds: Thresholds) -> Iterator[Findi
     small = {site: gain for site, gain in known.items() if 0 < gain < thresholds.starving}
     if len(known) < 2 or len(small) <= len(known) / 2:
         small = {}
-    if not large and not small:
+    together = stretch(history)
+    if not large and not small and not together > thresholds.compounding:
         return
     # What is out of all proportion has done whatever is wrong, whenever it shows.
     absurd = max(large.values(), default=0.0) > thresholds.absurd * thresholds.stretching
-    if not _sick(history, thresholds, history.series("weight_norm").steps[: None if absurd else thresholds.slow_looks]):
+    blown = together > thresholds.compounding and (history.series("output_size").values[:1] > thresholds.blown).any()
+    looks = history.series("weight_norm").steps[: None if absurd else thresholds.slow_looks]
+    if not blown and not _sick(history, thresholds, looks):
         return
+    if not large and not small:
+        yield Finding(
+            "unscaled_weights", "collapsing", NETWORK, int(gains.steps[0]), together, thresholds.compounding,
+            f"the first weights are too large: layer by layer they multiply what passes by {together:.1e} in all, "
+            "where about 1 is usual",
+        )  # fmt: skip
     for found, size, threshold in ((large, "large", thresholds.stretching), (small, "small", thresholds.starving)):
         for site, gain in found.items():
             yield Finding(

@@ -57,6 +57,8 @@ class Thresholds:
     """runaway, ascending: growth of outputs and of updates over their own beginning."""
     far: float = 10.0
     """ascending: growth of the outputs over their beginning from which on they run away although their error stays."""
+    from_nothing: float = 0.8
+    """ascending: first outputs over the first error signal, below which they grow whatever is learned."""
     staying: float = 3.0
     """ascending, runaway: growth of the error signal up to which it is said to stay; a probability's is bounded."""
     dormant: float = 0.6
@@ -95,6 +97,10 @@ class Thresholds:
     """unscaled_input: root mean square of the inputs at the beginning, where damage is there as well."""
     stretching: float = 5.0
     """unscaled_weights: gain of a layer's first weights, above which they are too large where damage is there too."""
+    compounding: float = 100.0
+    """unscaled_weights: the same of all layers together, each beyond sqrt(2)."""
+    blown: float = 1e3
+    """unscaled_weights: size of the first outputs that is damage by itself where layers compound."""
     absurd: float = 20.0
     """unscaled_weights: times stretching from which on a gain explains whatever is wrong, whenever it shows."""
     starving: float = 0.05
@@ -107,7 +113,7 @@ class Thresholds:
     """rate_jump: learning rate over the highest before."""
     lost: float = 3.0
     """rate_jump: growth of the error over its lowest from which on what was learned is lost."""
-    unscaled_error: float = 1e3
+    unscaled_error: float = 300.0
     """unscaled_target: norm of the first error signals, and that over the size of the outputs, with damage."""
     loss_rise: float = 10.0
     """rising_loss: loss over the lowest median it had, where the loop logs one."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, columns, middle
+from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, columns, middle, stretch
 
 
 def nonfinite(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -97,4 +97,4 @@ def _usual_weights(history: History, thresholds: Thresholds) -> bool:
     """Whether the first weights are known, and none of them stretch what passes through them many times over."""
     gains = history.series("weight_gain")
     known = gains.values[:1][np.isfinite(gains.values[:1])]
-    return len(known) > 0 and bool(known.max() < thresholds.stretching)
+    return len(known) > 0 and bool(known.max() < thresholds.stretching) and stretch(history) < thresholds.compounding

@@ -45,7 +45,7 @@ def rate_jump(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
     Tuned on ``make bench-diagnosis``.
     """
-    steps, rates = learning_rates(history)
+    steps, rates = peak_rates(history)
     if len(rates) <= thresholds.reference_looks:
         return
     highest = np.maximum.accumulate(rates)
@@ -71,6 +71,16 @@ def _lost_since(history: History, step: int, thresholds: Thresholds) -> bool:
         return False
     lowest = np.median(np.lib.stride_tricks.sliding_window_view(before, looks), axis=1).min()
     return bool((since[-looks:] > thresholds.lost * lowest).all())
+
+
+def peak_rates(history: History) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, the median layer's highest learning rate since the look before, or that of now)."""
+    steps, rates = learning_rates(history)
+    peaks = history.series("peak_learning_rate")
+    if peaks:
+        known = np.isin(steps, peaks.steps)
+        rates[known] = np.fmax(rates[known], middle(peaks.values[np.searchsorted(peaks.steps, steps[known])]))
+    return steps, rates
 
 
 def learning_rates(history: History) -> tuple[np.ndarray, np.ndarray]:

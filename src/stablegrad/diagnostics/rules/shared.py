@@ -83,6 +83,15 @@ def error_left(history: History, thresholds: Thresholds) -> float:
     return float(np.median(errors[-looks:]) / np.nanmax(errors[:looks])) if len(errors) >= 2 * looks else math.nan
 
 
+def stretch(history: History) -> float:
+    """By how much the first weights of all layers together stretch what passes: each beyond the sqrt(2) of ReLU.
+
+    Gains of He et al. (arXiv 1502.01852) multiply where nothing stands between layers that normalises.
+    """
+    gains = history.series("weight_gain").values[:1]
+    return float(np.prod(np.maximum(gains[np.isfinite(gains)] / math.sqrt(2), 1.0)))
+
+
 def bad_looks(history: History) -> np.ndarray:
     """Steps of the looks at which gradients were not finite."""
     series = history.series("nonfinite")

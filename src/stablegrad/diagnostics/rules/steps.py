@@ -294,7 +294,9 @@ def _running_away(history: History, thresholds: Thresholds, name: str) -> Iterat
     together = (growth[0] > thresholds.runaway) & (growth[2] > thresholds.runaway) & (cosine > thresholds.agreement)
     # In a warm-up steps grow, and with them small first outputs, before the error falls.
     stays = growth[1] < thresholds.staying
-    far = growth[2] > thresholds.far
+    # Outputs that began next to nothing, of small weights or many layers, grow whatever is learned.
+    first_size, first_error = (beginning_of(one, thresholds.reference_looks) for one in (size, error))
+    far = (growth[2] > thresholds.far) & (first_size > thresholds.from_nothing * first_error)
     held = together & wrong_way & (stays & far if name == "ascending" else ~stays)
     # Where numbers have ended there may have been no time for more than one look.
     ended = bool(len(bad_looks(history)))
