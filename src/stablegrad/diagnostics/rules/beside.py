@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,8 @@ from stablegrad.errors import UsageError
 
 #: Rules that hold a training against another one, of a smaller network.
 BesideRule = Callable[[History, History, Thresholds], Iterator[Finding]]
+#: (steps, shares of units) by activation.
+Shares = Mapping[str, tuple[np.ndarray, np.ndarray]]
 #: What says how well a training does, where both logged it, the most telling first: metric, site, in words.
 OUTCOMES = (
     ("episode_return", NETWORK, "episode return"),
@@ -116,7 +117,9 @@ def more_dead(history: History, twin: History, thresholds: Thresholds) -> Iterat
 
     Lu et al. (arXiv 1903.06733) on depth and dead units. Tuned on tests/diagnostics/test_beside.py.
     """
-    own, other = ({site: rest for site, *rest in columns(one.series("dead"))} for one in (history, twin))
+    own, other = (
+        {site: (steps, values) for site, steps, values in columns(one.series("dead"))} for one in (history, twin)
+    )
     yield from _more(
         "more_dead", own, other, _level(history, twin, thresholds), thresholds.more_idle,
         "of the units of the median activation are zero on every sample",
@@ -202,9 +205,7 @@ def _unlike_updates(name: str, history: History, twin: History, thresholds: Thre
         )  # fmt: skip
 
 
-def _more(
-    name: str, own: Mapping[str, Any], other: Mapping[str, Any], level: str, threshold: float, words: str
-) -> Iterator[Finding]:
+def _more(name: str, own: Shares, other: Shares, level: str, threshold: float, words: str) -> Iterator[Finding]:
     """A share of units that is larger than the smaller network's by more than a threshold."""
     if not own or not other:
         return

@@ -123,7 +123,7 @@ class Thresholds:
     """not_learned_again: part of the first error signal from which on an error that had fallen is back."""
     behind: float = 0.5
     """learns_less: part of the way that a smaller network made."""
-    fewer: float = 0.25
+    fewer: float = 0.33
     """fewer_directions: effective rank of the features over that of a smaller network."""
     more_idle: float = 0.4
     """more_dormant, more_dead: share of the median activation's units above that of a smaller network."""
