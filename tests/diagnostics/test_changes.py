@@ -566,6 +566,14 @@ def test_norms_over_next_to_nothing():
         changes.wider_norm(model, optimizer)
 
 
+@pytest.mark.parametrize(("channels", "groups", "narrow"), [(4, 2, True), (6, 2, False), (4, 1, False), (4, 4, True)])
+def test_without_places_a_group_has_as_many_values_as_channels(channels, groups, narrow):
+    norm = nn.GroupNorm(groups, channels)
+    assert bool(changes.narrow_norms(nn.Sequential(nn.Linear(3, channels), norm, nn.Linear(channels, 2)))) is narrow
+    images = nn.Sequential(nn.Conv2d(3, channels, 3), norm, nn.Conv2d(channels, 2, 3))
+    assert bool(changes.narrow_norms(images)) is (channels == groups)
+
+
 def test_recurrent_cells_become_orthogonal_gate_by_gate():
     model = nn.Sequential(nn.LSTM(5, 5))
     changes.orthogonal_init(model, adam(model))
@@ -586,9 +594,22 @@ class TestSteadyRate:
             seen.append(optimizer.param_groups[0]["lr"] / lr)
         return seen
 
-    def test_a_leap_is_cut_and_a_fall_has_a_floor(self):
-        assert self.rates(lambda number: 50.0 if number == 2 else 1.0) == pytest.approx([1, 1, 2, 1, 1, 1, 1, 1])
-        assert self.rates(lambda number: 0.5**number) == pytest.approx([1, 0.5, 0.25, 0.125, 0.1, 0.1, 0.1, 0.1])
+    def test_leaps_and_falls_are_left_out(self):
+        assert self.rates(lambda number: 50.0 if number == 2 else 1.0) == pytest.approx([1] * 8)
+        assert self.rates(lambda number: 50.0 if number < 2 else 1.0) == pytest.approx([1] * 8)
+        assert self.rates(lambda number: 0.5**number) == pytest.approx([1] * 8)
+        assert self.rates(lambda number: (1.0, 1.5, 0.1)[number % 3])[2:] == pytest.approx([1.5] * 6)
+
+    def test_what_a_schedule_took_away_comes_back(self):
+        model = stack(4, 8, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda number: 0.1**number)
+        for _ in range(5):
+            step(model, optimizer, torch.randn(8, 4))
+            schedule.step()
+        optimizer_changes.steady_rate(model, optimizer)
+        step(model, optimizer, torch.randn(8, 4))
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-2)
 
     def test_a_warm_up_stays_one(self):
         assert self.rates(lambda number: number / 7) == pytest.approx([number / 7 for number in range(8)])
@@ -599,7 +620,7 @@ class TestSteadyRate:
         optimizer_changes.steady_rate(model, optimizer)
         optimizer.param_groups[0]["lr"].fill_(1.0)
         step(model, optimizer, torch.randn(8, 4))
-        assert optimizer.param_groups[0]["lr"].item() == pytest.approx(2e-2)
+        assert optimizer.param_groups[0]["lr"].item() == pytest.approx(1e-2)
 
 
 def test_convolutions_that_keep_their_shape_get_residual_connections():

@@ -87,7 +87,8 @@ def test_the_order_is_that_of_a_slow_sum(findings):
                 continue
             worst = max(LEVEL_WEIGHTS[one.level] for one in findings if one.rule == rule)
             weight = intervention.answer(rule)
-            if name == "multi_skip" and weight and "vanishing_gradient" in rules and "slow_relearning" not in rules:
+            deep = "vanishing_gradient" in rules or {"rank_collapse", "exploding_gradient"} <= rules
+            if name == "multi_skip" and weight and deep and "slow_relearning" not in rules:
                 weight = DEPTH_WEIGHT
             total += worst * weight
         scores[name] = total if intervention.telling == 1.0 else 0.0  # of a network that is not known

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from stablegrad.diagnostics import RULES, History, Report, Thresholds, judge
+from stablegrad.diagnostics.prescriptions import prescribe
 from stablegrad.diagnostics.rules import Finding, passed
 from stablegrad.diagnostics.rules.shared import middle
 from stablegrad.errors import UsageError
@@ -760,3 +761,46 @@ def test_units_may_say_yes_or_no_once_the_error_has_fallen():
     assert "saturated_units" in rules(history(saturated__a=0.95, error_signal=then(1.0, 0.8)))
     assert "saturated_units" not in rules(history(saturated__a=0.95, error_signal=then(1.0, 0.5)))
     assert "saturated_units" in rules(history(saturated__a=0.95))  # an error that was not seen
+
+
+def test_a_leap_of_the_rate_between_two_looks_is_a_jump():
+    usual = {
+        "weight_norm__a": 1.0,
+        "effective_learning_rate__a": 1e-3,
+        "error_signal": [1.0] * 3 + [0.1] * 4 + [0.9] * 5,
+    }
+    assert "rate_jump" not in rules(history(**usual, peak_learning_rate__a=1e-3))
+    leaps = [1e-3] * 7 + [0.05] + [1e-3] * 4
+    assert "rate_jump" in rules(history(**usual, peak_learning_rate__a=leaps))
+
+
+def gained(gains, **others):
+    """Layers of first gains, in a history of more looks."""
+    made = history(**{f"weight_norm__{n}": 1.0 for n in range(len(gains))}, gradient_norm__0=1.0, **others)
+    made.add(10, {f"weight_gain/{n}": gain for n, gain in enumerate(gains)})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("gains", "others", "alarms"),
+    [
+        ([4.0] * 8, {"output_size": 1e5}, True),  # each below what is too large for one, together 4,000
+        ([4.0] * 8, {"output_size": 1.0}, False),  # something normalises on the way
+        ([4.0] * 8, {"output_size": 1.0, "dead__0": 1.0}, True),
+        ([1.5] * 30, {"output_size": 1e5}, False),  # hardly above that of ReLU: outputs are large for another reason
+        ([4.0] * 2 + [0.1] * 6, {"output_size": 1e5}, False),
+    ],
+)
+def test_layers_that_each_stretch_a_little_stretch_much_together(gains, others, alarms):
+    made = gained(gains, **others)
+    assert ("unscaled_weights" in rules(made)) is alarms
+    if alarms:
+        assert rules(made)["unscaled_weights"].site == "network"
+        assert prescribe([rules(made)["unscaled_weights"]])[0].name == "orthogonal_init"
+
+
+def test_outputs_that_begin_next_to_nothing_may_grow():
+    away = {name: value for name, value in AWAY.items() if name != "output_size"}
+    small = [1e-3 * value for value in GROWING]
+    assert "ascending" in rules(history(**away, output_size=GROWING, error_signal=1.0))
+    assert "ascending" not in rules(history(**away, output_size=small, error_signal=1.0))

@@ -183,6 +183,7 @@ _ALL = (
             "vanishing_gradient": 0.9,
             "fading_gradient": 0.9,
             "rank_collapse": 0.7,
+            "exploding_gradient": 0.4,
             "dormant_units": 0.4,
             "dead_units": 0.4,
             "saturated_units": 0.3,

@@ -17,8 +17,8 @@ MAX_NORM = 1.0
 MAX_STEP = 0.02
 #: Root mean square that weights and biases are taken to have at least where steps are cut, so that zeros can move.
 LEAST_WEIGHT, LEAST_BIAS = 1e-2, 1e-1
-#: Times the rate that a schedule starts from, and part of the highest, within which ``steady_rate`` keeps it.
-RATE_CEILING, RATE_FLOOR = 2.0, 0.1
+#: Times the rate that a schedule starts from above which ``steady_rate`` takes a rise for a leap.
+RATE_CEILING = 2.0
 #: ``eps`` of an optimizer above which it may outweigh gradients.
 LARGEST_EPS = 1e-3
 #: Part of the weights that decay may take in one step, and the one that it is brought to; coupled decay by its factor.
@@ -83,16 +83,17 @@ def limit_updates(model: nn.Module, optimizer: Optimizer) -> Optimizer:
 
 
 def steady_rate(model: nn.Module, optimizer: Optimizer) -> Optimizer:
-    """A learning rate that no schedule takes above twice its first one, nor below a tenth of its highest."""
+    """A learning rate that no schedule takes down again, nor far above its first one: leaps are left out."""
     first = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-    highest = [0.0 for _ in optimizer.param_groups]
+    # What a schedule has taken away already comes back.
+    highest = {place: one for place, one in enumerate(first) if float(optimizer.param_groups[place]["lr"]) < one}
 
     def hold(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for place, group in enumerate(optimizer.param_groups[: len(first)]):
             rate = float(group["lr"])
-            held = min(rate, RATE_CEILING * first[place]) if first[place] > 0 else rate
-            highest[place] = max(highest[place], held)
-            held = max(held, RATE_FLOOR * highest[place])
+            if not first[place] or rate <= RATE_CEILING * first[place]:
+                highest[place] = max(highest.get(place, 0.0), rate)
+            held = highest.get(place, first[place])
             if held != rate:
                 if isinstance(group["lr"], Tensor):
                     group["lr"].fill_(held)

@@ -161,9 +161,14 @@ def _answer(intervention: Intervention, finding: Finding, rules: Collection[str]
     # want a norm.
     if intervention.name == "orthogonal_init" and finding.since <= FIRST_LOOK and finding.rule != "nonfinite_at_once":
         return INITIAL_WEIGHT
-    if intervention.name == "multi_skip" and "vanishing_gradient" in rules:
+    if intervention.name == "multi_skip" and _lost_in_depth(rules):
         return DEPTH_WEIGHT
     return weight
+
+
+def _lost_in_depth(rules: Collection[str]) -> bool:
+    """Whether a stack of layers loses its gradient, or began without: features alike, and gradients that grow."""
+    return "vanishing_gradient" in rules or {"rank_collapse", "exploding_gradient"} <= set(rules)
 
 
 def _prescription(intervention: Intervention, worst: dict[str, Finding], findings: Sequence[Finding]) -> Prescription:
