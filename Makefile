@@ -56,6 +56,9 @@ bench-kron-digits: $(VENV)/.dev ## Kron beside kron_torch's rule on reshuffled l
 bench-diagnosis: $(VENV)/.dev ## score the rules of the diagnosis on 371 small trainings, the part that they may be tuned on (half an hour)
 	$(BIN)/python -m benchmarks.diagnosis --part tuning --no-rivals --no-prescriptions
 
+bench-diagnosis-held-out: $(VENV)/.dev ## the same on 240 trainings that were drawn by number and held out, with every prescription tried and other detectors (half an hour)
+	$(BIN)/python -m benchmarks.diagnosis --part drawn-held-out
+
 bench-diagnosis-overhead: $(VENV)/.base ## what looks and probings of the diagnosis cost beside updates of PQN (5 minutes)
 	$(BIN)/python benchmarks/diagnosis_overhead.py
 
