@@ -748,7 +748,7 @@ def test_an_error_that_is_back_for_good_was_not_learned_again(after, alarms):
     found = [finding for finding in judge(made) if finding.rule == "not_learned_again"]
     assert bool(found) is alarms
     if alarms:
-        assert found[0].since == 10 * (30 + 5 + 1)  # the newest twenty looks
+        assert found[0].since == 10 * 31  # the first look after the fall
         assert found[0].value == pytest.approx(0.9)
         assert not any(judge(made, Thresholds(back=0.95)))
 

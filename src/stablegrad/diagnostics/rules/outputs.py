@@ -194,15 +194,16 @@ def not_learned_again(history: History, thresholds: Thresholds) -> Iterator[Find
     if len(values) < looks + 2 * thresholds.slow_looks:
         return
     first, recent = beginning_of(values, thresholds.reference_looks), values[-looks:]
-    before = np.median(np.lib.stride_tricks.sliding_window_view(values[:-looks], thresholds.slow_looks), axis=1)
-    half = looks // 2
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(values, thresholds.slow_looks), axis=1)
+    lowest, half = medians[:-looks].min(), looks // 2
     stays = np.mean(recent > thresholds.back * first) > 0.8 and np.median(recent[half:]) > 0.9 * np.median(
         recent[:half]
     )
-    if stays and before.min() < thresholds.learning * first:
+    if stays and lowest < thresholds.learning * first:
         value = float(np.median(recent) / first)
+        came_back = np.flatnonzero(medians <= thresholds.back * first)[-1] + thresholds.slow_looks // 2
         yield Finding(
-            "not_learned_again", "collapsing", NETWORK, int(errors.steps[-looks]), value, thresholds.back,
-            f"the error had fallen to {percent(float(before.min() / first))} of what it was at first; it is back at "
+            "not_learned_again", "collapsing", NETWORK, int(errors.steps[came_back]), value, thresholds.back,
+            f"the error had fallen to {percent(float(lowest / first))} of what it was at first; it is back at "
             f"{percent(value)} and stays there",
         )  # fmt: skip
