@@ -42,7 +42,7 @@ def unscaled_weights(history: History, thresholds: Thresholds) -> Iterator[Findi
     if not large and not small and not together > thresholds.compounding:
         return
     # What is out of all proportion has done whatever is wrong, whenever it shows.
-    absurd = max(large.values(), default=0.0) > thresholds.absurd * thresholds.stretching
+    absurd = bool(small) or max(large.values(), default=0.0) > thresholds.absurd * thresholds.stretching
     blown = together > thresholds.compounding and (history.series("output_size").values[:1] > thresholds.blown).any()
     looks = history.series("weight_norm").steps[: None if absurd else thresholds.slow_looks]
     if not blown and not _sick(history, thresholds, looks):

@@ -73,6 +73,8 @@ class Thresholds:
     """rank_collapse, collapsing: effective rank of the features over its own beginning, once it is below low_rank."""
     low_rank: float = 2.0
     """rank_collapse, at risk: effective rank of the features, at any time."""
+    spreading: float = 1.04
+    """rank_collapse, at risk: growth of the effective rank over the looks of patience, above which features spread."""
     alike: float = 1.001
     """alike_units: effective rank of the features from the beginning on."""
     churn: float = 0.5

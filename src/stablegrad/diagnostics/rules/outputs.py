@@ -33,10 +33,13 @@ def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]
     for site, steps, values in columns(series):
         beginning = beginning_of(values, 1)
         low = (values < thresholds.low_rank) & (values > 0)
-        patience = min(thresholds.patience, 2)
-        fallen = holds_since(low & (values < thresholds.rank * beginning), patience)
-        since = fallen if fallen is not None else holds_since(low, patience)
-        if since is not None and (fallen is not None or not left < thresholds.learned):
+        fallen = holds_since(low & (values < thresholds.rank * beginning), min(thresholds.patience, 2))
+        since = fallen if fallen is not None else holds_since(low, thresholds.patience)
+        if since is None:
+            continue
+        # Features of units that are never negative begin nearly alike, and spread as they learn.
+        spreads = values[-1] > thresholds.spreading * values[-thresholds.patience :][0]
+        if fallen is not None or not (spreads or left < thresholds.learned):
             value = float(values[-1])
             yield Finding(
                 "rank_collapse", "at risk" if fallen is None else "collapsing", site, int(steps[since]), value,

@@ -9,7 +9,7 @@ import numpy as np
 from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.rules.damage import damaged_since
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import beginning_of, holds_since, middle, together, total_error
+from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, holds_since, middle, together, total_error
 
 
 def starved_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -53,7 +53,8 @@ def rate_jump(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     # A warm-up begins at next to nothing.
     jumps = jumps[(jumps >= thresholds.reference_looks) & (highest[jumps - 1] > 0)]
     if len(jumps) and (
-        damaged_since(history, thresholds, int(steps[jumps[0]]))
+        (bad_looks(history) >= steps[jumps[0]]).any()
+        or damaged_since(history, thresholds, int(steps[jumps[0]]))
         or _lost_since(history, int(steps[jumps[0]]), thresholds)
     ):
         value = float(rates[jumps[0]] / highest[jumps[0] - 1])
@@ -74,13 +75,9 @@ def _lost_since(history: History, step: int, thresholds: Thresholds) -> bool:
 
 
 def peak_rates(history: History) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, the median layer's highest learning rate since the look before, or that of now)."""
-    steps, rates = learning_rates(history)
+    """(steps, the median layer's highest learning rate since the look before, or that of the look)."""
     peaks = history.series("peak_learning_rate")
-    if peaks:
-        known = np.isin(steps, peaks.steps)
-        rates[known] = np.fmax(rates[known], middle(peaks.values[np.searchsorted(peaks.steps, steps[known])]))
-    return steps, rates
+    return (peaks.steps, middle(peaks.values)) if peaks else learning_rates(history)
 
 
 def learning_rates(history: History) -> tuple[np.ndarray, np.ndarray]:
