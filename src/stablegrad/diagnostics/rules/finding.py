@@ -85,7 +85,7 @@ class Thresholds:
     """collapsed_objective: spread of the outputs over their size below which they are alike."""
     blocked: float = 0.95
     """blocked_output: share of the outputs at the end of an activation behind the last layer."""
-    shrinking: float = 0.4
+    shrinking: float = 0.2
     """shrinking_output: the spread, and the spread relative to the size, over their own beginning."""
     shrunk: float = 0.1
     """shrinking_output: the same, below which it is next to nothing, and need not last for slow_looks."""
