@@ -1091,6 +1091,33 @@ def test_measuring_curvature_leaves_the_looks_as_they_are(every):
     assert plain == measured
 
 
+@pytest.mark.parametrize("place", ["forward", "backward"])
+def test_measuring_in_the_middle_of_an_update_leaves_the_looks_as_they_are(place):
+    """After the forward or the backward pass of an update that is looked at, with passes through the same graph."""
+
+    def looks(measure):
+        network, optimizer = make()
+        with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+            for x, y in batches(6):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(network(x), y)
+                for here in ("forward", "backward"):
+                    if measure and here == place:
+                        monitor.measure_curvature(lambda loss=loss: 100 * loss, samples=2, iterations=2)
+                        monitor.measure_gradient_ranks(x, F.cross_entropy, y)
+                    if here == "forward":
+                        loss.backward(retain_graph=True)
+                optimizer.step()
+        taken = ("hessian", "gradient_covariance", "ntk")
+        rows = [
+            (step, {key: value for key, value in figures.items() if not key.startswith(taken)})
+            for step, figures in monitor.fetch().rows
+        ]
+        return [one for one in rows if one[1]], monitor.notes
+
+    assert looks(True) == looks(False)
+
+
 @pytest.mark.parametrize(
     ("place", "name", "calls"),
     [

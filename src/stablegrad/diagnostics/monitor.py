@@ -239,21 +239,16 @@ class Monitor:
 
     @contextmanager
     def _unwatched(self) -> Iterator[None]:
-        """Passes that are none of the training's: a look that is armed for the coming step would take them for such."""
-        armed = [update for update in self._updates if update.looks_at(update.steps + 1)]
-        for network in self._networks:
-            network.stop()
-        for update in armed:
-            update.paused = True
+        """Passes that are none of the training's: a look that is under way would take them for such."""
+        watches = [*(network.watch for network in self._networks), *self._updates]
+        for watch in watches:
+            watch.paused = True
         try:
             with self._stopwatch:
                 yield
         finally:
-            for update in armed:
-                update.paused = False
-            for network in self._networks:
-                if network.waits_for:
-                    network.start()
+            for watch in watches:
+                watch.paused = False
 
     @property
     def seconds(self) -> float:  # noqa: D102  # in the class's own docstring
@@ -542,8 +537,12 @@ class _NetworkWatch:
         end = _End(weakref.ref(tensor), shape, [])
         self._ends.append(end)
         if tensor.requires_grad:
-            see = self.stopwatch.timed(lambda gradient: end.errors.append(gradient.detach().float().square().sum()))
-            tensor.register_hook(see)
+
+            def see(gradient: Tensor) -> None:
+                if not self.watch.paused:
+                    end.errors.append(gradient.detach().float().square().sum())
+
+            tensor.register_hook(self.stopwatch.timed(see))
 
 
 @dataclass(eq=False)
