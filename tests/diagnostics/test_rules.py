@@ -672,7 +672,8 @@ def test_a_history_until_a_step_is_what_was_known_then():
     assert seen.series("dead").steps.tolist() == [10, 20, 30, 40, 50]
     assert judge(seen) == []
     assert judge(made.until(10**6)) == judge(made)
-    assert made.until(5).metrics() == []
+    assert seen.rows == made.rows[:5]
+    assert made.until(5).rows == made.until(5).metrics() == []
     assert not made.until(5).series("dead")
 
 
