@@ -1,6 +1,7 @@
 """The monitor against a slow loop that does the same by hand, and on everything people build."""
 
 import copy
+import math
 import pickle
 from types import SimpleNamespace
 
@@ -741,6 +742,40 @@ def test_a_look_reads_no_value_and_sends_none(optimizer, monkeypatch):
     assert not [one for one in made if str(one.get("device", "cpu")) != "cpu"]
     keys = monitor._pending[-1][1]
     assert {"gradient_norm/head", "effective_learning_rate/head", "dormant/relu", "gradient_cosine/first"} <= set(keys)
+
+
+class Rated(torch.optim.Optimizer):
+    """Steps of a size of its own; its learning rate, None for that of Adafactor say, is only kept."""
+
+    def step(self):
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.sub_(0.01 * parameter.grad)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "rate"),
+    [
+        ({"lr": None, "weight_decay": 0.1, "decoupled_weight_decay": True}, math.nan),
+        ({"step_size": 1.0}, math.nan),
+        ({"lr": torch.tensor([0.5])}, 0.5),
+        ({"lr": np.float32(0.5)}, 0.5),
+    ],
+)
+def test_a_learning_rate_that_is_no_number_ends_no_training(defaults, rate):
+    network, _ = make()
+    optimizer = Rated(network.parameters(), defaults)
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(4))
+    figures = monitor.report().history
+    found = figures.series("effective_learning_rate")
+    if math.isnan(rate):
+        assert not found
+        assert not figures.series("peak_learning_rate")
+    else:
+        weights = figures.series("weight_norm").values
+        assert found.values * weights**2 == pytest.approx(np.full_like(weights, rate), rel=1e-5)
 
 
 def test_a_network_that_was_moved_is_watched_on():

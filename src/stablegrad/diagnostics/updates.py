@@ -7,9 +7,11 @@ accumulation). The hooks are there for the two steps of a look only.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -221,9 +223,10 @@ class UpdateWatch:
             return
         self.steps += 1
         for place, group in enumerate(self.optimizer.param_groups):
+            rate = _rate_of(group)
             # A rate on the device is not waited for.
-            if not isinstance(group["lr"], Tensor) and group["lr"] > self._peaks.get(place, 0.0):
-                self._peaks[place] = group["lr"]
+            if not isinstance(rate, Tensor) and rate > self._peaks.get(place, 0.0):
+                self._peaks[place] = rate
         if self._second is not None:
             with self.stopwatch:
                 self.after_step(self.steps, *self._figures(self._second))
@@ -255,7 +258,7 @@ class UpdateWatch:
         # The norm of a layer is that of its parameters' norms.
         gradient_norm = metrics.layer_norms(second.norms, layer_of, count)
         weight_norm = metrics.layer_norms(self._weights, layer_of, count)
-        now = [group["lr"] for group in self.optimizer.param_groups]
+        now = [_rate_of(group) for group in self.optimizer.param_groups]
         rates = self._by_layer(now)
         figures = {
             "gradient_norm": gradient_norm,
@@ -333,6 +336,14 @@ class _Gradients:
         self.values = values
         self.norms = norms
         self.present = present
+
+
+def _rate_of(group: dict[str, Any]) -> float | Tensor:
+    """The learning rate of a group; NaN where it has none that is a single number, as that of Adafactor may be None."""
+    rate = group.get("lr")
+    if isinstance(rate, Tensor):
+        return rate.reshape(()) if rate.numel() == 1 else math.nan
+    return float(rate) if isinstance(rate, Real) else math.nan
 
 
 def _leaves_out(optimizer: Optimizer) -> bool:
