@@ -156,9 +156,7 @@ class Monitor:
             network.waits_for.clear()
             network.probe.forget()
         for update in self._updates:
-            update.forget()
-            update.steps = steps
-            update.start()
+            update.restart(steps)
 
     def log(self, **figures: float | Tensor) -> None:
         """Add figures of the loop itself, above all ``loss`` and ``episode_return``: numbers or tensors of one element.
@@ -240,7 +238,7 @@ class Monitor:
     @contextmanager
     def _unwatched(self) -> Iterator[None]:
         """Passes that are none of the training's: a look that is under way would take them for such."""
-        watches = [*(network.watch for network in self._networks), *self._updates]
+        watches: list[ActivationWatch | UpdateWatch] = [*(network.watch for network in self._networks), *self._updates]
         for watch in watches:
             watch.paused = True
         try:

@@ -99,14 +99,14 @@ class UpdateWatch:
         #: Weights of each layer, and its outputs.
         self._sizes, self._outputs = torch.tensor(sizes, device=device), torch.tensor(outputs, device=device)
 
-    def start(self) -> None:
+    def start(self, leftover: bool = True) -> None:
         """Get ready for the step that comes."""
         coming = self.steps + 1
         if self.looks_at(coming) or self.looks_at(coming + 1):
             with self.stopwatch:
-                self._attach(second=self.looks_at(coming))
+                self._attach(self.looks_at(coming), leftover)
 
-    def _attach(self, second: bool) -> None:
+    def _attach(self, second: bool, leftover: bool) -> None:
         self._accumulated = {}
         accumulate = self.stopwatch.timed(self._accumulate)
         self._gradient_hooks = [
@@ -118,7 +118,7 @@ class UpdateWatch:
             self._leftover = []
             # One parameter tells of all; it must have a gradient at the end of the step before.
             first = next((n for n, one in enumerate(self.parameters) if self._may_keep(n, one)), None)
-            if first is not None:
+            if first is not None and leftover:
                 see = self.stopwatch.timed(partial(self._see_leftover, first))
                 self._gradient_hooks.append(self.parameters[first].register_hook(see))
             self.before_look()
@@ -137,6 +137,13 @@ class UpdateWatch:
         self._gradient_hooks = []
         self._first = self._second = None
         self._weights = []
+
+    def restart(self, steps: int) -> None:
+        """Count from ``steps``, and know of nothing before: neither of rates nor of a gradient that is there."""
+        self.forget()
+        self._peaks = {}
+        self.steps = steps
+        self.start(leftover=False)
 
     def _may_keep(self, number: int, parameter: Tensor) -> bool:
         # What the optimizer does not have it does not clear: that is another fault.
