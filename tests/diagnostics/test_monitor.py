@@ -843,6 +843,27 @@ def test_logged_figures_and_callback():
     assert [step for step, figures in seen if "gradient_norm/head" in figures] == [2, 4]
 
 
+def test_what_is_logged_between_two_looks_is_not_waited_for():
+    """Figures are read when all of a look's steps lie behind them, and numbers are not sent to the device."""
+    network, optimizer = make()
+    known = []
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        for step, batch in enumerate(batches(8), 1):
+            train(network, optimizer, [batch])
+            known.append(monitor.history.rows[-1][0] if monitor.history.rows else 0)
+            monitor.log(loss=torch.tensor(0.5), episode_return=3)
+            if step == 6:
+                assert monitor.fetch().rows[-1][0] == 6
+    assert known == [0, 0, 0, 2, 2, 4, 6, 6]
+    assert monitor.fetch().network("episode_return")[0].tolist() == list(range(1, 9))
+    with torch.device("meta"):
+        network = Residual()
+    with Monitor(network, torch.optim.SGD(network.parameters(), lr=0.1), probe_every=0) as monitor:
+        with Crossings() as crossings:
+            monitor.log(loss=torch.zeros((), device="meta"), episode_return=3, length=np.int64(4))
+        assert not crossings.found
+
+
 def test_curvature_of_a_quadratic_is_its_matrix():
     network = nn.Linear(3, 1, bias=False)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)

@@ -111,6 +111,8 @@ class Monitor:
         self._on_record = on_record
         self._grad_scaler = grad_scaler
         self._pending: deque[tuple[int, list[str], Tensor, torch.cuda.Event | None]] = deque()
+        # Of those, the ones that were there when the last look ended.
+        self._due = 0
         self._started = time.perf_counter()
 
         networks = {name: _unwrapped(network) for name, network in self._models.items()}
@@ -161,10 +163,16 @@ class Monitor:
     def log(self, **figures: float | Tensor) -> None:
         """Add figures of the loop itself, above all ``loss`` and ``episode_return``: numbers or tensors of one element.
 
-        Tensors are not waited for.
+        Nothing is waited for, but for tensors of another device.
         """
         device = self.layers.parameters[0].device
-        values = [torch.as_tensor(value).detach().to(device, torch.float32).reshape(()) for value in figures.values()]
+        # A number is filled in by the device itself; sending it over would wait for all that the device has to do.
+        values = [
+            value.detach().to(device, torch.float32).reshape(())
+            if isinstance(value, Tensor)
+            else torch.full((), float(torch.as_tensor(value)), dtype=torch.float32, device=device)
+            for value in figures.values()
+        ]
         self._queue(self.steps, [f"{name}/{NETWORK}" for name in figures], torch.stack(values))
 
     def measure_curvature(
@@ -374,7 +382,9 @@ class Monitor:
             self.history.set_order(self._forward_order())
         device = values[0].device
         self._queue(step, keys, torch.cat([value.to(device, torch.float32) for value in values]))
-        self._read(1)
+        # What the loop logged since the last look may be of a moment ago.
+        self._read(len(self._pending) - self._due)
+        self._due = len(self._pending)
 
     def _never_called(self) -> list[str]:
         """Layers that no pass which was watched has called; a function may use their weights all the same."""
@@ -402,6 +412,7 @@ class Monitor:
         """Move figures to the history, but for the newest ``keep``, which the device may still be computing."""
         while len(self._pending) > keep:
             step, keys, values, event = self._pending.popleft()
+            self._due = max(self._due - 1, 0)
             if event is not None:
                 event.synchronize()
             # A figure that does not exist is NaN, and an update without trouble has no "nonfinite": both stay away.
