@@ -933,6 +933,23 @@ def test_gradients_that_would_fill_the_memory_are_not_taken(monkeypatch):
 
 
 class TestWrongUse:
+    @pytest.mark.parametrize(
+        ("tensors", "message"),
+        [
+            ([torch.zeros(0, 8)], r"at least one; got \[0\]"),
+            ([torch.zeros(8, 8), torch.zeros(7)], r"as many rows of all tensors.*\[8, 7\]"),
+            ([torch.zeros(9, 8), torch.zeros(7)], r"\[9, 7\]"),
+            ([torch.zeros(8, 8), torch.zeros(())], r"\[8, 0\]"),
+            ([torch.zeros(8, 8), 3.0], "take tensors of rows, got float"),
+            ([(torch.zeros(8, 8),)], "take tensors of rows, got tuple"),
+        ],
+    )
+    def test_gradient_ranks_of_rows_that_do_not_fit(self, tensors, message):
+        network, optimizer = make()
+        inputs, *others = tensors
+        with Monitor(network, optimizer) as monitor, pytest.raises(UsageError, match=message):
+            monitor.measure_gradient_ranks(inputs, lambda output, *rest: output.sum(), *others)
+
     def test_gradient_ranks_of_several_networks(self):
         actor, critic = nn.Linear(3, 2), nn.Linear(3, 1)
         optimizer = torch.optim.SGD([*actor.parameters(), *critic.parameters()], lr=0.1)

@@ -217,14 +217,20 @@ class Monitor:
             others: [n, ...], such as targets.
 
         Returns:
-            "gradient_covariance_rank", of the losses, and "ntk_rank", of the summed outputs, each 0-d in [1, n]; empty
-            where that takes too much memory.
+            "gradient_covariance_rank", of the losses, and "ntk_rank", of the summed outputs, each 0-d in [1, n], 0
+            where all gradients are; empty where that takes too much memory.
 
         Raises:
-            UsageError: several networks are watched.
+            UsageError: several networks are watched, there are no rows, or ``others`` are no tensors of as many.
         """
         if len(self._models) > 1:
             raise UsageError("gradient ranks are of one network; attach a monitor to it alone")
+        for one in (inputs, *others):
+            if not isinstance(one, Tensor):
+                raise UsageError(f"gradient ranks take tensors of rows, got {type(one).__name__}")
+        rows = [len(one) if one.ndim else 0 for one in (inputs, *others)]
+        if not rows[0] or len(set(rows)) > 1:
+            raise UsageError(f"gradient ranks take as many rows of all tensors, at least one; got {rows}")
         (model,) = self._models.values()
         network = _unwrapped(model)
         values = len(inputs) * sum(one.numel() for one in network.parameters() if one.requires_grad)
