@@ -190,6 +190,10 @@ class TestRunFolder:
         (other / "config.json").write_text(json.dumps(config | {"env": "Acrobot-v1"}))
         code, error = failure(capsys, ["run", "--beside", "other"])
         assert (code, "'run' is of CartPole-v1, 'other' of Acrobot-v1" in error) == (2, True)
+        for folder, data in ((run, "digits"), (other, "data/mnist")):
+            (folder / "config.json").write_text(json.dumps({"format": 1, "data": data}))
+        code, error = failure(capsys, ["run", "--beside", "other"])
+        assert "'run' is of classification of digits, 'other' of classification of mnist" in error
 
     def test_an_old_run_says_what_it_did_not_record(self, run, capsys):
         path = run / "metrics.jsonl"

@@ -1,6 +1,7 @@
 """The monitor against a slow loop that does the same by hand, and on everything people build."""
 
 import copy
+import math
 import pickle
 from types import SimpleNamespace
 
@@ -743,6 +744,40 @@ def test_a_look_reads_no_value_and_sends_none(optimizer, monkeypatch):
     assert {"gradient_norm/head", "effective_learning_rate/head", "dormant/relu", "gradient_cosine/first"} <= set(keys)
 
 
+class Rated(torch.optim.Optimizer):
+    """Steps of a size of its own; its learning rate, None for that of Adafactor say, is only kept."""
+
+    def step(self):
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.sub_(0.01 * parameter.grad)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "rate"),
+    [
+        ({"lr": None, "weight_decay": 0.1, "decoupled_weight_decay": True}, math.nan),
+        ({"step_size": 1.0}, math.nan),
+        ({"lr": torch.tensor([0.5])}, 0.5),
+        ({"lr": np.float32(0.5)}, 0.5),
+    ],
+)
+def test_a_learning_rate_that_is_no_number_ends_no_training(defaults, rate):
+    network, _ = make()
+    optimizer = Rated(network.parameters(), defaults)
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        train(network, optimizer, batches(4))
+    figures = monitor.report().history
+    found = figures.series("effective_learning_rate")
+    if math.isnan(rate):
+        assert not found
+        assert not figures.series("peak_learning_rate")
+    else:
+        weights = figures.series("weight_norm").values
+        assert found.values * weights**2 == pytest.approx(np.full_like(weights, rate), rel=1e-5)
+
+
 def test_a_network_that_was_moved_is_watched_on():
     network, optimizer = make()
     with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
@@ -806,6 +841,27 @@ def test_logged_figures_and_callback():
     assert monitor.fetch().network("loss")[0].tolist() == [1, 2, 3, 4]
     assert dict(monitor.history.rows)[4]["episode_return/network"] == 3
     assert [step for step, figures in seen if "gradient_norm/head" in figures] == [2, 4]
+
+
+def test_what_is_logged_between_two_looks_is_not_waited_for():
+    """Figures are read when all of a look's steps lie behind them, and numbers are not sent to the device."""
+    network, optimizer = make()
+    known = []
+    with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+        for step, batch in enumerate(batches(8), 1):
+            train(network, optimizer, [batch])
+            known.append(monitor.history.rows[-1][0] if monitor.history.rows else 0)
+            monitor.log(loss=torch.tensor(0.5), episode_return=3)
+            if step == 6:
+                assert monitor.fetch().rows[-1][0] == 6
+    assert known == [0, 0, 0, 2, 2, 4, 6, 6]
+    assert monitor.fetch().network("episode_return")[0].tolist() == list(range(1, 9))
+    with torch.device("meta"):
+        network = Residual()
+    with Monitor(network, torch.optim.SGD(network.parameters(), lr=0.1), probe_every=0) as monitor:
+        with Crossings() as crossings:
+            monitor.log(loss=torch.zeros((), device="meta"), episode_return=3, length=np.int64(4))
+        assert not crossings.found
 
 
 def test_curvature_of_a_quadratic_is_its_matrix():
@@ -877,6 +933,23 @@ def test_gradients_that_would_fill_the_memory_are_not_taken(monkeypatch):
 
 
 class TestWrongUse:
+    @pytest.mark.parametrize(
+        ("tensors", "message"),
+        [
+            ([torch.zeros(0, 8)], r"at least one; got \[0\]"),
+            ([torch.zeros(8, 8), torch.zeros(7)], r"as many rows of all tensors.*\[8, 7\]"),
+            ([torch.zeros(9, 8), torch.zeros(7)], r"\[9, 7\]"),
+            ([torch.zeros(8, 8), torch.zeros(())], r"\[8, 0\]"),
+            ([torch.zeros(8, 8), 3.0], "take tensors of rows, got float"),
+            ([(torch.zeros(8, 8),)], "take tensors of rows, got tuple"),
+        ],
+    )
+    def test_gradient_ranks_of_rows_that_do_not_fit(self, tensors, message):
+        network, optimizer = make()
+        inputs, *others = tensors
+        with Monitor(network, optimizer) as monitor, pytest.raises(UsageError, match=message):
+            monitor.measure_gradient_ranks(inputs, lambda output, *rest: output.sum(), *others)
+
     def test_gradient_ranks_of_several_networks(self):
         actor, critic = nn.Linear(3, 2), nn.Linear(3, 1)
         optimizer = torch.optim.SGD([*actor.parameters(), *critic.parameters()], lr=0.1)
@@ -1089,6 +1162,33 @@ def test_measuring_curvature_leaves_the_looks_as_they_are(every):
 
     plain, measured = looks(False), [one for one in looks(True) if one[1]]
     assert plain == measured
+
+
+@pytest.mark.parametrize("place", ["forward", "backward"])
+def test_measuring_in_the_middle_of_an_update_leaves_the_looks_as_they_are(place):
+    """After the forward or the backward pass of an update that is looked at, with passes through the same graph."""
+
+    def looks(measure):
+        network, optimizer = make()
+        with Monitor(network, optimizer, every=2, probe_every=0) as monitor:
+            for x, y in batches(6):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(network(x), y)
+                for here in ("forward", "backward"):
+                    if measure and here == place:
+                        monitor.measure_curvature(lambda loss=loss: 100 * loss, samples=2, iterations=2)
+                        monitor.measure_gradient_ranks(x, F.cross_entropy, y)
+                    if here == "forward":
+                        loss.backward(retain_graph=True)
+                optimizer.step()
+        taken = ("hessian", "gradient_covariance", "ntk")
+        rows = [
+            (step, {key: value for key, value in figures.items() if not key.startswith(taken)})
+            for step, figures in monitor.fetch().rows
+        ]
+        return [one for one in rows if one[1]], monitor.notes
+
+    assert looks(True) == looks(False)
 
 
 @pytest.mark.parametrize(

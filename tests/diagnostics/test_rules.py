@@ -642,6 +642,15 @@ def test_numbers_that_end_at_once_are_of_the_weights_or_of_the_loss(gain, rule):
     assert found & {"nonfinite_suddenly", "nonfinite_at_once"} == {rule}
 
 
+def test_weights_that_stretch_much_together_are_not_of_a_usual_size():
+    def found(layers):
+        gains = {f"weight_gain__{layer}": [4.5] + [None] * (LOOKS - 1) for layer in layers}
+        return rules_of(history(nonfinite__a=1.0, gradient_norm__a=math.inf, input_mean=0.0, **gains))
+
+    assert "nonfinite_suddenly" in found("a")
+    assert "nonfinite_suddenly" not in found("abcde")
+
+
 @pytest.mark.parametrize(
     ("error", "size", "dead", "alarms"),
     [
@@ -675,7 +684,8 @@ def test_a_history_until_a_step_is_what_was_known_then():
     assert seen.series("dead").steps.tolist() == [10, 20, 30, 40, 50]
     assert judge(seen) == []
     assert judge(made.until(10**6)) == judge(made)
-    assert made.until(5).metrics() == []
+    assert seen.rows == made.rows[:5]
+    assert made.until(5).rows == made.until(5).metrics() == []
     assert not made.until(5).series("dead")
 
 
@@ -743,6 +753,7 @@ FALLEN = [1.0] * 5 + [0.1] * 25
         ([0.9] * 10, False),  # not for long enough
         ([0.5] * 25, False),  # some of it is kept
         ([1.0 - 0.02 * look for look in range(25)], False),  # it falls again
+        ([1.0 - 0.012 * look for look in range(25)], False),  # slowly, and is high for all that
         ([0.1] * 25, False),
     ],
 )

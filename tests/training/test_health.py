@@ -97,6 +97,24 @@ def test_a_resumed_run_has_the_verdict_of_an_undisturbed_one(tmp_path, tiny_run)
     assert all((one == other).all() for one, other in zip(curvature, again, strict=True))
 
 
+@pytest.mark.parametrize(("epochs", "minibatches", "look_every"), [(2, 4, 7), (1, 1, 2)])
+def test_a_resumed_run_records_what_an_undisturbed_one_records(tmp_path, tiny_run, epochs, minibatches, look_every):
+    """Rates that fall between two looks on both sides of a checkpoint, and looks that end with the first update."""
+    changes = {"optimizer.schedule": "linear", "num_epochs": epochs, "num_minibatches": minibatches}
+    config = watched(tiny_run, look_every=look_every, probe_every=look_every, **changes)
+    train(config, tmp_path / "run", quiet=True)
+    folder = RunFolder(tmp_path / "run")
+    whole = folder.read_metrics()
+    folder.summary_path.unlink()
+    shutil.rmtree(list_checkpoints(folder.checkpoints_path)[-1])
+    resume(tmp_path / "run", quiet=True)
+    measured = [
+        [{key: value for key, value in row.items() if "second" not in key} for row in rows]
+        for rows in (whole, folder.read_metrics())
+    ]
+    assert measured[0] == measured[1]
+
+
 def test_curvature_is_measured_at_the_ends_of_rollouts_in_which_it_is_due(tmp_path, tiny_run):
     """Eight updates a rollout of 64 rows, of which resets are no steps: 40 updates are somewhat below 320 steps."""
     train(watched(tiny_run, curvature_every=40), tmp_path / "run", quiet=True)

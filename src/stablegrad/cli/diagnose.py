@@ -135,7 +135,7 @@ def _beside(folder: RunFolder, other: RunFolder) -> History:
 
 def _task(config: Mapping[str, Any]) -> str:
     """What a run learns."""
-    return str(config["env"]) if "env" in config else "classification"
+    return str(config["env"]) if "env" in config else f"classification of {Path(str(config.get('data'))).name}"
 
 
 def _step_name(config: Mapping[str, Any]) -> str:

@@ -89,6 +89,7 @@ class ActivationWatch:
         on_output: called with the output of every pass.
         on_unseen: called with what could not be seen, and why.
         stopwatch: runs while this is at work during the passes.
+        paused: whether passes, forward and backward, are none of those that are watched.
         seen: activations by site, in forward order.
         order: names of all modules and activations in the order in which they were first called.
     """
@@ -101,6 +102,7 @@ class ActivationWatch:
     on_output: Callable[[Any], None] | None = None
     on_unseen: Callable[[str], None] | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    paused: bool = False
     seen: dict[str, Activation] = field(default_factory=dict)
     order: dict[str, None] = field(default_factory=dict)
     _hooks: list[RemovableHandle] = field(default_factory=list)
@@ -151,7 +153,7 @@ class ActivationWatch:
         self._hooks = []
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self.paused:
             return
         if not self._stack:
             self._watching = torch.is_grad_enabled() or self.without_gradient
@@ -213,6 +215,8 @@ class ActivationWatch:
         if h.requires_grad:
 
             def see_gradient(gradient: Tensor, activation: Activation = activation) -> None:
+                if self.paused:
+                    return
                 mean = metrics.unit_mean_abs(units_last(gradient.detach()))
                 known = activation.gradient_mean_abs
                 activation.gradient_mean_abs = mean if known is None else known + mean

@@ -118,7 +118,7 @@ def output_shapers(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
 
 def left_out(model: nn.Module, optimizer: Optimizer) -> bool:
     """Whether a parameter is in no group, in one at a rate of 0, or without ``requires_grad``."""
-    known = {id(one) for group in optimizer.param_groups if float(group["lr"]) > 0 for one in group["params"]}
+    known = {id(one) for group in optimizer.param_groups if group.get("lr") != 0 for one in group["params"]}
     return any(id(one) not in known or not one.requires_grad for one in model.parameters() if one.is_floating_point())
 
 

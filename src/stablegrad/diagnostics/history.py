@@ -7,7 +7,7 @@ figures of the whole. The same keys stand in metrics.jsonl, so a run folder is a
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -159,6 +159,7 @@ class _Until(History):
     def __init__(self, whole: History, step: int):
         super().__init__(order=whole.order, frozen=whole.frozen, step_name=whole.step_name)
         self._whole, self._step = whole, step
+        self.rows = whole.rows[: bisect_right(whole.rows, step, key=itemgetter(0))]
 
     def metrics(self) -> list[str]:
         return [metric for metric in self._whole.metrics() if self.series(metric)]

@@ -111,6 +111,8 @@ class Monitor:
         self._on_record = on_record
         self._grad_scaler = grad_scaler
         self._pending: deque[tuple[int, list[str], Tensor, torch.cuda.Event | None]] = deque()
+        # Of those, the ones that were there when the last look ended.
+        self._due = 0
         self._started = time.perf_counter()
 
         networks = {name: _unwrapped(network) for name, network in self._models.items()}
@@ -156,17 +158,21 @@ class Monitor:
             network.waits_for.clear()
             network.probe.forget()
         for update in self._updates:
-            update.forget()
-            update.steps = steps
-            update.start()
+            update.restart(steps)
 
     def log(self, **figures: float | Tensor) -> None:
         """Add figures of the loop itself, above all ``loss`` and ``episode_return``: numbers or tensors of one element.
 
-        Tensors are not waited for.
+        Nothing is waited for, but for tensors of another device.
         """
         device = self.layers.parameters[0].device
-        values = [torch.as_tensor(value).detach().to(device, torch.float32).reshape(()) for value in figures.values()]
+        # A number is filled in by the device itself; sending it over would wait for all that the device has to do.
+        values = [
+            value.detach().to(device, torch.float32).reshape(())
+            if isinstance(value, Tensor)
+            else torch.full((), float(torch.as_tensor(value)), dtype=torch.float32, device=device)
+            for value in figures.values()
+        ]
         self._queue(self.steps, [f"{name}/{NETWORK}" for name in figures], torch.stack(values))
 
     def measure_curvature(
@@ -211,14 +217,20 @@ class Monitor:
             others: [n, ...], such as targets.
 
         Returns:
-            "gradient_covariance_rank", of the losses, and "ntk_rank", of the summed outputs, each 0-d in [1, n]; empty
-            where that takes too much memory.
+            "gradient_covariance_rank", of the losses, and "ntk_rank", of the summed outputs, each 0-d in [1, n], 0
+            where all gradients are; empty where that takes too much memory.
 
         Raises:
-            UsageError: several networks are watched.
+            UsageError: several networks are watched, there are no rows, or ``others`` are no tensors of as many.
         """
         if len(self._models) > 1:
             raise UsageError("gradient ranks are of one network; attach a monitor to it alone")
+        for one in (inputs, *others):
+            if not isinstance(one, Tensor):
+                raise UsageError(f"gradient ranks take tensors of rows, got {type(one).__name__}")
+        rows = [len(one) if one.ndim else 0 for one in (inputs, *others)]
+        if not rows[0] or len(set(rows)) > 1:
+            raise UsageError(f"gradient ranks take as many rows of all tensors, at least one; got {rows}")
         (model,) = self._models.values()
         network = _unwrapped(model)
         values = len(inputs) * sum(one.numel() for one in network.parameters() if one.requires_grad)
@@ -239,21 +251,16 @@ class Monitor:
 
     @contextmanager
     def _unwatched(self) -> Iterator[None]:
-        """Passes that are none of the training's: a look that is armed for the coming step would take them for such."""
-        armed = [update for update in self._updates if update.looks_at(update.steps + 1)]
-        for network in self._networks:
-            network.stop()
-        for update in armed:
-            update.paused = True
+        """Passes that are none of the training's: a look that is under way would take them for such."""
+        watches: list[ActivationWatch | UpdateWatch] = [*(network.watch for network in self._networks), *self._updates]
+        for watch in watches:
+            watch.paused = True
         try:
             with self._stopwatch:
                 yield
         finally:
-            for update in armed:
-                update.paused = False
-            for network in self._networks:
-                if network.waits_for:
-                    network.start()
+            for watch in watches:
+                watch.paused = False
 
     @property
     def seconds(self) -> float:  # noqa: D102  # in the class's own docstring
@@ -381,7 +388,9 @@ class Monitor:
             self.history.set_order(self._forward_order())
         device = values[0].device
         self._queue(step, keys, torch.cat([value.to(device, torch.float32) for value in values]))
-        self._read(1)
+        # What the loop logged since the last look may be of a moment ago.
+        self._read(len(self._pending) - self._due)
+        self._due = len(self._pending)
 
     def _never_called(self) -> list[str]:
         """Layers that no pass which was watched has called; a function may use their weights all the same."""
@@ -409,6 +418,7 @@ class Monitor:
         """Move figures to the history, but for the newest ``keep``, which the device may still be computing."""
         while len(self._pending) > keep:
             step, keys, values, event = self._pending.popleft()
+            self._due = max(self._due - 1, 0)
             if event is not None:
                 event.synchronize()
             # A figure that does not exist is NaN, and an update without trouble has no "nonfinite": both stay away.
@@ -542,8 +552,12 @@ class _NetworkWatch:
         end = _End(weakref.ref(tensor), shape, [])
         self._ends.append(end)
         if tensor.requires_grad:
-            see = self.stopwatch.timed(lambda gradient: end.errors.append(gradient.detach().float().square().sum()))
-            tensor.register_hook(see)
+
+            def see(gradient: Tensor) -> None:
+                if not self.watch.paused:
+                    end.errors.append(gradient.detach().float().square().sum())
+
+            tensor.register_hook(self.stopwatch.timed(see))
 
 
 @dataclass(eq=False)

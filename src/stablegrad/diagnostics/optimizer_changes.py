@@ -136,7 +136,8 @@ def _decay(optimizer: Optimizer, group: dict[str, Any]) -> tuple[float, float, f
     strength = float(group.get("weight_decay", 0.0))
     if type(optimizer).__name__ in ("AdamW", "Kron") or group.get("decoupled_weight_decay", False):
         # By the rate that schedules start from, as a warm-up begins at next to none.
-        return strength * float(group.get("initial_lr", group["lr"])), LARGEST_DECAY, USUAL_DECAY
+        rate = group.get("initial_lr", group.get("lr"))
+        return strength * float(math.nan if rate is None else rate), LARGEST_DECAY, USUAL_DECAY
     return strength, LARGEST_PENALTY, USUAL_PENALTY
 
 

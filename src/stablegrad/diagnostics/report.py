@@ -101,7 +101,7 @@ def beside_in_words(twin: History | None, thresholds: Thresholds | None) -> str:
     verdict = verdict_of(judge(twin, thresholds))
     ill = "" if verdict == "healthy" else f", itself {verdict}"
     looks = len(twin.series("gradient_norm").steps)
-    return f"a training with {looks:,} looks up to step {twin.rows[-1][0]:,}{ill}"
+    return f"a training with {looks:,} look{'s' if looks != 1 else ''} up to step {twin.rows[-1][0]:,}{ill}"
 
 
 def _by_rule(findings: list[Finding], level: str) -> dict[str, list[Finding]]:

@@ -7,9 +7,11 @@ accumulation). The hooks are there for the two steps of a look only.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -97,14 +99,14 @@ class UpdateWatch:
         #: Weights of each layer, and its outputs.
         self._sizes, self._outputs = torch.tensor(sizes, device=device), torch.tensor(outputs, device=device)
 
-    def start(self) -> None:
+    def start(self, leftover: bool = True) -> None:
         """Get ready for the step that comes."""
         coming = self.steps + 1
         if self.looks_at(coming) or self.looks_at(coming + 1):
             with self.stopwatch:
-                self._attach(second=self.looks_at(coming))
+                self._attach(self.looks_at(coming), leftover)
 
-    def _attach(self, second: bool) -> None:
+    def _attach(self, second: bool, leftover: bool) -> None:
         self._accumulated = {}
         accumulate = self.stopwatch.timed(self._accumulate)
         self._gradient_hooks = [
@@ -116,7 +118,7 @@ class UpdateWatch:
             self._leftover = []
             # One parameter tells of all; it must have a gradient at the end of the step before.
             first = next((n for n, one in enumerate(self.parameters) if self._may_keep(n, one)), None)
-            if first is not None:
+            if first is not None and leftover:
                 see = self.stopwatch.timed(partial(self._see_leftover, first))
                 self._gradient_hooks.append(self.parameters[first].register_hook(see))
             self.before_look()
@@ -135,6 +137,13 @@ class UpdateWatch:
         self._gradient_hooks = []
         self._first = self._second = None
         self._weights = []
+
+    def restart(self, steps: int) -> None:
+        """Count from ``steps``, and know of nothing before: neither of rates nor of a gradient that is there."""
+        self.forget()
+        self._peaks = {}
+        self.steps = steps
+        self.start(leftover=False)
 
     def _may_keep(self, number: int, parameter: Tensor) -> bool:
         # What the optimizer does not have it does not clear: that is another fault.
@@ -221,9 +230,10 @@ class UpdateWatch:
             return
         self.steps += 1
         for place, group in enumerate(self.optimizer.param_groups):
+            rate = _rate_of(group)
             # A rate on the device is not waited for.
-            if not isinstance(group["lr"], Tensor) and group["lr"] > self._peaks.get(place, 0.0):
-                self._peaks[place] = group["lr"]
+            if not isinstance(rate, Tensor) and rate > self._peaks.get(place, 0.0):
+                self._peaks[place] = rate
         if self._second is not None:
             with self.stopwatch:
                 self.after_step(self.steps, *self._figures(self._second))
@@ -255,7 +265,7 @@ class UpdateWatch:
         # The norm of a layer is that of its parameters' norms.
         gradient_norm = metrics.layer_norms(second.norms, layer_of, count)
         weight_norm = metrics.layer_norms(self._weights, layer_of, count)
-        now = [group["lr"] for group in self.optimizer.param_groups]
+        now = [_rate_of(group) for group in self.optimizer.param_groups]
         rates = self._by_layer(now)
         figures = {
             "gradient_norm": gradient_norm,
@@ -333,6 +343,14 @@ class _Gradients:
         self.values = values
         self.norms = norms
         self.present = present
+
+
+def _rate_of(group: dict[str, Any]) -> float | Tensor:
+    """The learning rate of a group; NaN where it has none that is a single number, as that of Adafactor may be None."""
+    rate = group.get("lr")
+    if isinstance(rate, Tensor):
+        return rate.reshape(()) if rate.numel() == 1 else math.nan
+    return float(rate) if isinstance(rate, Real) else math.nan
 
 
 def _leaves_out(optimizer: Optimizer) -> bool:
