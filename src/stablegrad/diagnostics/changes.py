@@ -282,12 +282,7 @@ def multi_skip(model: nn.Module, optimizer: Optimizer) -> Optimizer:
     Plain and residual torsos of :mod:`stablegrad.networks`, and runs of at least three hidden layers of one width in an
     ``nn.Sequential``. What they had learned is lost.
     """
-    torsos, stacks = _plain_torsos(model), _stacks(model)
-    if not torsos and not stacks:
-        raise CannotApply(
-            "multi_skip: found neither a plain torso of stablegrad.networks nor an nn.Sequential with at least three "
-            "hidden linear layers of one width; rebuild the network by hand"
-        )
+    torsos, stacks = _plain_parts(model, "multi_skip")
     for parent, name, torso in torsos:
         new = _multi_skip_of(torso)
         setattr(parent, name, new)
@@ -312,12 +307,7 @@ def smaller_network(model: nn.Module, optimizer: Optimizer) -> Optimizer:
 
     Plain torsos of :mod:`stablegrad.networks` are made anew; for what stacks are, see :func:`multi_skip`.
     """
-    torsos, stacks = _plain_torsos(model), _stacks(model)
-    if not torsos and not stacks:
-        raise CannotApply(
-            "smaller_network: found neither a plain torso of stablegrad.networks nor an nn.Sequential with at least "
-            "three hidden linear layers of one width; leave out layers by hand"
-        )
+    torsos, stacks = _plain_parts(model, "smaller_network")
     for parent, name, torso in torsos:
         new = _shallow(torso)
         setattr(parent, name, new)
@@ -344,6 +334,19 @@ def _shallow(torso: MLPTorso | MultiSkipTorso) -> MLPTorso:
         norm="layer" if any(isinstance(module, nn.LayerNorm) for module in torso.modules()) else "none",
         activation=_activation_of(torso.modules()),
     ).to(first.weight.device, first.weight.dtype)
+
+
+def _plain_parts(
+    model: nn.Module, change: str
+) -> tuple[list[tuple[nn.Module, str, MLPTorso | MultiSkipTorso]], list[tuple[nn.Sequential, int, int]]]:
+    """The plain torsos and stacks of a network; raises CannotApply where it has neither."""
+    torsos, stacks = _plain_torsos(model), _stacks(model)
+    if not torsos and not stacks:
+        raise CannotApply(
+            f"{change}: found neither a plain torso of stablegrad.networks nor an nn.Sequential with at least three "
+            "hidden linear layers of one width; change the network by hand"
+        )
+    return torsos, stacks
 
 
 def _plain_torsos(model: nn.Module) -> list[tuple[nn.Module, str, MLPTorso | MultiSkipTorso]]:

@@ -266,14 +266,14 @@ class UpdateWatch:
         gradient_norm = metrics.layer_norms(second.norms, layer_of, count)
         weight_norm = metrics.layer_norms(self._weights, layer_of, count)
         now = [_rate_of(group) for group in self.optimizer.param_groups]
-        rates = self._by_layer(now)
+        rates, peaks = self._by_layer(now, [self._peaks.get(n, lr) for n, lr in enumerate(now)])
         figures = {
             "gradient_norm": gradient_norm,
             "nonfinite": (~gradient_norm.isfinite()).float(),
             "weight_norm": weight_norm,
             "update_ratio": metrics.update_ratio(metrics.layer_norms(changes, layer_of, count), weight_norm),
             "effective_learning_rate": metrics.effective_learning_rate(rates, weight_norm),
-            "peak_learning_rate": self._by_layer([self._peaks.get(n, lr) for n, lr in enumerate(now)]),
+            "peak_learning_rate": peaks,
         }
         self._peaks = {}
         if self._normalises():
@@ -316,24 +316,29 @@ class UpdateWatch:
         states = (self.optimizer.state.get(parameter, {}) for parameter in self.parameters)
         return any("exp_avg_sq" in state or "square_avg" in state for state in states)
 
-    def _by_layer(self, of_groups: Sequence[float | Tensor]) -> Tensor:
-        """[layers] what there is of each group, of that of a layer's first parameter; NaN outside the optimizer."""
+    def _by_layer(self, *of_groups: Sequence[float | Tensor]) -> list[Tensor]:
+        """[layers] each of what there is of groups, of that of a layer's first parameter; NaN outside the optimizer."""
         device = self.parameters[0].device
         groups = self.optimizer.param_groups
-        # A number is filled in by the device itself; sending it over would wait for all that the device has to do.
-        rates = torch.stack(
-            [
-                lr.detach().to(device, torch.float32) if isinstance(lr, Tensor) else torch.full((), lr, device=device)
-                for lr in of_groups
-            ]
-        )
         group_of = {id(parameter): number for number, group in enumerate(groups) for parameter in group["params"]}
         places = [-1] * len(self.layers.names)
         for parameter, layer in zip(self.parameters, self.layer_of, strict=True):
             if layer >= 0 and places[layer] < 0:
                 places[layer] = group_of.get(id(parameter), -1)
         place = self._numbers(tuple(places))
-        return torch.where(place >= 0, rates[place.clamp(min=0)], torch.nan)
+        # A number is filled in by the device itself; sending it over would wait for all that the device has to do.
+        values = [
+            torch.stack(
+                [
+                    one.detach().to(device, torch.float32)
+                    if isinstance(one, Tensor)
+                    else torch.full((), one, device=device)
+                    for one in group_values
+                ]
+            )
+            for group_values in of_groups
+        ]
+        return [torch.where(place >= 0, one[place.clamp(min=0)], torch.nan) for one in values]
 
 
 class _Gradients:

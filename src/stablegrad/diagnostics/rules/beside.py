@@ -16,7 +16,7 @@ import numpy as np
 
 from stablegrad.diagnostics.history import NETWORK, History, Series
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import beginning_of, columns, error_left, percent, reach, total_error
+from stablegrad.diagnostics.rules.shared import beginning_of, columns, error_left, middle, percent, reach, total_error
 from stablegrad.diagnostics.rules.units import idle_units
 from stablegrad.errors import UsageError
 
@@ -259,7 +259,7 @@ def _first_layer(history: History) -> tuple[str, np.ndarray, np.ndarray] | None:
 
 def _median(series: Series) -> np.ndarray:
     """[T] the median layer's values."""
-    return np.nanmedian(series.values, axis=1) if series else np.empty(0)
+    return middle(series.values) if series else np.empty(0)
 
 
 def _last(values: np.ndarray) -> np.ndarray:

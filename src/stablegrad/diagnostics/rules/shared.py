@@ -30,7 +30,7 @@ def beginning_of(values: np.ndarray, looks: int) -> float:
 def middle(values: np.ndarray) -> np.ndarray:
     """[T] median of each row of [T, sites], NaN left out; NaN where nothing is left.
 
-    ``np.nanmedian`` of such small rows takes ten times as long, and a verdict takes dozens of them.
+    ``np.nanmedian`` of such small rows takes five to eight times as long, and a verdict takes dozens of them.
     """
     values = np.sort(values, axis=1)
     there = np.count_nonzero(~np.isnan(values), axis=1)
