@@ -19,6 +19,7 @@ from stablegrad.diagnostics.activations import ActivationWatch
 from stablegrad.diagnostics.probe import Probe
 from stablegrad.diagnostics.updates import UpdateWatch
 from stablegrad.errors import UsageError
+from stablegrad.optimizers import Kron
 
 
 class Residual(nn.Module):
@@ -1280,3 +1281,15 @@ def test_a_leap_of_the_rate_between_looks_is_seen():
             optimizer.zero_grad()
     series = monitor.fetch().series("peak_learning_rate")
     np.testing.assert_allclose(series.values.ravel(), [0.1, 0.1, 7.0, 0.1], rtol=1e-6)  # at 2, 10, 20 and 30
+
+
+@pytest.mark.parametrize(("make", "known"), [(Kron, True), (torch.optim.Adam, True), (torch.optim.SGD, False)])
+def test_steps_are_of_known_size_where_they_are_whitened_or_normalised(make, known):
+    model = nn.Linear(4, 2)
+    optimizer = make(model.parameters(), lr=1e-3)
+    with Monitor(model, optimizer) as monitor:
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+    assert bool(monitor.fetch().series("normalised_step")) is known

@@ -202,3 +202,18 @@ def test_what_gets_no_gradient_from_the_first_look_on_is_cut_off_whatever_else_i
     assert names(cut, finding("unscaled_input"))[0] == "reconnect"
     assert "reconnect" not in names(replace(cut, since=100), finding("unscaled_input"))
     assert "reconnect" not in names(cut, replace(finding("dead_units", "collapsed"), since=2))
+
+
+@pytest.mark.parametrize("cause", ["thrown_weights", "rate_jump"])
+def test_numbers_that_end_after_weights_were_thrown_are_not_the_losss(cause):
+    assert names(finding("nonfinite_suddenly", "collapsed", "network"))[0] == "stable_loss"
+    assert "stable_loss" not in names(
+        finding("nonfinite_suddenly", "collapsed", "network"), finding(cause, site="network")
+    )
+
+
+def test_a_stack_that_began_without_gradients_wants_skips():
+    """Numbers 127 and 139 of benchmarks/diagnosis/drawn.py: multi-skip blocks restored both, LayerNorm none."""
+    found = [finding("rank_collapse", "at risk", "network"), finding("exploding_gradient", "collapsing")]
+    assert names(*found)[0] == "multi_skip"
+    assert names(found[1])[0] == "clip_gradients"

@@ -818,3 +818,17 @@ def test_outputs_that_begin_next_to_nothing_may_grow():
     small = [1e-3 * value for value in GROWING]
     assert "ascending" in rules(history(**away, output_size=GROWING, error_signal=1.0))
     assert "ascending" not in rules(history(**away, output_size=small, error_signal=1.0))
+
+
+@pytest.mark.parametrize(("gain", "alarms"), [(0.01, True), (1.0, False)])
+def test_tiny_first_weights_explain_what_shows_late(gain, alarms):
+    made = many(40, dead__a=[0.1] * 20 + [1.0] * 20, weight_norm__a=1.0, weight_norm__b=1.0,
+                weight_gain__a=[gain] + [math.nan] * 39, weight_gain__b=[gain] + [math.nan] * 39)  # fmt: skip
+    assert ("unscaled_weights" in rules(made)) is alarms
+
+
+def test_a_leap_that_ends_in_no_numbers_is_a_jump():
+    leaps = [1e-3] * 8 + [0.05] + [1e-3] * 3
+    broken = [None] * 8 + [1.0] * 4
+    assert "rate_jump" in rules(history(weight_norm__a=1.0, peak_learning_rate__a=leaps, nonfinite__a=broken))
+    assert "rate_jump" not in rules(history(weight_norm__a=1.0, peak_learning_rate__a=leaps))
