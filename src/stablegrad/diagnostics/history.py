@@ -28,6 +28,7 @@ LAYER_METRICS = (
     "peak_learning_rate",
     "normalised_step",
     "weight_gain",
+    "layer_error",
 )
 ACTIVATION_METRICS = ("dormant", "dead", "gradient_dormant", "saturated")
 

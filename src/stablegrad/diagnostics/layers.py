@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from stablegrad.errors import UsageError
 
@@ -28,7 +30,8 @@ class Layers:
     Attributes:
         names: modules that own a weight of two or more dimensions, in the order in which they were made; with several
             networks, each under its network's name.
-        parameters: all parameters, each once however often it is shared.
+        parameters: all parameters of real or complex numbers, each once however often it is shared. Integers, masks and
+            numbers of 8 bits are stored as parameters at times; no optimizer trains them.
         layer_of: for each of them the index of its layer, or -1 where it belongs to none (norms).
         outputs: for each of them to how many outputs it adds products of inputs (rows of a matrix); 0 where it is no
             matrix that multiplies inputs.
@@ -54,7 +57,7 @@ def find_layers(models: Mapping[str, nn.Module]) -> Layers:
     with parameters as its layers.
 
     Raises:
-        UsageError: there is no parameter at all.
+        UsageError: there is no parameter at all, or a lazy one that has no shape yet.
     """
     owners: list[tuple[str, nn.Parameter]] = []
     outputs: list[int] = []
@@ -63,7 +66,12 @@ def find_layers(models: Mapping[str, nn.Module]) -> Layers:
     for prefix, model in models.items():
         for module_name, module in model.named_modules():
             for parameter in module.parameters(recurse=False):
-                if id(parameter) not in seen:
+                if is_lazy(parameter):
+                    raise UsageError(
+                        f"{join(prefix, module_name) or 'the model'} is lazy and has no weights yet; "
+                        "call the model once on a batch before you attach a monitor"
+                    )
+                if id(parameter) not in seen and is_measured(parameter):
                     seen.add(id(parameter))
                     owners.append((join(prefix, module_name), parameter))
                     multiplies = parameter.ndim >= 2 and isinstance(module, _MULTIPLYING)
@@ -71,7 +79,7 @@ def find_layers(models: Mapping[str, nn.Module]) -> Layers:
                     if isinstance(module, _NORMS):
                         norms.add(join(prefix, module_name))
     if not owners:
-        raise UsageError("the model has no parameters; give the network that is trained")
+        raise UsageError("the model has no parameters that an optimizer could train; give the network that is trained")
     matrices = {layer for layer, parameter in owners if parameter.ndim >= 2 and layer not in norms} or {
         layer for layer, _ in owners
     }
@@ -79,6 +87,25 @@ def find_layers(models: Mapping[str, nn.Module]) -> Layers:
     number = {name: index for index, name in enumerate(names)}
     layer_of = [number.get(layer, -1) for layer, _ in owners]
     return Layers(names, [parameter for _, parameter in owners], layer_of, outputs)
+
+
+def is_measured(parameter: Tensor) -> bool:
+    """Whether norms of it can be taken."""
+    numbers = parameter.is_floating_point() or parameter.is_complex()
+    return numbers and parameter.element_size() > 1 and not parameter.is_quantized
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A parameter or gradient as a dense tensor of real numbers, detached, of the same norm.
+
+    Of a sharded one it is this process's part.
+    """
+    tensor = tensor.detach()
+    if hasattr(tensor, "to_local"):
+        tensor = tensor.to_local()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def join(*parts: str) -> str:

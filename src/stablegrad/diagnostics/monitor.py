@@ -11,17 +11,19 @@ reduced on the device, stacked into one tensor a look, and read when the next lo
 computed them: a look waits for nothing, only a probing does.
 
 The monitor changes nothing: no random number is drawn from the program's streams, no gradient is touched, and the probe
-runs without gradients in evaluation mode.
+runs without gradients in evaluation mode. Nor does it end a training: an error inside it becomes a note, after which it
+watches no longer.
 """
 
 from __future__ import annotations
 
 import time
+import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -30,15 +32,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stablegrad.diagnostics import metrics
-from stablegrad.diagnostics.activations import ActivationWatch, is_compiled
+from stablegrad.diagnostics.activations import MIN_ROWS, ActivationWatch, is_activation_node, is_compiled
+from stablegrad.diagnostics.graph import node_key, upstream
+from stablegrad.diagnostics.guard import Guard
 from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.layers import find_layers
-from stablegrad.diagnostics.outputs import first_tensor
+from stablegrad.diagnostics.outputs import tensors_in
 from stablegrad.diagnostics.probe import Probe, evaluation
 from stablegrad.diagnostics.report import Report, beside_in_words
 from stablegrad.diagnostics.rules import Thresholds, judge
-from stablegrad.diagnostics.stopwatch import Stopwatch
 from stablegrad.diagnostics.updates import UpdateWatch
 from stablegrad.errors import UsageError
 
@@ -54,7 +57,8 @@ class Monitor:
     Args:
         model: the network, or several by name, such as ``{"actor": actor, "critic": critic}``. Parameters that they
             share are watched once.
-        optimizer: the optimizer that trains it, or several. Each counts its own steps.
+        optimizer: the optimizer that trains it, or several. Each counts its own steps. Of a wrapper that has no hooks,
+            such as Accelerate's, the optimizer inside is watched.
         every: optimizer steps between two looks, at least 2. The second step is always looked at too, as the network's
             own beginning is what it is judged by.
         probe: inputs for ranks and churn, [rows, ...], or a function that returns such a batch, for data that move on.
@@ -66,13 +70,16 @@ class Monitor:
 
     Attributes:
         history: all figures so far; up to date after :meth:`fetch`.
+        looks: that have ended so far, of all optimizers.
         notes: what cannot be seen here, and why.
+        guard: runs everything that is called during the training.
         seconds: of the host's time spent in the monitor: hooks of the passes and gradients that are looked at, copies
             of weights, figures, probings. Not in it is what each call of a function takes longer while it is watched.
 
     Raises:
-        UsageError: a model without parameters or one that has a monitor already, an optimizer that trains none of its
-            parameters, a probe on another device or with fewer rows than features.
+        UsageError: a model without parameters, with lazy ones that have no shape yet, or one that has a monitor
+            already, an optimizer that trains none of its parameters, a probe on another device or with fewer rows than
+            features.
     """
 
     def __init__(
@@ -98,16 +105,15 @@ class Monitor:
         if probe is not None and not probe_every:
             raise UsageError("a probe was given and probe_every is 0, so it would never be run; leave one of them out")
         self._models = _named(model)
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        if not optimizers or not all(isinstance(one, Optimizer) for one in optimizers):
-            raise UsageError("optimizer must be a torch.optim.Optimizer or a list of them")
+        optimizers = _optimizers(optimizer)
         if probe is not None and len(self._models) > 1:
             raise UsageError("a probe is for one network; with several, leave it out: their own inputs are used")
         self.every, self.probe_every = every, probe_every
         self.thresholds = thresholds or Thresholds()
         self.history = History()
         self.notes: list[str] = []
-        self._stopwatch = Stopwatch()
+        self.looks = 0
+        self.guard = Guard(self._give_up)
         self._on_record = on_record
         self._grad_scaler = grad_scaler
         self._pending: deque[tuple[int, list[str], Tensor, torch.cuda.Event | None]] = deque()
@@ -116,18 +122,19 @@ class Monitor:
         self._started = time.perf_counter()
 
         networks = {name: _unwrapped(network) for name, network in self._models.items()}
+        self._optimizers = optimizers
+        self._signature = self._current_signature()
         self.layers = find_layers(networks)
+        self._note_sharded()
         self.history.set_order(self.layers.names)
         self.history.frozen = self.layers.frozen()
         self._networks = [
-            _NetworkWatch(name, self._models[name], network, probe, probe_every, self._note, self._stopwatch)
+            _NetworkWatch(name, self._models[name], network, probe, probe_every, self._note, self.guard)
             for name, network in networks.items()
         ]
         self._called: set[str] = set()
-        self._updates = self._watch_updates(optimizers)
-        for watch in self._networks:
-            own = {id(parameter) for parameter in networks[watch.name].parameters()}
-            watch.owners = [update for update in self._updates if update.trained & own] or self._updates[:1]
+        self._updates = self._watch_updates()
+        self._find_owners()
         self._ended: list[_NetworkWatch] = []
         for network in self._models.values():
             _monitored[network] = weakref.ref(self)
@@ -146,16 +153,31 @@ class Monitor:
             update.close()
         for network in self._networks:
             network.stop()
+            if any(update.stepping for update in self._updates):
+                # An optimizer's hooks cannot be taken off while one of them runs; the next pass takes them off.
+                network.on_next_pass(self.close)
         for model in self._models.values():
             known = _monitored.get(model)
             if known is not None and known() is self:
                 del _monitored[model]
+
+    def _give_up(self, error: Exception) -> None:
+        """Stop watching after an error of the monitor's own; the training goes on."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = (str(error).splitlines() or [""])[0]
+        self._note(
+            f"the monitor stopped after step {self.steps:,}, and nothing later is seen: {type(error).__name__}: "
+            f"{reason} ({frame.name}, line {frame.lineno} of {frame.filename.rsplit('/', 1)[-1]}); please report it"
+        )
+        self._pending.clear()
+        self.close()
 
     def restart(self, steps: int) -> None:
         """Count steps from ``steps`` and drop what is held for a look under way, after other weights were loaded."""
         for network in self._networks:
             network.stop()
             network.waits_for.clear()
+            network.watch.seen = {}
             network.probe.forget()
         for update in self._updates:
             update.restart(steps)
@@ -256,7 +278,7 @@ class Monitor:
         for watch in watches:
             watch.paused = True
         try:
-            with self._stopwatch:
+            with self.guard.stopwatch:
                 yield
         finally:
             for watch in watches:
@@ -264,11 +286,11 @@ class Monitor:
 
     @property
     def seconds(self) -> float:  # noqa: D102  # in the class's own docstring
-        return self._stopwatch.seconds
+        return self.guard.stopwatch.seconds
 
     @seconds.setter
     def seconds(self, seconds: float) -> None:
-        self._stopwatch.seconds = seconds
+        self.guard.stopwatch.seconds = seconds
 
     @property
     def steps(self) -> int:
@@ -297,6 +319,8 @@ class Monitor:
         twin = beside.fetch() if isinstance(beside, Monitor) else beside
         # A gradient that was no number from the start has no norm, and was seen all the same.
         if not (history.series("gradient_norm") or history.series("nonfinite")):
+            if self.guard.broken:
+                raise UsageError(self.notes[-1])
             raise UsageError(
                 "no gradient was ever seen: the watched optimizer has not taken two steps with gradients of this model "
                 "(steps inside a CUDA graph or a compiled region cannot be seen)"
@@ -322,29 +346,63 @@ class Monitor:
         pairs = [(_unwrapped(model), watch.optimizer) for model in self._models.values() for watch in self._updates]
         return fitting(*pairs)
 
-    def _watch_updates(self, optimizers: Sequence[Optimizer]) -> list[UpdateWatch]:
+    def _numbers_of(self, optimizers: Sequence[Optimizer]) -> list[list[int]]:
+        """Which parameters are watched with each optimizer, as numbers of ``layers.parameters``."""
         owned = [{id(parameter) for group in one.param_groups for parameter in group["params"]} for one in optimizers]
         everyones = set().union(*owned)
         known = [id(parameter) for parameter in self.layers.parameters]
-        if not everyones.intersection(known):
+        # Parameters that no optimizer has are watched with the first: they may get gradients and never move.
+        return [
+            [n for n, one in enumerate(known) if one in own or (not position and one not in everyones)]
+            for position, own in enumerate(owned)
+        ]
+
+    def _watch_updates(self) -> list[UpdateWatch]:
+        trained = {id(one) for each in self._optimizers for group in each.param_groups for one in group["params"]}
+        if not trained.intersection(map(id, self.layers.parameters)):
             raise UsageError("the optimizer trains none of the model's parameters; was the model copied or made anew?")
         watches = []
-        for position, (one, own) in enumerate(zip(optimizers, owned, strict=True)):
-            # Parameters that no optimizer has are watched with the first: they may get gradients and never move.
-            mine = [
-                n
-                for n, parameter in enumerate(known)
-                if parameter in own or (not position and parameter not in everyones)
-            ]
+        for one, mine in zip(self._optimizers, self._numbers_of(self._optimizers), strict=True):
             if not mine:
                 continue
-            watch = UpdateWatch(one, self.layers, mine, self._looks_at, self._grad_scaler, self._stopwatch)
+            watch = UpdateWatch(one, self.layers, mine, self._looks_at, self._grad_scaler, self.guard)
             watch.note = self._note
+            watch.refresh = self._refresh
             watch.before_look = partial(self._before_look, watch)
             watch.before_step = partial(self._before_step, watch)
             watch.after_step = self._after_step
             watches.append(watch)
         return watches
+
+    def _find_owners(self) -> None:
+        for watch in self._networks:
+            own = {id(parameter) for parameter in watch.module.parameters()}
+            watch.owners = [update for update in self._updates if update.trained & own] or self._updates[:1]
+
+    def _current_signature(self) -> tuple[int, ...]:
+        """Identities of all parameters that the networks and the optimizers hold."""
+        networks = [id(one) for model in self._models.values() for one in model.parameters()]
+        groups = [id(one) for each in self._optimizers for group in each.param_groups for one in group["params"]]
+        return (*networks, *groups)
+
+    def _refresh(self) -> None:
+        """Find the layers anew where parameters were replaced, added or given to an optimizer since the last look."""
+        signature = self._current_signature()
+        if signature == self._signature:
+            return
+        self._signature = signature
+        self._note(f"parameters were replaced or added around step {self.steps:,}; layers are watched as they are now")
+        self.layers = find_layers({watch.name: watch.module for watch in self._networks})
+        watched = [update.optimizer for update in self._updates]
+        for update, mine in zip(self._updates, self._numbers_of(watched), strict=True):
+            if mine:
+                update.assign(self.layers, mine)
+        self._find_owners()
+        self.history.set_order(self._forward_order())
+
+    def _note_sharded(self) -> None:
+        if any(hasattr(one, "to_local") for one in self.layers.parameters):
+            self._note("parameters are sharded; norms of weights, gradients and updates are of this process's shards")
 
     def _looks_at(self, step: int) -> bool:
         return step == 2 or (step > 0 and step % self.every == 0)
@@ -361,11 +419,7 @@ class Monitor:
         self._ended = [network for network in self._networks if update in network.owners and network.ends_with(update)]
         for network in self._ended:
             network.stop()
-            if not network.passes:
-                self._note(
-                    f"no forward pass of {network.name or 'the network'} was seen before a step: inside a compiled "
-                    "function, or where the network is not called as a module, activations are not seen"
-                )
+            network.note_unseen()
             if self._probes_at(step):
                 network.probe.before_step()
 
@@ -384,13 +438,41 @@ class Monitor:
                 others |= network.probe.after_step()
             keys.extend(others)
             values.extend(value.reshape(1) for value in others.values())
+        errors = self._layer_errors(layers, scale)
+        keys.extend(errors)
+        values.extend(value.reshape(1) for value in errors.values())
         if step == 2:
             self.history.set_order(self._forward_order())
         device = values[0].device
+        self.looks += 1
         self._queue(step, keys, torch.cat([value.to(device, torch.float32) for value in values]))
         # What the loop logged since the last look may be of a moment ago.
         self._read(len(self._pending) - self._due)
         self._due = len(self._pending)
+
+    def _layer_errors(self, layers: Sequence[str], scale: float) -> dict[str, Tensor]:
+        """The error signal of the outputs that depend on each layer, where that is not simply the network's.
+
+        A policy's layers get nothing of the error of the value function beside it.
+        """
+        ends = [(network, *error) for network in self._ended for error in network.errors()]
+        if len(self._networks) == 1 and all(parameters is None for _, _, parameters in ends):
+            return {}
+        own = {network: {id(one) for one in network.module.parameters()} for network in self._ended}
+        reached = [own[network] if parameters is None else parameters for network, _, parameters in ends]
+        of_layer: dict[str, set[int]] = {name: set() for name in layers}
+        for number, parameter in zip(self.layers.layer_of, self.layers.parameters, strict=True):
+            if number >= 0 and self.layers.names[number] in of_layer:
+                of_layer[self.layers.names[number]].add(id(parameter))
+        sums: dict[tuple[int, ...], Tensor] = {}
+        found: dict[str, Tensor] = {}
+        for layer, parameters in of_layer.items():
+            numbers = tuple(n for n, one in enumerate(reached) if one & parameters)
+            if numbers:
+                if numbers not in sums:
+                    sums[numbers] = torch.stack([ends[n][1] for n in numbers]).sum().sqrt() / scale
+                found[f"layer_error/{layer}"] = sums[numbers]
+        return found
 
     def _never_called(self) -> list[str]:
         """Layers that no pass which was watched has called; a function may use their weights all the same."""
@@ -430,7 +512,11 @@ class Monitor:
             self.history.frozen = self.layers.frozen() + self._never_called()
             self.history.add(step, figures)
             if self._on_record is not None:
-                self._on_record(step, figures)
+                try:
+                    self._on_record(step, figures)
+                except Exception as error:  # noqa: BLE001  # it is the caller's, and the training goes on
+                    self._on_record = None
+                    self._note(f"on_record failed and is not called again: {type(error).__name__}: {error}")
 
     def _note(self, note: str) -> None:
         if note not in self.notes:
@@ -438,7 +524,7 @@ class Monitor:
 
 
 class _NetworkWatch:
-    """One network: its activations, the error signal at its output, its inputs, its probe.
+    """One network: its activations, the error signal at its outputs, its inputs, its probe.
 
     Attributes:
         owners: the optimizers that train its parameters. It is watched until the last of those whose looks have begun
@@ -456,10 +542,10 @@ class _NetworkWatch:
         probe: Tensor | Callable[[], Tensor] | None,
         probe_every: int,
         note: Callable[[str], None],
-        stopwatch: Stopwatch,
+        guard: Guard,
     ):
-        self.name, self.site = name, name or NETWORK
-        self.stopwatch = stopwatch
+        self.name, self.site, self.module = name, name or NETWORK, module
+        self.guard, self.note = guard, note
         self.probe = Probe(name, module, probe if probe_every else None, note)
         self.probe_every = probe_every
         self.watch = self._watch(module, note)
@@ -467,8 +553,11 @@ class _NetworkWatch:
         self.waits_for: dict[UpdateWatch, int] = {}
         self.passes = self.looks = 0
         self._ends: list[_End] = []
+        self._by_node: dict[tuple[str, int], _End] = {}
+        self._unseen_functions = False
+        self._without_output = False
         self._input: list[Tensor] = []
-        # Hooks inside a compiled network are compiled away or break its graph: the wrapper alone is watched.
+        # What is inside a compiled network is compiled away: the wrapper alone is watched.
         if _has_compiled_wrapper(model):
             self.watch = self._watch(model, note, inside=False)
             note("activations inside a compiled network are not seen")
@@ -487,11 +576,12 @@ class _NetworkWatch:
             on_input=self._see_input,
             on_output=self._see_output,
             on_unseen=note,
-            stopwatch=self.stopwatch,
+            guard=self.guard,
         )
 
     def start(self) -> None:
-        self._ends, self._input = [], []
+        self._ends, self._by_node, self._input = [], {}, []
+        self._unseen_functions = self._without_output = False
         self.passes = 0
         self.watch.start()
 
@@ -513,6 +603,35 @@ class _NetworkWatch:
     def stop(self) -> None:
         self.watch.stop()
 
+    def on_next_pass(self, do: Callable[[], None]) -> None:
+        """Call a function once, before the next pass of the network."""
+
+        def once(*arguments: Any) -> None:
+            handle.remove()
+            do()
+
+        handle = self.module.register_forward_pre_hook(once)
+
+    def note_unseen(self) -> None:
+        """Say what this look could not see."""
+        who = self.name or "the network"
+        if not self.passes:
+            self.note(
+                f"no forward pass of {who} was seen before a step: inside a compiled function, or where the network is "
+                "not called as a module, activations are not seen"
+            )
+        if self._unseen_functions:
+            self.note(
+                f"activations between layers of {who} are not seen, as its layers are called one by one and not the "
+                "network as a whole: call the network itself, or use modules such as nn.ReLU"
+            )
+        if self._without_output:
+            self.note(f"outputs and errors of {who} are not seen: it returns no floating-point tensor of rows")
+        if any(one.rows < MIN_ROWS for one in self.watch.seen.values()):
+            self.note(
+                f"activations of {who} are judged over several looks, as one look sees fewer than {MIN_ROWS} rows"
+            )
+
     def figures(self, scale: float, overflows: bool) -> dict[str, Tensor]:
         """What was seen, by key; with ``overflows`` an error that is not finite is of an update that was left out."""
         figures = self.watch.figures()
@@ -521,52 +640,143 @@ class _NetworkWatch:
             figures[f"error_signal/{self.site}"] = (
                 torch.where(error.isfinite(), error, torch.nan) if overflows else error
             )
-        if self._ends:
-            spread, size = torch.stack([end.shape for end in self._ends]).mean(dim=0)
+        if shapes := [end.shape for end in self._ends if end.shape is not None]:
+            spread, size = torch.stack(shapes).nanmean(dim=0)
             figures[f"output_spread/{self.site}"], figures[f"output_size/{self.site}"] = spread, size
         if self._input:
             mean, std = torch.stack(self._input).mean(dim=0)
             figures[f"input_mean/{self.site}"], figures[f"input_std/{self.site}"] = mean, std
         return figures
 
+    def errors(self) -> list[tuple[Tensor, set[int] | None]]:
+        """(squared norm, ids of the parameters it depends on or None for all) of every output that had an error."""
+        return [(torch.stack(end.errors).sum(), end.parameters) for end in self._ends if end.errors]
+
     def _see_input(self, args: tuple[Any, ...], kwargs: dict[str, Any], whole: bool) -> None:
         self.passes += 1
-        tensors = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
-        # Where a program calls the parts of its network by themselves, the output of one part that is the input of
-        # another is neither an output of the network nor an input.
-        inner = [end for end in self._ends if any(end.tensor() is one for one in tensors)]
-        self._ends = [end for end in self._ends if end not in inner]
+        tensors = tensors_in((args, kwargs))
+        # Where a program calls the parts of its network by themselves, what the next part is computed from is neither
+        # an output of the network nor an input.
+        inner = [] if whole else self._ends_before(tensors)
+        for end in inner:
+            end.inner = not end.whole
+        self._ends = [end for end in self._ends if not end.inner]
         if whole and self.probe_every and self.probe.gathers:
             self.probe.gather(args, kwargs)
-        if tensors and not inner and tensors[0].numel() > 1 and not tensors[0].is_complex():
-            std, mean = torch.std_mean(tensors[0].detach().float(), correction=0)
+        # Integers name things; those of 8 bits are images.
+        values = [one for one in tensors if one.is_floating_point() or one.dtype == torch.uint8]
+        if values and not inner and values[0].numel() > 1 and values[0].layout == torch.strided:
+            std, mean = torch.std_mean(values[0].detach().float(), correction=0)
             # A figure that is NaN counts as absent; inputs that are no numbers should be seen.
             self._input.append(torch.nan_to_num(torch.stack([mean, std]), nan=torch.inf, posinf=torch.inf))
 
-    def _see_output(self, output: Any) -> None:
-        tensor = first_tensor(output)
-        if tensor is None:
+    def _ends_before(self, tensors: Sequence[Tensor]) -> list[_End]:
+        """Outputs of earlier passes that these tensors were computed from."""
+        found: list[_End] = []
+        for tensor in tensors:
+            if self._by_node and tensor.grad_fn is not None:
+                before = upstream(tensor, self._by_node)
+                found += [self._by_node[key] for key in before.reached]
+                self._unseen_functions |= bool(before.reached) and any(map(is_activation_node, before.functions))
+        return found
+
+    def _see_output(self, output: Any, whole: bool, unbatched: bool) -> None:
+        # A row without a batch dimension may have a value without any; else that is a loss.
+        fewest = 0 if unbatched else 1
+        tensors = [
+            one
+            for one in tensors_in(output)
+            if one.is_floating_point() and one.ndim >= fewest and one.layout == torch.strided
+        ]
+        if not tensors:
+            self._without_output = True
             return
-        rows = tensor.detach().float().flatten(1)
-        shape = torch.stack([rows.std(dim=0, correction=0).mean(), rows.square().mean().sqrt()])
-        end = _End(weakref.ref(tensor), shape, [])
-        self._ends.append(end)
-        if tensor.requires_grad:
+        pairs = [(one, _End(whole)) for one in tensors]
+        if not whole or len(tensors) > 1:
+            self._trace(pairs)
+        # An output that others were computed from, such as features beside values, is inside the network.
+        pairs = [(tensor, end) for tensor, end in pairs if not end.inner]
+        tensor, end = next(((tensor, end) for tensor, end in pairs if tensor.ndim >= 2), pairs[0])
+        end.shape = _shape(tensor, unbatched)
+        for tensor, end in pairs:
+            if tensor.grad_fn is not None:
+                tensor.register_hook(self.guard.wrap(partial(self._see_error, end)))
+        self._ends += [end for _, end in pairs]
 
-            def see(gradient: Tensor) -> None:
-                if not self.watch.paused:
-                    end.errors.append(gradient.detach().float().square().sum())
+    def _trace(self, pairs: Sequence[tuple[Tensor, _End]]) -> None:
+        """Find out which parameters outputs depend on, and which of them others were computed from."""
+        keys = [node_key(tensor) for tensor, _ in pairs]
+        here = {key: end for key, (_, end) in zip(keys, pairs, strict=True) if key is not None}
+        found = [
+            upstream(tensor, {**self._by_node, **{other: end for other, end in here.items() if other != key}})
+            for key, (tensor, _) in zip(keys, pairs, strict=True)
+        ]
+        self._by_node |= here
+        for (_, end), before in zip(pairs, found, strict=True):
+            end.parameters = before.parameters if before.whole else None
+            for key in before.reached:
+                if key in here:
+                    here[key].inner = True
+        # One output may be computed from another that is computed from a third.
+        for _ in pairs:
+            for (_, end), before in zip(pairs, found, strict=True):
+                for key in before.reached:
+                    others = self._by_node[key].parameters
+                    end.parameters = None if others is None or end.parameters is None else end.parameters | others
 
-            tensor.register_hook(self.stopwatch.timed(see))
+    def _see_error(self, end: _End, gradient: Tensor) -> None:
+        if not self.watch.paused:
+            end.errors.append(gradient.detach().float().square().sum())
 
 
 @dataclass(eq=False)
 class _End:
-    """An output of the network: the tensor while it lives, (spread, size), squares of the gradients that entered."""
+    """An output of the network, or of a part of it that was called by itself.
 
-    tensor: weakref.ref[Tensor]
-    shape: Tensor
-    errors: list[Tensor]
+    Attributes:
+        whole: whether the network itself was called.
+        parameters: ids of those that it depends on; None: of all.
+        shape: (spread over rows, size), where it is the first output.
+        errors: squared norms of the gradients that entered.
+        inner: whether other outputs were computed from it.
+    """
+
+    whole: bool
+    parameters: set[int] | None = None
+    shape: Tensor | None = None
+    errors: list[Tensor] = field(default_factory=list)
+    inner: bool = False
+
+
+def _shape(output: Tensor, unbatched: bool) -> Tensor:
+    """[2] spread over rows and root mean square of an output; of a single row there is no spread."""
+    output = output.detach().float()
+    rows = output.reshape(1, -1) if unbatched and output.ndim < 2 else output.reshape(len(output), -1)
+    spread = rows.std(dim=0, correction=0).mean() if len(rows) > 1 else rows.new_full((), torch.nan)
+    return torch.stack([spread, rows.square().mean().sqrt()])
+
+
+def _optimizers(given: Any) -> list[Optimizer]:
+    """The optimizers of a list or a single one; of wrappers without hooks, those inside.
+
+    Raises:
+        UsageError: something is no optimizer.
+    """
+    found = []
+    for one in given if isinstance(given, list | tuple) else [given]:
+        inner = one
+        while not (isinstance(inner, Optimizer) and hasattr(inner, "_optimizer_step_pre_hooks")):
+            inner = getattr(inner, "optimizer", None)
+            if inner is None:
+                kind = type(one).__name__
+                raise UsageError(
+                    f"optimizer must be a torch.optim.Optimizer or a list of them, got {kind}"
+                    + ("; pass the optimizer that it wraps" if isinstance(one, Optimizer) else "")
+                )
+        found.append(inner)
+    if not found:
+        raise UsageError("optimizer must be a torch.optim.Optimizer or a list of them, got an empty list")
+    return found
 
 
 def _named(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:

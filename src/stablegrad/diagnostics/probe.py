@@ -76,13 +76,16 @@ class Probe:
 
     def gather(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep rows of a training input, the newest last."""
-        if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or args[0].ndim < 2:
+        if len(args) != 1 or kwargs or not isinstance(args[0], Tensor) or not args[0].ndim:
             self._impossible = True
             self.note(
                 f"no ranks and no churn{self._of()}: it takes more than one tensor; pass probe=, a batch or a function"
             )
             return
         batch = args[0].detach()
+        if batch.ndim == 1:
+            # A row without a batch dimension.
+            batch = batch.unsqueeze(0)
         bytes_a_row = batch[0].numel() * batch.element_size()
         limit = min(MAX_ROWS, max(MAX_BYTES // max(bytes_a_row, 1), 1))
         self._rows.append(batch[:limit].clone())
@@ -122,11 +125,9 @@ class Probe:
         except Exception as error:  # noqa: BLE001  # whatever somebody's network raises
             self._impossible = True
             self.forget()
-            reason = (str(error).splitlines() or [""])[0]
             advice = "; pass probe=, a batch or a function" if self.source is None else ""
             self.note(
-                f"no ranks and no churn{self._of()}: it does not take the probe's rows "
-                f"({type(error).__name__}: {reason}){advice}"
+                f"no ranks and no churn{self._of()}: it does not take the probe's rows ({_first_line(error)}){advice}"
             )
             return None
 
@@ -167,11 +168,17 @@ class Probe:
             figures[f"output_std/{site}"] = new_outputs.std(dim=0).mean()
         return figures
 
-    def _take(self) -> Tensor:
+    def _take(self) -> Tensor | None:
+        """A batch from the function that was given; None, and a note, where it fails."""
         assert callable(self.source)
-        batch = self.source()
-        self._check(batch)
-        return batch
+        try:
+            batch = self.source()
+            self._check(batch)
+        except Exception as error:  # noqa: BLE001  # it is the caller's, and the training goes on
+            self._impossible = True
+            self.note(f"no ranks and no churn{self._of()}: the probe's function failed: {_first_line(error)}")
+            return None
+        return batch.detach()
 
     def _renew(self) -> None:
         batch = torch.cat(self._rows)[-MAX_ROWS:] if self._rows else None
@@ -268,6 +275,10 @@ def _head_weights(head: nn.Module | None) -> tuple[Tensor, Tensor] | None:
 def _apply(head: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
     weight, bias = head
     return features @ weight.T + bias
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 @contextmanager

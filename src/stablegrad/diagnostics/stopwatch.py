@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
-
-import torch
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Stopwatch:
@@ -31,14 +24,3 @@ class Stopwatch:
         started = self._started.pop()
         if not self._started:
             self.seconds += time.perf_counter() - started
-
-    def timed(self, function: Callable[P, R]) -> Callable[P, R]:
-        """The function, with the watch running while it does; a clock has no place in a graph that is compiled."""
-
-        def inside(*args: P.args, **kwargs: P.kwargs) -> R:
-            if torch.compiler.is_compiling():
-                return function(*args, **kwargs)
-            with self:
-                return function(*args, **kwargs)
-
-        return inside

@@ -20,8 +20,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from stablegrad.diagnostics import metrics
-from stablegrad.diagnostics.layers import Layers
-from stablegrad.diagnostics.stopwatch import Stopwatch
+from stablegrad.diagnostics.guard import Guard
+from stablegrad.diagnostics.layers import Layers, plain
 from stablegrad.optimizers import Kron
 
 
@@ -34,10 +34,11 @@ class UpdateWatch:
         numbers: which of ``layers.parameters`` to watch: the optimizer's, and those that no optimizer has.
         looks_at: whether a step, counted from 1, is the second of a look.
         grad_scaler: divides its scale out.
-        stopwatch: runs while this is at work; at steps that are not looked at it does not.
+        guard: runs what is called during training; at steps that are not looked at its time is not counted.
 
-    The owner sets ``before_look`` (called when the step that is looked at begins, before its forward pass),
-    ``before_step`` and ``after_step`` (around the optimizer's step, the latter with the figures of the look).
+    The owner sets ``refresh`` (called before parameters are watched: they may have been replaced), ``before_look``
+    (called when the step that is looked at begins, before its forward pass), ``before_step`` and ``after_step`` (around
+    the optimizer's step, the latter with the figures of the look).
     """
 
     def __init__(
@@ -47,39 +48,48 @@ class UpdateWatch:
         numbers: list[int],
         looks_at: Callable[[int], bool],
         grad_scaler: torch.amp.GradScaler | None,
-        stopwatch: Stopwatch,
+        guard: Guard,
     ):
         self.optimizer = optimizer
-        self.layers = layers
         self.looks_at = looks_at
         self.grad_scaler = grad_scaler
-        self.stopwatch = stopwatch
-        self.parameters = [layers.parameters[number] for number in numbers]
-        self.layer_of = [layers.layer_of[number] for number in numbers]
-        self._counts = [layers.outputs[number] for number in numbers]
-        self._place()
+        self.guard = guard
+        self.assign(layers, numbers)
         # Of the weights before the first step of all, which is not looked at: a rate far too high replaces them.
         self._first_gain: Tensor | None = None
-        self.trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self.steps = 0
         self.paused = False
         self._left_out = False
         #: Highest learning rate of each group since the last look: a schedule may leap between two of them.
         self._peaks: dict[int, float] = {}
+        self.refresh: Callable[[], None] = lambda: None
         self.before_look: Callable[[], None] = lambda: None
         self.before_step: Callable[[int], None] = lambda step: None
         self.after_step: Callable[[int, list[str], dict[str, Tensor]], None] = lambda step, names, figures: None
         self.note: Callable[[str], None] = lambda note: None
         self._accumulated: dict[int, Tensor] = {}
-        self._leftover: list[tuple[int, Tensor]] = []
+        #: Of one parameter: its layer, and the least norm of its gradient before the passes that add to it.
+        self._leftover: tuple[int, Tensor] | None = None
         self._gradient_hooks: list[RemovableHandle] = []
         self._first: _Gradients | None = None
         self._second: _Gradients | None = None
         self._weights: list[Tensor] = []
+        self._before_update_guarded = guard.wrap(self._before_update)
+        #: Running in a hook of the optimizer, which cannot be taken off meanwhile.
+        self.stepping = False
         self._hooks = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
+
+    def assign(self, layers: Layers, numbers: list[int]) -> None:
+        """Watch these parameters, after others were or at first."""
+        self.layers = layers
+        self.parameters = [layers.parameters[number] for number in numbers]
+        self.layer_of = [layers.layer_of[number] for number in numbers]
+        self._counts = [layers.outputs[number] for number in numbers]
+        self.trained = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        self._place()
 
     def _place(self) -> None:
         """Put what is counted once where the parameters are; networks may be moved after their monitor was made."""
@@ -103,32 +113,33 @@ class UpdateWatch:
         """Get ready for the step that comes."""
         coming = self.steps + 1
         if self.looks_at(coming) or self.looks_at(coming + 1):
-            with self.stopwatch:
-                self._attach(self.looks_at(coming), leftover)
+            self.guard.wrap(self._attach)(self.looks_at(coming), leftover)
 
     def _attach(self, second: bool, leftover: bool) -> None:
+        self.refresh()
         self._accumulated = {}
-        accumulate = self.stopwatch.timed(self._accumulate)
+        accumulate = self.guard.wrap(self._accumulate)
         self._gradient_hooks = [
             parameter.register_post_accumulate_grad_hook(accumulate)
             for parameter in self.parameters
             if parameter.requires_grad and parameter.is_leaf
         ]
         if second:
-            self._leftover = []
+            self._leftover = None
             # One parameter tells of all; it must have a gradient at the end of the step before.
             first = next((n for n, one in enumerate(self.parameters) if self._may_keep(n, one)), None)
             if first is not None and leftover:
-                see = self.stopwatch.timed(partial(self._see_leftover, first))
+                see = self.guard.wrap(partial(self._see_leftover, first))
                 self._gradient_hooks.append(self.parameters[first].register_hook(see))
             self.before_look()
 
     def close(self) -> None:
-        """Take all hooks off."""
+        """Take all hooks off; those of the optimizer stay if one of them is running (``stepping``)."""
         self.forget()
-        for handle in self._hooks:
-            handle.remove()
-        self._hooks = []
+        if not self.stepping:
+            for handle in self._hooks:
+                handle.remove()
+            self._hooks = []
 
     def forget(self) -> None:
         """Drop what is held for a look that is under way."""
@@ -150,28 +161,36 @@ class UpdateWatch:
         if id(parameter) not in self.trained:
             return False
         there = parameter.requires_grad and parameter.is_leaf and parameter.grad is not None
-        return there and not parameter.grad.is_sparse and self.layer_of[number] >= 0  # type: ignore[union-attr]
+        return there and self.layer_of[number] >= 0
 
     def _see_leftover(self, number: int, gradient: Tensor) -> None:
-        """Called before a gradient is added to what is there; the first time after a step counts."""
-        if not self.paused and not self._leftover and not torch.compiler.is_compiling():
+        """Called before a gradient is added to what is there.
+
+        Another loss may add to a gradient that its own optimizer clears before it uses it, as an actor's loss does in
+        the critic. So a gradient is left over only if it was there before *every* pass until the step.
+        """
+        if not self.paused:
             left = self.parameters[number].grad
-            norm = gradient.new_zeros(()) if left is None else torch.linalg.vector_norm(left.detach())
-            self._leftover = [(self.layer_of[number], norm)]
+            norm = torch.zeros((), device=gradient.device) if left is None else _norm(left)
+            if self._leftover is not None:
+                norm = torch.minimum(norm, self._leftover[1])
+            self._leftover = (self.layer_of[number], norm)
 
     def _accumulate(self, parameter: Tensor) -> None:
-        gradient = parameter.grad
-        if gradient is not None and not gradient.is_sparse and not torch.compiler.is_compiling():
-            self._accumulated[id(parameter)] = torch.linalg.vector_norm(gradient.detach())
+        if parameter.grad is not None:
+            self._accumulated[id(parameter)] = _norm(parameter.grad)
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Before a step, or, where that takes a closure, after the closure's first pass, which makes the gradients."""
         if torch.compiler.is_compiling() or not (self.looks_at(self.steps + 1) or self.looks_at(self.steps + 2)):
             return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        before_update = self.stopwatch.timed(self._before_update)
         if closure is None:
-            before_update()
+            self.stepping = True
+            try:
+                self._before_update_guarded()
+            finally:
+                self.stepping = False
             return None
         done = False
 
@@ -180,7 +199,7 @@ class UpdateWatch:
             loss = closure()
             if not done:
                 done = True
-                before_update()
+                self._before_update_guarded()
             return loss
 
         if "closure" in kwargs:
@@ -205,7 +224,7 @@ class UpdateWatch:
         if self._layer_of.device != self.parameters[0].device:
             self._place()
         if step == 1:
-            norms = metrics.layer_norms([one.detach() for one in self.parameters], self._multiplied, len(self._sizes))
+            norms = metrics.layer_norms([plain(one) for one in self.parameters], self._multiplied, len(self._sizes))
             self._first_gain = metrics.weight_gain(norms, self._outputs)
         for handle in self._gradient_hooks:
             handle.remove()
@@ -213,20 +232,27 @@ class UpdateWatch:
         gradients = self._gradients(keep=first)
         if second:
             self._second = gradients
-            self._weights = [parameter.detach().clone() for parameter in self.parameters]
+            self._weights = [plain(parameter).clone() for parameter in self.parameters]
             self.before_step(step)
         else:
             self._first = gradients
 
-    @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling():
+        if self.guard.broken or torch.compiler.is_compiling():
             return
+        self.stepping = True
+        try:
+            self._end_step()
+        finally:
+            self.stepping = False
+
+    @torch.no_grad()
+    def _end_step(self) -> None:
         if self._left_out:
             # Of what was seen until now nothing comes: the look begins anew with the passes that follow.
             self._left_out = False
             if self.looks_at(self.steps + 1):
-                self.before_look()
+                self.guard.wrap(self.before_look)()
             return
         self.steps += 1
         for place, group in enumerate(self.optimizer.param_groups):
@@ -235,21 +261,23 @@ class UpdateWatch:
             if not isinstance(rate, Tensor) and rate > self._peaks.get(place, 0.0):
                 self._peaks[place] = rate
         if self._second is not None:
-            with self.stopwatch:
-                self.after_step(self.steps, *self._figures(self._second))
-                self._first = self._second = None
-                self._weights = []
+            self.guard.wrap(self._end_look)()
         self.start()
+
+    def _end_look(self) -> None:
+        assert self._second is not None
+        self.after_step(self.steps, *self._figures(self._second))
+        self._first = self._second = None
+        self._weights = []
 
     def _gradients(self, keep: bool) -> _Gradients:
         """The gradients of the step that is about to be taken; zeros where there is none."""
         scale = self.grad_scaler.get_scale() if self.grad_scaler is not None else 1.0
         values, norms, present = [], [], []
         for parameter in self.parameters:
-            gradient = parameter.grad
             # A gradient that was left from before a layer was frozen is none.
-            there = gradient is not None and not gradient.is_sparse and parameter.requires_grad
-            gradient = gradient.detach() if gradient is not None and there else torch.zeros_like(parameter)
+            there = parameter.grad is not None and parameter.requires_grad
+            gradient = plain(parameter.grad) if there else torch.zeros_like(plain(parameter))  # type: ignore[arg-type]
             accumulated = self._accumulated.get(id(parameter))
             values.append(gradient.clone() if keep else gradient)
             norms.append(torch.linalg.vector_norm(gradient) if accumulated is None else accumulated / scale)
@@ -261,7 +289,7 @@ class UpdateWatch:
 
     def _figures(self, second: _Gradients) -> tuple[list[str], dict[str, Tensor]]:
         layer_of, count = self._layer_of, len(self.layers.names)
-        changes = torch._foreach_sub([parameter.detach() for parameter in self.parameters], self._weights)
+        changes = torch._foreach_sub([plain(parameter) for parameter in self.parameters], self._weights)
         # The norm of a layer is that of its parameters' norms.
         gradient_norm = metrics.layer_norms(second.norms, layer_of, count)
         weight_norm = metrics.layer_norms(self._weights, layer_of, count)
@@ -290,7 +318,8 @@ class UpdateWatch:
             figures["gradient_snr"] = metrics.signal_to_noise(before, gradient_norm, cosine * before * gradient_norm)
         if self._first_gain is not None:
             figures["weight_gain"], self._first_gain = self._first_gain, None
-        for layer, norm in self._leftover:
+        if self._leftover is not None:
+            layer, norm = self._leftover
             figures["leftover_gradient"] = torch.full_like(gradient_norm, torch.nan)
             figures["leftover_gradient"][layer] = norm
         # A layer outside this optimizer, and without a gradient (a target network), has no figures at all.
@@ -348,6 +377,10 @@ class _Gradients:
         self.values = values
         self.norms = norms
         self.present = present
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(plain(gradient)).float()
 
 
 def _rate_of(group: dict[str, Any]) -> float | Tensor:

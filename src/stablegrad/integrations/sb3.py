@@ -6,19 +6,21 @@
     model.learn(100_000, callback=diagnosis)
     print(diagnosis.report())
 
-Every network of the policy that has an optimizer is watched: the whole policy of PPO and A2C, the Q-network of DQN,
-actor and critic of SAC, TD3 and DDPG. Targets are left out.
+Every network of the policy that has an optimizer is watched: the whole policy of PPO, A2C, TRPO and RecurrentPPO, the
+Q-network of DQN and QR-DQN, actor and critic of SAC, TD3, DDPG, TQC and CrossQ. Targets are left out.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from stablegrad.diagnostics import History, Monitor, Report, Thresholds
+from stablegrad.diagnostics import LEVELS, History, Monitor, Report, Thresholds, judge
+from stablegrad.diagnostics.rules import verdict_of
 from stablegrad.errors import UsageError
 
 try:
@@ -27,14 +29,21 @@ except ImportError as error:
     raise UsageError("Stable-Baselines3 is not installed: pip install 'stablegrad[sb3]'") from error
 
 
+#: Fraction of a training's time that drawing verdicts for warnings may take.
+JUDGING = 0.01
+
+
 class DiagnosisCallback(BaseCallback):
     """Watches an agent of Stable-Baselines3 while it learns.
+
+    Several calls of ``learn()`` of one agent are watched as one training; with another agent the callback begins anew.
 
     Args:
         every: optimizer steps between two looks.
         probe_every: optimizer steps between two probings for ranks and churn, a multiple of ``every``; 0: never.
         thresholds: what the rules alarm at.
-        warn: print one line when the verdict gets worse; it is drawn after every rollout.
+        warn: print one line when the verdict gets worse. It is drawn when there are new measurements, as often as 1% of
+            the training's time allows; :meth:`report` always draws it.
         verbose: of Stable-Baselines3's callbacks; 1 also prints the report at the end.
 
     Attributes:
@@ -53,7 +62,7 @@ class DiagnosisCallback(BaseCallback):
         super().__init__(verbose)
         self.every, self.probe_every, self.thresholds, self.warn = every, probe_every, thresholds, warn
         self.monitor: Monitor | None = None
-        self._verdict = "healthy"
+        self._watched: list[object] = []
 
     def report(self, *, beside: Monitor | History | None = None) -> Report:
         """The diagnosis so far; see :meth:`stablegrad.diagnostics.Monitor.report`."""
@@ -62,30 +71,42 @@ class DiagnosisCallback(BaseCallback):
         return self.monitor.report(beside=beside)
 
     def _on_training_start(self) -> None:
-        # learn() may be called several times; one monitor watches them all.
-        if self.monitor is None:
-            networks, optimizers = trained_networks(self.model.policy)
-            self.monitor = Monitor(
-                networks, optimizers, every=self.every, probe_every=self.probe_every, thresholds=self.thresholds
-            )
+        networks, optimizers = trained_networks(self.model.policy)
+        watched = [*(networks.values() if isinstance(networks, dict) else [networks]), *optimizers]
+        if len(watched) == len(self._watched) and all(a is b for a, b in zip(watched, self._watched, strict=True)):
+            return
+        self.close()
+        self._watched = watched
+        self.monitor = Monitor(
+            networks, optimizers, every=self.every, probe_every=self.probe_every, thresholds=self.thresholds
+        )
+        self._check = self.monitor.guard.wrap(self._log_and_warn)
+        self._verdict, self._looks, self._judging, self._started = "healthy", 0, 0.0, time.perf_counter()
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
-        assert self.monitor is not None
+        # Off-policy agents come here after every step: nothing is done but for new measurements.
+        if self.monitor is not None and self.monitor.looks != self._looks:
+            self._looks = self.monitor.looks
+            self._check(self.monitor)
+
+    def _log_and_warn(self, monitor: Monitor) -> None:
         episodes = self.model.ep_info_buffer
         if episodes:
-            self.monitor.log(episode_return=sum(episode["r"] for episode in episodes) / len(episodes))
-        if self.warn and self.monitor.steps >= 2:
-            report = self.monitor.report()
-            if report.verdict != self._verdict:
-                self._verdict = report.verdict
-                if report.findings:
-                    print(f"stablegrad: {report.verdict}: {report.findings[0].reason}", file=sys.stderr)
+            monitor.log(episode_return=sum(episode["r"] for episode in episodes) / len(episodes))
+        now = time.perf_counter()
+        # The time of a verdict grows with the number of measurements; so a fixed fraction of all time is spent on them.
+        if self.warn and self._judging <= JUDGING * (now - self._started):
+            findings = judge(monitor.fetch(), self.thresholds)
+            self._judging += time.perf_counter() - now
+            before, self._verdict = self._verdict, verdict_of(findings)
+            if LEVELS.index(self._verdict) > LEVELS.index(before):
+                print(f"stablegrad: {self._verdict}: {findings[0].reason}", file=sys.stderr)
 
     def _on_training_end(self) -> None:
-        if self.monitor is not None and self.verbose and self.monitor.steps >= 2:
+        if self.monitor is not None and self.verbose and self.monitor.looks:
             print(self.monitor.report())
 
     def close(self) -> None:
@@ -105,9 +126,9 @@ def trained_networks(policy: Any) -> tuple[nn.Module | dict[str, nn.Module], lis
     optimizers = [getattr(network, "optimizer", None) for network in found.values()]
     if len(found) == 2 and all(isinstance(one, Optimizer) for one in optimizers):
         return found, [one for one in optimizers if isinstance(one, Optimizer)]
-    q_net = getattr(policy, "q_net", None)
-    if isinstance(q_net, nn.Module):
-        return q_net, [policy.optimizer]
+    for name in ("q_net", "quantile_net"):
+        if isinstance(getattr(policy, name, None), nn.Module):
+            return getattr(policy, name), [policy.optimizer]
     if isinstance(getattr(policy, "optimizer", None), Optimizer):
         return policy, [policy.optimizer]
     raise UsageError(

@@ -58,16 +58,26 @@ def together(a: Series, b: Series) -> tuple[Series, Series]:
 
 
 def reach(history: History) -> Series:
-    """Gradient norm of each layer over the norm of the error signal that enters at the outputs.
+    """Gradient norm of each layer over the norm of the error signal that enters at the outputs which depend on it.
 
-    Where the error signal was not seen, the plain gradient norm.
+    Where outputs depend on different layers (``layer_error``) each layer has an error of its own; else it is that of
+    all outputs. Where no error signal was seen, the plain gradient norm.
     """
     gradients, error = history.series("gradient_norm"), history.series("error_signal")
     if not error:
         return gradients
     gradients, error = together(gradients, error)
     total = np.sqrt(np.nansum(np.square(error.values), axis=1, keepdims=True))
-    return Series("reach", gradients.steps, gradients.sites, gradients.values / total)
+    values = gradients.values / total
+    own = history.series("layer_error")
+    for site in set(own.sites).intersection(gradients.sites):
+        # A look that has an error of the layer's own is held against that one, and others are left out.
+        values[:, gradients.sites.index(site)] = math.nan
+        steps, here, there = np.intersect1d(gradients.steps, own.steps, return_indices=True)
+        if len(steps):
+            column = gradients.sites.index(site)
+            values[here, column] = gradients.values[here, column] / own.site(site)[there]
+    return Series("reach", gradients.steps, gradients.sites, values)
 
 
 def total_error(history: History) -> Series:
