@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-held-out bench-diagnosis-overhead bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures
+.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-held-out bench-diagnosis-overhead bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -16,6 +16,9 @@ quickstart: $(VENV)/.base ## set up, then see a deep network fail and the stabil
 
 test: $(VENV)/.dev ## set up, then run the whole test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+fuzz: $(VENV)/.dev ## 2,000 random trainings with and without a monitor, compared bit for bit (10 minutes)
+	STABLEGRAD_FUZZ=2000 $(BIN)/python -m pytest tests/diagnostics/test_monitor_fuzz.py
 
 lint: $(VENV)/.dev ## ruff, formatting, types of src
 	$(BIN)/ruff check .

@@ -1,11 +1,45 @@
+import gymnasium as gym
+import numpy as np
 import pytest
 
 pytest.importorskip("stable_baselines3")
+pytest.importorskip("sb3_contrib")
 
-from stable_baselines3 import DDPG, DQN, PPO, SAC, TD3
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor as EpisodeMonitor
 
+from stablegrad.diagnostics import LEVELS
 from stablegrad.errors import UsageError
+from stablegrad.integrations import sb3
 from stablegrad.integrations.sb3 import DiagnosisCallback, trained_networks
+
+LENGTH = 16
+
+
+class Reach(gym.Env):
+    """Move a point to a goal on a line, which every agent learns in a few thousand steps; reward minus the distance."""
+
+    observation_space = gym.spaces.Box(-4.0, 4.0, (2,), np.float32)
+
+    def __init__(self, continuous=False):
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32) if continuous else gym.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position, self.goal = self.np_random.uniform(-1, 1, 2)
+        self.time = 0
+        return self._observation(), {}
+
+    def step(self, action):
+        move = float(np.asarray(action).reshape(-1)[0]) if isinstance(self.action_space, gym.spaces.Box) else action - 1
+        self.position = float(np.clip(self.position + 0.3 * move, -2, 2))
+        self.time += 1
+        return self._observation(), -abs(self.goal - self.position), False, self.time == LENGTH, {}
+
+    def _observation(self):
+        return np.array([self.position, self.goal - self.position], np.float32)
 
 
 def learn(agent, steps, **options):
@@ -54,6 +88,91 @@ def test_actor_and_critic_with_optimizers_of_their_own(algorithm):
         assert any(site.startswith("actor.") for site in sites)
         assert any(site.startswith("critic.") for site in sites)
         assert not any("target" in site for site in sites)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "steps"),
+    [
+        *((PPO, 6144), (A2C, 4000), (DQN, 8000), (TRPO, 6144), (RecurrentPPO, 1536)),
+        *((SAC, 800), (TD3, 800), (DDPG, 800), (TQC, 600)),
+    ],
+)
+def test_an_agent_that_learns_at_its_defaults_is_never_called_collapsing(algorithm, steps, capsys):
+    continuous = algorithm in (SAC, TD3, DDPG, TQC)
+    env = EpisodeMonitor(Reach(continuous))
+    agent = algorithm("MlpLstmPolicy" if algorithm is RecurrentPPO else "MlpPolicy", env, seed=0, device="cpu")
+    before = evaluate_policy(agent, env, 20)[0]
+    callback = DiagnosisCallback(every=20, probe_every=100)
+    agent.learn(steps, callback=callback)
+    assert evaluate_policy(agent, env, 20)[0] > 0.8 * before, "it has learned: returns are negative"
+    report = callback.report()
+    assert LEVELS.index(report.verdict) < LEVELS.index("collapsing"), report
+    assert callback.monitor.looks > 20 and not [note for note in report.notes if "the monitor stopped" in note]
+    assert "collaps" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("algorithm", [QRDQN, CrossQ])
+def test_other_agents_of_the_contrib_package_are_watched_without_their_targets(algorithm):
+    env = EpisodeMonitor(Reach(continuous=algorithm is CrossQ))
+    agent = algorithm("MlpPolicy", env, learning_starts=40, buffer_size=500, seed=0, device="cpu")
+    history = learn(agent, 160).report().history
+    sites = history.series("gradient_norm").sites
+    assert sites and not any("target" in site for site in sites)
+    assert history.series("dormant").sites
+
+
+def test_another_agent_is_watched_anew_and_the_same_one_on():
+    callback = DiagnosisCallback(every=10, probe_every=0)
+    one, other = (PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=seed, device="cpu") for seed in (1, 2))
+    one.learn(64, callback=callback)
+    first = callback.monitor
+    other.learn(64, callback=callback)
+    assert callback.monitor is not first and callback.monitor.steps == first.steps == 10
+    assert not one.policy.optimizer._optimizer_step_pre_hooks
+    other.learn(64, callback=callback)
+    assert callback.monitor.steps == 20
+
+
+def test_nothing_is_done_after_steps_without_new_measurements(monkeypatch):
+    """An off-policy agent ends a rollout with every step."""
+    callback = DiagnosisCallback(every=50, probe_every=0)
+    checks = []
+    monkeypatch.setattr(
+        DiagnosisCallback, "_log_and_warn", lambda self, monitor: checks.append(self.num_timesteps), raising=True
+    )
+    DQN("MlpPolicy", "CartPole-v1", learning_starts=10, train_freq=1, buffer_size=500, seed=1, device="cpu").learn(
+        220, callback=callback
+    )
+    assert len(checks) == callback.monitor.looks == 5  # at updates 2, 50, 100, 150 and 200
+
+
+def test_verdicts_take_a_fixed_fraction_of_the_time_which_is_the_monitors(monkeypatch):
+    now, judged = [0.0], []
+    monkeypatch.setattr(sb3.time, "perf_counter", lambda: now[0])
+
+    def slow(history, thresholds):
+        judged.append(now[0])
+        now[0] += 5.0
+        return []
+
+    monkeypatch.setattr(sb3, "judge", slow)
+    callback = DiagnosisCallback()
+    agent = PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=1, device="cpu")
+    agent.learn(64, callback=callback)
+    judged.clear()
+    callback._judging, callback._started = 0.0, now[0]
+    for _ in range(2000):
+        now[0] += 1.0
+        callback._check(callback.monitor)
+    assert 3 <= len(judged) <= 5 and callback._judging == 5.0 * len(judged)
+
+
+def test_an_error_in_the_callback_ends_no_training(monkeypatch):
+    monkeypatch.setattr(sb3, "judge", lambda *_: 1 / 0)
+    agent = PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=1, device="cpu")
+    callback = learn(agent, 128)
+    assert agent.num_timesteps == 128
+    assert any("ZeroDivisionError" in note for note in callback.report().notes)
 
 
 def test_a_second_learn_goes_on_with_the_same_monitor():

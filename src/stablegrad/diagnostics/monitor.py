@@ -328,7 +328,7 @@ class Monitor:
         norms = history.series("gradient_norm")
         for layer in self._never_called():
             if layer in norms.sites and not norms.site(layer).any():
-                self._note(f"'{layer}' gets no gradient because no forward pass calls it")
+                self._note(f"'{layer}' gets no gradient, as no forward pass before the watched steps calls it")
         share = self.seconds / max(time.perf_counter() - self._started, 1e-9)
         cost = {"seconds": self.seconds, "share": share}
         return Report(
@@ -707,22 +707,23 @@ class _NetworkWatch:
         """Find out which parameters outputs depend on, and which of them others were computed from."""
         keys = [node_key(tensor) for tensor, _ in pairs]
         here = {key: end for key, (_, end) in zip(keys, pairs, strict=True) if key is not None}
-        found = [
-            upstream(tensor, {**self._by_node, **{other: end for other, end in here.items() if other != key}})
-            for key, (tensor, _) in zip(keys, pairs, strict=True)
-        ]
-        self._by_node |= here
-        for (_, end), before in zip(pairs, found, strict=True):
-            end.parameters = before.parameters if before.whole else None
-            for key in before.reached:
-                if key in here:
-                    here[key].inner = True
+        before: list[tuple[_End, list[_End]]] = []
+        for key, (tensor, end) in zip(keys, pairs, strict=True):
+            known = {**self._by_node, **{other: one for other, one in here.items() if other != key}}
+            found = upstream(tensor, known)
+            end.parameters = found.parameters if found.whole else None
+            before.append((end, [known[reached] for reached in found.reached]))
+        for _, others in before:
+            for other in others:
+                # Parts called earlier are judged when their outputs are passed on.
+                other.inner |= any(other is end for _, end in pairs)
         # One output may be computed from another that is computed from a third.
         for _ in pairs:
-            for (_, end), before in zip(pairs, found, strict=True):
-                for key in before.reached:
-                    others = self._by_node[key].parameters
-                    end.parameters = None if others is None or end.parameters is None else end.parameters | others
+            for end, others in before:
+                for other in others:
+                    missing = end.parameters is None or other.parameters is None
+                    end.parameters = None if missing else end.parameters | other.parameters  # type: ignore[operator]
+        self._by_node |= here
 
     def _see_error(self, end: _End, gradient: Tensor) -> None:
         if not self.watch.paused:

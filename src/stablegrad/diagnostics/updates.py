@@ -97,7 +97,7 @@ class UpdateWatch:
         sizes, outputs = [0.0] * len(self.layers.names), [0.0] * len(self.layers.names)
         for layer, parameter, count in zip(self.layer_of, self.parameters, self._counts, strict=True):
             if layer >= 0:
-                sizes[layer] += parameter.numel()
+                sizes[layer] += plain(parameter).numel()
                 outputs[layer] += count
         multiplied = [layer if count else -1 for layer, count in zip(self.layer_of, self._counts, strict=True)]
         device = self.parameters[0].device

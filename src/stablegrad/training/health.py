@@ -14,6 +14,7 @@ from stablegrad.agents import PQN
 from stablegrad.agents.pqn import td_error
 from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics import LEVELS, Finding, History, Monitor, judge
+from stablegrad.diagnostics.cadence import is_due, last_due
 from stablegrad.diagnostics.history import looks_of
 from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
@@ -70,8 +71,8 @@ class Health:
 
     Attributes:
         history: one row a line of the log that has figures of a look.
-        findings: of the newest line.
-        verdict: of the newest line; None before there is anything to judge.
+        findings: of the newest verdict, which is drawn at every line at first and more rarely later.
+        verdict: the newest; None before there is anything to judge.
     """
 
     def __init__(self, config: DiagnosisConfig, agent: PQN):
@@ -127,7 +128,7 @@ class Health:
         self.findings, self.verdict = [], None
         if self.monitor is not None:
             self.history.set_order(self.monitor.history.order)
-            self._judge()
+            self._judge(last_due(len(self.history.rows)))
 
     def log(self, step: int, figures: Mapping[str, float]) -> dict[str, float]:
         """Figures of the looks since the last line, their mean; judged together with the line's own figures.
@@ -146,7 +147,8 @@ class Health:
         if added:
             self.history.set_order(self.monitor.history.order)
             self.history.add(step, {**figures, **added})
-            self._judge()
+            if is_due(len(self.history.rows)):
+                self._judge(len(self.history.rows))
         return added
 
     def turned_bad(self, before: str | None) -> bool:
@@ -160,7 +162,8 @@ class Health:
         return next(iter(prescribe(self.findings, self._fitting().intersection(LIVE))), None)
 
     def summary(self) -> dict[str, Any]:
-        """For summary.json."""
+        """For summary.json: the verdict on everything that was measured."""
+        self._judge(len(self.history.rows))
         fits = self._fitting()
         return {
             "verdict": self.verdict,
@@ -176,9 +179,10 @@ class Health:
     def _fitting(self) -> frozenset[str]:
         return fitting((self.agent.network, self.agent.optimizer))
 
-    def _judge(self) -> None:
-        if self.history.rows:
-            self.findings = judge(self.history)
+    def _judge(self, rows: int) -> None:
+        if rows:
+            whole = rows == len(self.history.rows)
+            self.findings = judge(self.history if whole else self.history.until(self.history.rows[rows - 1][0]))
             self.verdict = verdict_of(self.findings)
 
     def _probe(self) -> Tensor:

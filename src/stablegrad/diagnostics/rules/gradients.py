@@ -8,7 +8,7 @@ import numpy as np
 
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import beginning_of, columns, holds_since, reach
+from stablegrad.diagnostics.rules.shared import beginning_of, columns, holds_since, is_learned, reach
 
 #: Gradient of a layer over the strongest layer's below which its steps may be lost in rounding.
 ROUNDED_AWAY = 1e-10
@@ -57,8 +57,9 @@ def no_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 def vanishing_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A gradient that fades on its way back through the layers, by its size per weight.
 
-    The layer's gradient norm over its weight norm, against the strongest layer's: the shape of the profile, which a
-    small loss does not change.
+    The layer's gradient norm over its weight norm, against the strongest of the layers that are trained on the same
+    error: the shape of the profile, which a small loss does not change. Where next to nothing is left of that error, it
+    is a risk only: the layer can learn little anew.
 
     Bengio et al. 1994; Glorot and Bengio 2010. Tuned on ``make bench-diagnosis``.
     """
@@ -66,17 +67,20 @@ def vanishing_gradient(history: History, thresholds: Thresholds) -> Iterator[Fin
         site: (steps, gradients / weights)
         for site, steps, gradients, weights in columns(history.series("gradient_norm"), history.series("weight_norm"))
     }
-    strongest: dict[int, float] = {}
-    for steps, values in relative.values():
-        for step, value in zip(steps.tolist(), np.where(np.isfinite(values), values, 0.0).tolist(), strict=True):
-            strongest[step] = max(value, strongest.get(step, 0.0))
+    own = history.series("layer_error")
+    errors = {site: own.site(site).tobytes() if site in own.sites else b"" for site in relative}
+    strongest: dict[tuple[bytes, int], float] = {}
     for site, (steps, values) in relative.items():
-        profile = values / np.array([strongest[step] for step in steps.tolist()])
+        for step, value in zip(steps.tolist(), np.where(np.isfinite(values), values, 0.0).tolist(), strict=True):
+            strongest[errors[site], step] = max(value, strongest.get((errors[site], step), 0.0))
+    for site, (steps, values) in relative.items():
+        profile = values / np.array([strongest[errors[site], step] for step in steps.tolist()])
         since = holds_since((profile < thresholds.vanishing) & (profile > 0), thresholds.patience)
         if since is not None:
             value = float(np.median(profile[-thresholds.patience :]))
+            level = "at risk" if is_learned(history, site, thresholds) else "collapsing"
             yield Finding(
-                "vanishing_gradient", "collapsing", site, int(steps[since]), value, thresholds.vanishing,
+                "vanishing_gradient", level, site, int(steps[since]), value, thresholds.vanishing,
                 f"the gradient of '{site}', for its weights, is {value:.1e} of the strongest layer's",
             )  # fmt: skip
 
@@ -85,7 +89,7 @@ def fading_gradient(history: History, thresholds: Thresholds) -> Iterator[Findin
     """A layer that gets ever less of the error that enters at the output, against its own beginning.
 
     Gradient norm of the layer over norm of the error signal, so that an error that is small because the task is learned
-    is not taken for a gradient that gets lost.
+    is not taken for a gradient that gets lost. Where next to nothing is left of that error, it is a risk only.
 
     Lyle et al. (arXiv 2303.01486) on networks that stop to learn anew. Tuned on ``make bench-diagnosis``.
     """
@@ -94,8 +98,9 @@ def fading_gradient(history: History, thresholds: Thresholds) -> Iterator[Findin
         since = holds_since((values < thresholds.fading * beginning) & (values > 0), thresholds.patience)
         if since is not None:
             value = float(np.median(values[-thresholds.patience :]) / beginning)
+            level = "at risk" if is_learned(history, site, thresholds) else "collapsing"
             yield Finding(
-                "fading_gradient", "collapsing", site, int(steps[since]), value, thresholds.fading,
+                "fading_gradient", level, site, int(steps[since]), value, thresholds.fading,
                 f"'{site}' gets {value:.1e} of the part of the error signal that it got at the beginning",
             )  # fmt: skip
 

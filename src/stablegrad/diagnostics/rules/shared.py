@@ -57,27 +57,46 @@ def together(a: Series, b: Series) -> tuple[Series, Series]:
     return Series(a.metric, steps, a.sites, a.values[rows_a]), Series(b.metric, steps, b.sites, b.values[rows_b])
 
 
+def layer_errors(history: History) -> Series:
+    """The error signal of the outputs that depend on each layer, at the looks that have gradients and errors.
+
+    Where outputs depend on different layers (``layer_error``) each layer has an error of its own, and looks that do not
+    have it have none; else it is that of all outputs.
+    """
+    gradients, error = together(history.series("gradient_norm"), history.series("error_signal"))
+    total = np.sqrt(np.nansum(np.square(error.values), axis=1, keepdims=True))
+    values = np.broadcast_to(total, gradients.values.shape).copy()
+    own = history.series("layer_error")
+    _, here, there = np.intersect1d(gradients.steps, own.steps, return_indices=True)
+    for column, site in enumerate(gradients.sites):
+        if site in own.sites:
+            values[:, column] = math.nan
+            values[here, column] = own.site(site)[there]
+    return Series("layer_error", gradients.steps, gradients.sites, values)
+
+
 def reach(history: History) -> Series:
     """Gradient norm of each layer over the norm of the error signal that enters at the outputs which depend on it.
 
-    Where outputs depend on different layers (``layer_error``) each layer has an error of its own; else it is that of
-    all outputs. Where no error signal was seen, the plain gradient norm.
+    Where no error signal was seen, the plain gradient norm.
     """
-    gradients, error = history.series("gradient_norm"), history.series("error_signal")
-    if not error:
+    gradients = history.series("gradient_norm")
+    if not history.series("error_signal"):
         return gradients
-    gradients, error = together(gradients, error)
-    total = np.sqrt(np.nansum(np.square(error.values), axis=1, keepdims=True))
-    values = gradients.values / total
-    own = history.series("layer_error")
-    for site in set(own.sites).intersection(gradients.sites):
-        # A look that has an error of the layer's own is held against that one, and others are left out.
-        values[:, gradients.sites.index(site)] = math.nan
-        steps, here, there = np.intersect1d(gradients.steps, own.steps, return_indices=True)
-        if len(steps):
-            column = gradients.sites.index(site)
-            values[here, column] = gradients.values[here, column] / own.site(site)[there]
-    return Series("reach", gradients.steps, gradients.sites, values)
+    errors = layer_errors(history)
+    gradients, errors = together(gradients, errors)
+    return Series("reach", gradients.steps, gradients.sites, gradients.values / errors.values)
+
+
+def is_learned(history: History, site: str, thresholds: Thresholds) -> bool:
+    """Whether next to nothing is left of the error that a layer is trained on."""
+    if not history.series("error_signal"):
+        return False
+    errors = layer_errors(history).site(site)
+    errors = errors[~np.isnan(errors)]
+    looks = thresholds.patience
+    left = np.median(errors[-looks:]) if len(errors) > looks else math.inf
+    return bool(left < thresholds.learned * beginning_of(errors, thresholds.reference_looks))
 
 
 def total_error(history: History) -> Series:
