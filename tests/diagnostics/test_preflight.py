@@ -94,7 +94,7 @@ class TestReport:
         assert deep.task["steps"] == STEPS
         assert deep.task["parameters"]["network"] == sum(p.numel() for p in stack(12, 64, nn.Tanh).parameters())
         assert len(deep.history.series("gradient_norm").steps) == 25  # 4 phases of 6 looks, and the second step
-        assert "small twin: 100%" in str(deep)
+        assert "twin of two hidden layers: 100%" in str(deep)
 
     def test_json_and_page(self, deep, tmp_path):
         text = json.dumps(deep.to_dict(), allow_nan=False)

@@ -67,6 +67,15 @@ def hidden_layers(model: nn.Module) -> list[Layer]:
     ]
 
 
+def depth(model: nn.Module) -> int:
+    """Hidden layers of the longest chain: layers, in the order in which they were made, of which each fits the next."""
+    longest = chain = 0
+    for layer, later in pairwise(all_layers(model)):
+        chain = chain + 1 if _fits(layer, later) else 0
+        longest = max(longest, chain)
+    return longest
+
+
 def layers_without_norm(model: nn.Module) -> list[Layer]:
     """Hidden layers that no normalisation follows."""
     parts = list(_parts(model))

@@ -48,6 +48,9 @@ class Series:
     sites: list[str]
     values: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"<Series {self.metric}: {len(self.steps):,} steps, {len(self.sites):,} sites>"
+
     def __bool__(self) -> bool:
         return self.values.size > 0
 
@@ -56,7 +59,7 @@ class Series:
         return self.values[:, self.sites.index(name)]
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """Figures in the order in which they were measured.
 
@@ -78,6 +81,10 @@ class History:
         rows, self.rows = self.rows, []
         for step, figures in rows:
             self.add(step, figures)
+
+    def __repr__(self) -> str:
+        span = f", steps {self.rows[0][0]:,} to {self.rows[-1][0]:,}" if self.rows else ""
+        return f"<History: {len(self.rows):,} rows{span}; metrics() lists what was measured>"
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
         """Put figures at their step; those of a step that is there already join it."""

@@ -621,7 +621,7 @@ _ALL = (
     Intervention(
         name="smaller_network",
         title="a smaller network",
-        helps="a network of two hidden layers kept learning on the same data",
+        helps="what passes few layers loses little on its way, there and back",
         answers={
             "slow_relearning": 0.4,
             "not_learned_again": 0.4,
@@ -639,6 +639,7 @@ _ALL = (
             "cli": "stablegrad train pqn --env ENV --torso.depth small --torso.width small",
         },
         change=changes.smaller_network,
+        fits=lambda model, optimizer: changes.depth(model) > 2,
     ),
 )
 

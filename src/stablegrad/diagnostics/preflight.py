@@ -39,6 +39,8 @@ from stablegrad.diagnostics.relearning import (
     plan,
     reference_optimizer,
     rehearse,
+    too_small,
+    trained_parameters,
 )
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.rules import LEVELS, Finding, Thresholds
@@ -78,7 +80,7 @@ class PreflightThresholds(Thresholds):
     become slower."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PreflightReport(Report):
     """The outcome of a pre-flight.
 
@@ -107,7 +109,7 @@ class PreflightReport(Report):
             shown = {name: " ".join(f"{fit:.0%}" for fit in fits) for name, fits in self.relearning.items() if fits}
             lines.append(f"  labels learned by the end of each phase: {shown['network']}")
             if "twin" in shown:
-                lines.append(f"                              small twin: {shown['twin']}")
+                lines.append(f"                twin of two hidden layers: {shown['twin']}")
         return "\n".join(lines)
 
 
@@ -260,14 +262,15 @@ def _judge_relearning(
     """
     speed = [above_chance(accuracy, task.classes) for accuracy in network.accuracies]
     # Without a twin a network is held against its own first phase.
-    small = [speed[0]] * len(speed)
+    small, other = [speed[0]] * len(speed), "its own first phase"
     if twins:
+        other = "a small twin" if _count(twins[0].model) < _count(network.model) else "a twin of two hidden layers"
         small, fast = ([above_chance(one, task.classes) for one in twin.accuracies] for twin in (twins[0], twins[-1]))
         if late(fast) >= TWIN_LEARNS and max(late(speed), late(small)) < thresholds.slow_optimizer * late(fast):
             return _with_slow_optimizer(findings, late(speed) / late(fast), network, twins, thresholds), []
         if late(small) < TWIN_LEARNS:
             return findings, [
-                f"the small twin itself re-learned only {late(twins[0].fits):.0%} of the labels: with these inputs and "
+                f"the twin itself re-learned only {late(twins[0].fits):.0%} of the labels: with these inputs and "
                 "this optimizer the task is no measure of learning anew"
             ]
     elif speed[0] == 0:
@@ -281,16 +284,21 @@ def _judge_relearning(
     }
     level = next((level for level, limit in limits.items() if beside < limit), None)
     if level is None:
-        return _without_harm(findings, f"learns anew as fast as {'a small twin' if twins else 'at first'}")
+        return _without_harm(findings, f"learns anew at {beside:.0%} of the speed of {other}")
+    if too_small(network.model, task.inputs):
+        return findings, [
+            f"it learned {network.fits[0]:.0%} of the first labels: with {trained_parameters(network.model):,} trained "
+            f"parameters it is too small to learn {len(task.inputs)} rows by heart, so learning anew was not judged"
+        ]
     if kept >= thresholds.kept and level != "collapsed":
-        steady = f"learns at {beside:.0%} of a small twin's speed, and keeps that speed"
+        steady = f"learns at {beside:.0%} of the speed of {other}, and keeps that speed"
         if level == "at risk":
             return _without_harm(findings, steady)
         slow = Finding("slow_relearning", "at risk", "network", 1, beside, limits[level], f"it {steady}")
         return _worst_first([*findings, slow]), []
     below = [own < thresholds.relearning * other for own, other in zip(speed, small, strict=True)]
     phase = next((number for number in range(len(below)) if all(below[number:])), len(below) // 2)
-    compared = f"; a small twin re-learns {late(twins[0].fits):.0%}" if twins else ""
+    compared = f"; {other} re-learns {late(twins[0].fits):.0%}" if twins else ""
     reason = (
         f"after its labels are reshuffled it re-learns {late(network.fits):.0%} of them{compared}; it learned "
         f"{network.fits[0]:.0%} of the first labels, and has kept {min(kept, 1):.0%} of its speed"
@@ -310,7 +318,8 @@ def _with_slow_optimizer(
     fast = twins[-1].optimizer
     reason = (
         f"with this optimizer and rate neither the network ({late(network.fits):.0%} of the labels re-learned) nor a "
-        f"small twin ({late(twins[0].fits):.0%}) learns anew in time; the twin does ({late(twins[-1].fits):.0%}) with "
+        f"twin of two hidden layers ({late(twins[0].fits):.0%}) learns anew in time; the twin does "
+        f"({late(twins[-1].fits):.0%}) with "
         f"{type(fast).__name__} at {float(fast.param_groups[0]['lr']):g}"
     )
     slow = Finding("slow_optimizer", "at risk", "network", 1, beside, thresholds.slow_optimizer, reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stablegrad.diagnostics.interventions import INTERVENTIONS, Intervention
 from stablegrad.diagnostics.rules import LEVELS, Finding
@@ -112,7 +112,7 @@ class Prescription:
     cost: str
     step_time: float
     memory: float
-    code: dict[str, str]
+    code: dict[str, str] = field(repr=False)
     live: bool
     factor: float | None = None
 

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from stablegrad.diagnostics.changes import all_layers
 from stablegrad.diagnostics.outputs import first_tensor
 from stablegrad.errors import UsageError
 from stablegrad.optimizers import Kron
@@ -227,7 +228,7 @@ def make_task(model: nn.Module, sample: Tensor, *, seed: int, phases: int = PHAS
     check_model(model, sample)
     generator = torch.Generator().manual_seed(seed)
     features = math.prod(sample.shape[1:])
-    room = sum(parameter.numel() for parameter in model.parameters()) // PARAMETERS_PER_ROW
+    room = trained_parameters(model) // PARAMETERS_PER_ROW
     rows = next(rows for least, rows in ROWS if features >= least)
     rows = min(rows, 2 ** max(room.bit_length() - 1, 5))
     batch = min(BATCH, rows // 2)
@@ -240,6 +241,22 @@ def make_task(model: nn.Module, sample: Tensor, *, seed: int, phases: int = PHAS
     orders = [torch.randperm(rows, generator=generator).view(-1, batch) for _ in range(epochs)]
     batches = torch.cat(orders)[: phases * steps].view(phases, steps, batch)
     return Task(inputs, labels.to(inputs.device), classes, batches.to(inputs.device), logits)
+
+
+def trained_parameters(model: nn.Module) -> int:
+    """Number of values that training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def too_small(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether a network cannot learn labels of random rows by heart, however healthy it is.
+
+    With too few trained parameters for that; or a single layer, which tells no more rows apart than its inputs are wide
+    (Cover 1965).
+    """
+    rows, features = len(inputs), math.prod(inputs.shape[1:])
+    single = len(list(model.parameters())) <= 2 and len(all_layers(model)) == 1
+    return trained_parameters(model) < PARAMETERS_PER_ROW * rows or (single and features < rows)
 
 
 def _output(model: nn.Module, inputs: Tensor, sample: Tensor) -> tuple[Tensor, bool]:

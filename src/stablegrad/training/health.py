@@ -17,14 +17,14 @@ from stablegrad.diagnostics import LEVELS, Finding, History, Monitor, judge
 from stablegrad.diagnostics.history import looks_of
 from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
-from stablegrad.diagnostics.rules import verdict_of
+from stablegrad.diagnostics.rules import TOO_EARLY, enough_to_judge, verdict_of
 from stablegrad.errors import UsageError, unknown_name
 
 ON_COLLAPSE = ("continue", "stop", "rollback")
 #: Prescriptions that can be applied to a running agent.
 LIVE = ("lower_learning_rate", "raise_learning_rate", "clip_gradients", "reset_optimizer_state")
-#: Verdicts of a checkpoint to return to; None: there was nothing to judge yet.
-HEALTHY = (None, "healthy")
+#: Verdicts of a checkpoint to return to; None: there was no snapshot yet.
+HEALTHY = (None, TOO_EARLY, "healthy")
 PROBE_ROWS, CURVATURE_ROWS, GRADIENT_ROWS = 1024, 256, 64
 MAX_ROLLBACKS = 3
 
@@ -71,7 +71,7 @@ class Health:
     Attributes:
         history: one row a line of the log that has figures of a look.
         findings: of the newest line.
-        verdict: of the newest line; None before there is anything to judge.
+        verdict: of the newest line; "too early" before there are enough snapshots to judge, None before there is one.
     """
 
     def __init__(self, config: DiagnosisConfig, agent: PQN):
@@ -179,7 +179,7 @@ class Health:
     def _judge(self) -> None:
         if self.history.rows:
             self.findings = judge(self.history)
-            self.verdict = verdict_of(self.findings)
+            self.verdict = verdict_of(self.findings, enough_to_judge(self.history))
 
     def _probe(self) -> Tensor:
         """Rows of the current rollout, evenly spread."""
@@ -208,7 +208,7 @@ def apply_live(agent: PQN, name: str, factor: float | None) -> None:
 
 
 def _rank(verdict: str | None) -> int:
-    return LEVELS.index(verdict) if verdict is not None else 0
+    return LEVELS.index(verdict) if verdict in LEVELS else 0
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -11,6 +11,8 @@ from stablegrad.diagnostics.history import History
 from stablegrad.errors import UsageError
 
 LEVELS = ("healthy", "at risk", "collapsing", "collapsed")
+#: The verdict where nothing was found in fewer snapshots than a rule needs to find anything.
+TOO_EARLY = "too early"
 
 
 @dataclass(frozen=True)
