@@ -191,6 +191,14 @@ def _fits(layer: Layer, later: Layer) -> bool:
     return isinstance(layer, _ConvNd) and later.in_channels == _width(layer)
 
 
+def wrapper_of(model: nn.Module) -> str:
+    """Name of what wraps a network and would not see that it changes inside; "" where nothing does."""
+    if hasattr(model, "_orig_mod"):
+        return "torch.compile"
+    wrapped = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return type(model).__name__ if wrapped else ""
+
+
 # -- what an optimizer holds
 
 

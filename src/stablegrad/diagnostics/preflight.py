@@ -30,6 +30,7 @@ from stablegrad.diagnostics.relearning import (
     check_model,
     copy_of,
     default_optimizer,
+    is_small,
     late,
     learn,
     make_task,
@@ -39,7 +40,6 @@ from stablegrad.diagnostics.relearning import (
     plan,
     reference_optimizer,
     rehearse,
-    too_small,
     trained_parameters,
 )
 from stablegrad.diagnostics.report import Report
@@ -53,6 +53,8 @@ LOOKS = 6
 BROKEN = ("nonfinite", "no_gradient", "no_update")
 #: Rules that see gradients get lost or out of hand on their way.
 GRADIENT_FLOW = ("vanishing_gradient", "fading_gradient", "exploding_gradient")
+#: Accuracy from which on labels count as learned by heart.
+LEARNED = 0.9
 #: A twin that learns less than this itself, above chance, is no measure of anything.
 TWIN_LEARNS = 0.3
 
@@ -262,9 +264,10 @@ def _judge_relearning(
     """
     speed = [above_chance(accuracy, task.classes) for accuracy in network.accuracies]
     # Without a twin a network is held against its own first phase.
-    small, other = [speed[0]] * len(speed), "its own first phase"
+    small, other, larger = [speed[0]] * len(speed), "its own first phase", False
     if twins:
-        other = "a small twin" if _count(twins[0].model) < _count(network.model) else "a twin of two hidden layers"
+        larger = _count(twins[0].model) > trained_parameters(network.model)
+        other = "a twin of two hidden layers" if larger else "a small twin"
         small, fast = ([above_chance(one, task.classes) for one in twin.accuracies] for twin in (twins[0], twins[-1]))
         if late(fast) >= TWIN_LEARNS and max(late(speed), late(small)) < thresholds.slow_optimizer * late(fast):
             return _with_slow_optimizer(findings, late(speed) / late(fast), network, twins, thresholds), []
@@ -285,7 +288,7 @@ def _judge_relearning(
     level = next((level for level, limit in limits.items() if beside < limit), None)
     if level is None:
         return _without_harm(findings, f"learns anew at {beside:.0%} of the speed of {other}")
-    if too_small(network.model, task.inputs):
+    if larger and is_small(network.model, task.inputs) and network.fits[0] < LEARNED:
         return findings, [
             f"it learned {network.fits[0]:.0%} of the first labels: with {trained_parameters(network.model):,} trained "
             f"parameters it is too small to learn {len(task.inputs)} rows by heart, so learning anew was not judged"

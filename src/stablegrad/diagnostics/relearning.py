@@ -248,7 +248,7 @@ def trained_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def too_small(model: nn.Module, inputs: Tensor) -> bool:
+def is_small(model: nn.Module, inputs: Tensor) -> bool:
     """Whether a network cannot learn labels of random rows by heart, however healthy it is.
 
     With too few trained parameters for that; or a single layer, which tells no more rows apart than its inputs are wide

@@ -21,6 +21,7 @@ from stablegrad.diagnostics.rules import (
     passed,
     verdict_of,
 )
+from stablegrad.diagnostics.sb3_code import AgentSettings
 
 #: Characters of a finding's reason in ``repr``.
 MAX_REPR = 200
@@ -39,6 +40,8 @@ class Report:
         trial: outcomes of a trial of the prescriptions (:class:`stablegrad.diagnostics.trial.Trial`), as dictionaries,
             where there was one.
         thresholds: what the rules alarmed at; None: the defaults.
+        beside: what it was judged beside, in words; "" for nothing.
+        agent: of Stable-Baselines3, for which prescriptions are written; None: it is not known.
     """
 
     findings: list[Finding]
@@ -49,6 +52,7 @@ class Report:
     trial: list[dict[str, Any]] = field(default_factory=list)
     thresholds: Thresholds | None = None
     beside: str = ""
+    agent: AgentSettings | None = None
 
     @property
     def verdict(self) -> str:
@@ -74,7 +78,7 @@ class Report:
     @property
     def prescriptions(self) -> list[Prescription]:
         """What to change, the most promising first."""
-        return prescribe([*self.findings, *self.passed], self.fitting)
+        return prescribe([*self.findings, *self.passed], self.fitting, self.agent)
 
     @cached_property
     def passed(self) -> list[Finding]:
