@@ -82,16 +82,17 @@ def run(arguments: Sequence[str]) -> int:
         if getattr(parsed, name) != getattr(Arguments, name):
             raise UsageError(f"--{name} is for the trial of what is prescribed; add --verify")
     report = _diagnose_run(parsed, arguments) if _is_folder(parsed.target) else _diagnose_model(parsed)
+    if parsed.json:
+        print(json.dumps(report.to_dict()), flush=True)
+    else:
+        print(report, flush=True)
+        if report.trial:
+            _print_trial(report.trial)
+    # Last, so that a path that cannot be written to costs no result.
     if parsed.output is not None:
         report.save_html(parsed.output)
-    if parsed.json:
-        print(json.dumps(report.to_dict()))
-        return 0
-    print(report)
-    if report.trial:
-        _print_trial(report.trial)
-    if parsed.output is not None:
-        print(f"report: {parsed.output}")
+        if not parsed.json:
+            print(f"report: {parsed.output}")
     return 0
 
 

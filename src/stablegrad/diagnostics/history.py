@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from stablegrad.errors import unknown_name
+
 NETWORK = "network"
 
 #: Metrics of layers, and of activations; all others are of the whole network.
@@ -55,7 +57,13 @@ class Series:
         return self.values.size > 0
 
     def site(self, name: str) -> np.ndarray:
-        """[T] values of one site."""
+        """[T] values of one site.
+
+        Raises:
+            UsageError: it was not measured there.
+        """
+        if name not in self.sites:
+            raise unknown_name(f"site of {self.metric}", name, self.sites)
         return self.values[:, self.sites.index(name)]
 
 

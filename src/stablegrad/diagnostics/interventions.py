@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from stablegrad.diagnostics import changes, optimizer_changes, sb3_code
 from stablegrad.diagnostics.changes import CannotApply, Change
 from stablegrad.diagnostics.sb3_code import AgentSettings, Sb3Code
+from stablegrad.errors import Catalogue, UsageError
 from stablegrad.optimizers import Kron, OptimizerConfig
 
 __all__ = ["INTERVENTIONS", "CannotApply", "Intervention", "fitting"]
@@ -108,7 +109,10 @@ class Intervention:
 
         Raises:
             CannotApply: it takes a person, or there is nothing to change.
+            UsageError: there is no optimizer.
         """
+        if not hasattr(optimizer, "param_groups"):
+            raise UsageError(f"give the optimizer that trains the model as well, got {type(optimizer).__name__}")
         if self.change is None:
             raise CannotApply(f"{self.name} cannot be applied by itself: it changes what stands around the network")
         if self.structural and (wrapper := changes.wrapper_of(model)):
@@ -672,7 +676,7 @@ _ALL = (
 )
 
 #: All interventions by name.
-INTERVENTIONS: dict[str, Intervention] = {intervention.name: intervention for intervention in _ALL}
+INTERVENTIONS: Catalogue[Intervention] = Catalogue("intervention", ((one.name, one) for one in _ALL))
 
 
 def fitting(*trained: tuple[nn.Module, Optimizer]) -> frozenset[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stablegrad.diagnostics.arguments import thresholds_of
 from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.monitor import Monitor
 from stablegrad.diagnostics.relearning import (
@@ -117,7 +118,7 @@ class PreflightReport(Report):
 
 def diagnose(
     model: nn.Module,
-    sample_input: Tensor,
+    sample_input: Tensor | None = None,
     *,
     optimizer: OptimizerFactory | None = None,
     seconds: float = 90.0,
@@ -146,13 +147,13 @@ def diagnose(
             learned from, and the like; or a step takes so long that the time is too short to say anything.
         StablegradError: time was up before there was enough to judge.
     """
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"seconds must be above 0 and finite, got {seconds}")
-    if phases < 2:
-        raise UsageError(f"phases must be at least 2, as one says nothing about learning anew; got {phases}")
-    check_model(model, sample_input)
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise UsageError(f"seconds must be above 0 and finite, got {seconds!r}")
+    if not isinstance(phases, int) or phases < 2:
+        raise UsageError(f"phases must be at least 2, as one says nothing about learning anew; got {phases!r}")
+    sample_input = check_model(model, sample_input)
     factory = optimizer or default_optimizer(sample_input)
-    thresholds = _with_relearning(thresholds)
+    thresholds = _with_relearning(thresholds_of(thresholds))
     started = time.perf_counter()
     with own_randomness(sample_input.device, seed), torch.enable_grad():
         task = make_task(copy_of(model).train(), sample_input, seed=seed, phases=phases)
@@ -230,10 +231,8 @@ def diagnose(
     )
 
 
-def _with_relearning(thresholds: Thresholds | None) -> PreflightThresholds:
-    if isinstance(thresholds, PreflightThresholds):
-        return thresholds
-    return PreflightThresholds(**vars(thresholds)) if thresholds else PreflightThresholds()
+def _with_relearning(thresholds: Thresholds) -> PreflightThresholds:
+    return thresholds if isinstance(thresholds, PreflightThresholds) else PreflightThresholds(**vars(thresholds))
 
 
 def _twin(task: Task) -> nn.Module:

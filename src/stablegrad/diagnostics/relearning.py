@@ -130,11 +130,15 @@ class Contestant:
         return statistics.median(self.seconds[1:] or self.seconds)
 
 
-def check_model(model: nn.Module, sample: Tensor) -> None:
-    """Raise UsageError, in one line, for what can be seen to be wrong before a forward pass."""
+def check_model(model: nn.Module, sample: Tensor | None) -> Tensor:
+    """The sample; raises UsageError, in one line, for what can be seen to be wrong before a forward pass."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     name = type(model).__name__
+    if sample is None:
+        layer = next(iter(all_layers(model)), None)
+        shape = f"8, {layer.in_features}" if isinstance(layer, nn.Linear) else "8, 4, 84, 84"
+        raise UsageError(f"give a sample of the inputs of {name} as well, [rows, ...], such as torch.randn({shape})")
     if not isinstance(sample, Tensor):
         raise UsageError(
             f"sample_input must be one tensor of [rows, ...], got {type(sample).__name__}; wrap the model so that it "
@@ -158,6 +162,7 @@ def check_model(model: nn.Module, sample: Tensor) -> None:
         )
     if sample.is_complex() or (sample.is_floating_point() and not sample.isfinite().all()):
         raise UsageError("the sample must hold finite real numbers")
+    return sample
 
 
 def draw_inputs(sample: Tensor, rows: int, generator: torch.Generator) -> Tensor:
@@ -189,7 +194,7 @@ def draw_inputs(sample: Tensor, rows: int, generator: torch.Generator) -> Tensor
         if low == high:
             raise UsageError(
                 f"integer inputs are drawn between the smallest and the largest of the sample, and all of it is {low}; "
-                "give a sample with both ends"
+                "give a sample with both ends, or, to a network that takes numbers, sample.float()"
             )
         return torch.randint(low, high + 1, shape, generator=generator, dtype=sample.dtype).to(sample.device)
     known = sample.detach().cpu().double()
@@ -273,7 +278,7 @@ def _output(model: nn.Module, inputs: Tensor, sample: Tensor) -> tuple[Tensor, b
         said = " ".join(str(error).split())
         raise UsageError(
             f"{name} refuses inputs of shape {tuple(inputs.shape)}, {str(inputs.dtype).removeprefix('torch.')}: "
-            f"{type(error).__name__}: {said}"
+            f"{type(error).__name__}: {said}{_other_type(model, inputs)}"
         ) from error
     output = values_of(returned)
     if output is None:
@@ -291,6 +296,15 @@ def _output(model: nn.Module, inputs: Tensor, sample: Tensor) -> tuple[Tensor, b
         raise UsageError(f"the output of {name} carries no gradient: it is detached, or made under torch.no_grad()")
     first = first_tensor(returned)
     return output, first is not None and type(first.grad_fn).__name__.startswith(BOUNDED)
+
+
+def _other_type(model: nn.Module, inputs: Tensor) -> str:
+    """What may be wrong where numbers are of another type than the parameters; "" where they are not."""
+    kinds = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if inputs.dtype in kinds or len(kinds) != 1 or not all_layers(model):
+        return ""
+    (kind,) = kinds
+    return f"; its parameters are {kind}: try sample.to({kind})"
 
 
 def _takes(model: nn.Module, inputs: Tensor) -> bool:
@@ -518,6 +532,11 @@ def optimizer_of(model: nn.Module, factory: OptimizerFactory) -> Optimizer:
     Raises:
         UsageError: the factory does not return one.
     """
+    if not callable(factory):
+        raise UsageError(
+            "optimizer must be a function from parameters to a torch.optim.Optimizer, such as lambda parameters: "
+            f"torch.optim.Adam(parameters, lr=1e-3); got {_kind(factory)}"
+        )
     optimizer = factory([parameter for parameter in model.parameters() if parameter.requires_grad])
     if not isinstance(optimizer, Optimizer):
         raise UsageError(

@@ -22,6 +22,7 @@ from stablegrad.diagnostics.rules import (
     verdict_of,
 )
 from stablegrad.diagnostics.sb3_code import AgentSettings
+from stablegrad.errors import StablegradError, UsageError
 
 #: Characters of a finding's reason in ``repr``.
 MAX_REPR = 200
@@ -113,11 +114,24 @@ class Report:
         }
 
     def save_html(self, path: Path | str) -> Path:
-        """Write the report as one page that needs no network; returns its path."""
+        """Write the report as one page that needs no network; returns its path.
+
+        Raises:
+            UsageError: the path is a folder, or no path.
+            StablegradError: it cannot be written to.
+        """
+        if not isinstance(path, str | Path) or not str(path):
+            raise UsageError(f"path must name a file, such as 'report.html', got {path!r}")
+        path = Path(path)
+        if path.is_dir():
+            raise UsageError(f"'{path}' is a folder; give a file in it, such as '{path / 'report.html'}'")
         # Reports are a room below this one; only this door leads there.
         from stablegrad.reports.diagnosis_page import write_diagnosis_page
 
-        return write_diagnosis_page(self, Path(path))
+        try:
+            return write_diagnosis_page(self, path)
+        except OSError as error:
+            raise StablegradError(f"cannot write '{path}': {error.strerror or error}") from error
 
     def __str__(self) -> str:
         lines = [f"verdict: {self.verdict}" + (f", beside {self.beside}" if self.beside else "")]

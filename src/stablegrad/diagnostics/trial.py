@@ -125,6 +125,7 @@ def verify(
     if top < 1 or not 0 < seconds < math.inf or phases < 2:
         raise UsageError(f"top must be at least 1, phases 2, seconds above 0; got {top}, {phases}, {seconds}")
     check_model(model, sample_input)
+    _check_prescriptions(prescriptions)
     factory = optimizer or default_optimizer(sample_input)
     started = time.perf_counter()
     with own_randomness(sample_input.device, seed), torch.enable_grad():
@@ -206,6 +207,9 @@ def verify_training(
     """
     if len(set(seeds)) < 2:
         raise UsageError(f"a trial needs at least 2 seeds, as one says nothing about chance; got {list(seeds)}")
+    _check_prescriptions(prescriptions)
+    if not callable(train):
+        raise UsageError(f"train must be a function of (change, seed) that returns a score, got {type(train).__name__}")
     scores: dict[str, list[float]] = {UNCHANGED: [_trained(train, _unchanged, seed) for seed in seeds]}
     refused: dict[str, str] = {}
     for one in prescriptions:
@@ -237,6 +241,11 @@ def verify_training(
             )
             trials.append(_decided(one, without, with_it, "the score", "{:.4g}"))
     return trials
+
+
+def _check_prescriptions(prescriptions: object) -> None:
+    if not isinstance(prescriptions, Sequence) or not all(isinstance(one, Prescription) for one in prescriptions):
+        raise UsageError("prescriptions must be those of a report: report.prescriptions, or some of them")
 
 
 def _trained(train: Callable[[Change, int], float], change: Change, seed: int) -> float:

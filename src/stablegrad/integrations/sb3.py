@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from stablegrad.diagnostics import History, Monitor, Report, Thresholds
 from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply
 from stablegrad.diagnostics.sb3_code import AgentSettings
-from stablegrad.errors import UsageError, unknown_name
+from stablegrad.errors import UsageError
 
 try:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -133,8 +133,7 @@ def apply_to_agent(agent: Any, name: str) -> None:
         CannotApply: there is nothing to change in any of the networks, or the agent's constructor takes it.
         UsageError: no intervention has that name, or the agent keeps its networks in an unknown way.
     """
-    if name not in INTERVENTIONS:
-        raise unknown_name("intervention", name, INTERVENTIONS)
+    intervention = INTERVENTIONS[name]
     if name in ("lower_learning_rate", "raise_learning_rate", "steady_rate"):
         raise CannotApply(f"{name}: {type(agent).__name__} sets its rate anew at every update; give it learning_rate")
     policy = agent.policy
@@ -143,7 +142,7 @@ def apply_to_agent(agent: Any, name: str) -> None:
     refused: list[CannotApply] = []
     for network, optimizer in pairs:
         try:
-            changed = INTERVENTIONS[name].apply(network, optimizer)
+            changed = intervention.apply(network, optimizer)
         except CannotApply as error:
             refused.append(error)
             continue
@@ -152,7 +151,7 @@ def apply_to_agent(agent: Any, name: str) -> None:
                 holder.optimizer = changed
     if len(refused) == len(optimizers):
         raise refused[0]
-    renewed = INTERVENTIONS[name].structural or name == "orthogonal_init"
+    renewed = intervention.structural or name == "orthogonal_init"
     for target in [one for one, _ in policy.named_children() if renewed and one.endswith("_target")]:
         anew = copy.deepcopy(getattr(policy, target.removesuffix("_target")))
         vars(anew).pop("optimizer", None)
