@@ -1,5 +1,7 @@
 """What users of Stable-Baselines3 are told to do: the code fits their agent, and runs as it stands."""
 
+import html
+
 import numpy as np
 import pytest
 import torch
@@ -173,3 +175,4 @@ def test_the_callbacks_report_writes_code_for_its_agent():
     assert report.agent == AgentSettings.of(agent)
     written = [one.code["sb3"] for one in report.prescriptions if "sb3" in one.code]
     assert written and all("PPO" not in code for code in written)
+    assert html.escape(report.prescriptions[0].code["sb3"]) in report._repr_html_()

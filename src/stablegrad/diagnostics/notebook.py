@@ -18,9 +18,13 @@ _CODE = "background:rgba(128,128,128,.12);padding:.5em;overflow-x:auto;white-spa
 
 
 def report_html(
-    verdict: str, findings: Sequence[Finding], doubts: Sequence[str], prescriptions: Sequence[Prescription]
+    verdict: str,
+    findings: Sequence[Finding],
+    doubts: Sequence[str],
+    prescriptions: Sequence[Prescription],
+    stack: str = "torch",
 ) -> str:
-    """The verdict, the worst findings, and the first prescription with its code; all text is escaped.
+    """The verdict, the worst findings, and the first prescription with its code for ``stack``; all text is escaped.
 
     Colours of text and page stay those of the notebook.
     """
@@ -36,7 +40,7 @@ def report_html(
     parts += [f'<p style="{_SOFT}">{_text(doubt)}</p>' for doubt in doubts]
     if prescriptions:
         first = prescriptions[0]
-        code = next(iter(first.code.values()), "").strip()
+        code = first.code.get(stack, first.code.get("torch", "")).strip()
         parts.append(f"<p>Try first: <b>{_text(first.title)}</b>. {_text(first.why)}</p>")
         parts += [f'<pre style="{_CODE}"><code>{escape(code)}</code></pre>'] if code else []
     parts.append(

@@ -151,7 +151,8 @@ class Report:
         return f"<{type(self).__name__}: {self.verdict}; {found}; print(report) tells more>"
 
     def _repr_html_(self) -> str:
-        return report_html(self.verdict, self.findings, self.doubts, self.prescriptions)
+        stack = "torch" if self.agent is None else "sb3"
+        return report_html(self.verdict, self.findings, self.doubts, self.prescriptions, stack)
 
 
 def beside_in_words(twin: History | None, thresholds: Thresholds | None) -> str:
