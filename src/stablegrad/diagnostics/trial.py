@@ -274,7 +274,9 @@ def _decided(
     prescription: Prescription, without: Sequence[float], with_it: Sequence[float], score: str, shown: str
 ) -> Trial:
     """The trial of a change from the scores of its pairs."""
-    effect, low, high = paired_interval([b - a for a, b in zip(without, with_it, strict=True)])
+    # Scores that are equal but for rounding are equal.
+    pairs = zip(without, with_it, strict=True)
+    effect, low, high = paired_interval([0.0 if math.isclose(a, b, rel_tol=1e-9) else b - a for a, b in pairs])
     before, after = (shown.format(statistics.fmean(values)) for values in (without, with_it))
     decision, verdict = decide(low, high)
     return Trial(
