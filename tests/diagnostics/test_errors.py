@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from stablegrad.diagnostics import History, Monitor, Report, Thresholds, diagnose, verify, verify_training
-from stablegrad.diagnostics.arguments import number_of, optimizers_of, thresholds_of
+from stablegrad.diagnostics.arguments import number_of, thresholds_of
 from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.preflight import PreflightThresholds
 from stablegrad.errors import Catalogue, StablegradError, UsageError
@@ -34,10 +34,7 @@ ROWS = torch.randn(4, 4)
         (lambda: Thresholds(dormant="0.5"), "dormant must be a number, got '0.5'"),
         (lambda: Thresholds(patience=None), "patience must be a number, got None"),
         (lambda: Thresholds(patience=True), "patience must be a number, got True"),
-        (lambda: optimizers_of(None), "optimizer must be .* got None"),
-        (lambda: optimizers_of([]), "optimizer must be .* got none"),
-        (lambda: optimizers_of([ADAM, 3]), "or a list of them; got int"),
-        (lambda: optimizers_of(torch.optim.Adam), "got type"),
+        (lambda: Monitor(network(), ADAM, thresholds={"dormant": 0.5}), "thresholds must be Thresholds"),
         (lambda: thresholds_of({"dormant": 0.5}), r"thresholds must be Thresholds\(name=value, ...\), got dict"),
         (lambda: number_of("loss", "x"), "loss must be a number or a tensor of one element, got 'x'"),
         (lambda: number_of("loss", None), "loss must be a number .* got None"),
@@ -76,7 +73,7 @@ def test_a_page_that_cannot_be_written(tmp_path):
     assert (tmp_path / "file").read_text() == ""
 
 
-def test_beside_something_else():
+def test_beside_something_else_and_a_loss_that_is_none():
     model = network()
     optimizer = torch.optim.Adam(model.parameters())
     with Monitor(model, optimizer, every=2, probe_every=0) as monitor:
@@ -84,13 +81,14 @@ def test_beside_something_else():
             optimizer.zero_grad()
             model(ROWS).square().mean().backward()
             optimizer.step()
+    with pytest.raises(UsageError, match="loss must be a number or a tensor of one element, got 'x'"):
+        monitor.log(loss="x")
     for other in (5, "runs/small", monitor.report()):
         with pytest.raises(UsageError, match=f"beside must be a Monitor or a History, got {type(other).__name__}"):
             monitor.report(beside=other)
 
 
 def test_what_is_right_passes():
-    assert optimizers_of(ADAM) == optimizers_of([ADAM]) == optimizers_of(iter([ADAM])) == [ADAM]
     assert thresholds_of(None) == Thresholds()
     assert number_of("loss", 3) == 3.0 and number_of("loss", torch.tensor([2.0])) == 2.0
     changed = dataclasses.replace(Thresholds(), dormant=0.5)

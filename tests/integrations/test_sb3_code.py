@@ -136,6 +136,17 @@ def test_where_there_is_no_such_argument_the_code_says_so():
         apply_to_agent(agent, "layernorm")
 
 
+def test_the_layers_stay_as_they_are():
+    shape = {"pi": [8] * 3, "vf": [16]}
+    agent = stable_baselines3.PPO(
+        "MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": shape, "activation_fn": nn.ELU}, device="cpu"
+    )
+    changed = run(code_for(agent, "lower_learning_rate"), agent)
+    assert str(changed.policy) == str(agent.policy)
+    assert AgentSettings.of(agent).width == 16
+    assert nn.GELU in {type(part) for part in run(code_for(agent, "activation"), agent).policy.modules()}
+
+
 def test_kron_and_a_smaller_network():
     agent = make("A2C", layers=6, width=24)
     assert isinstance(run(code_for(agent, "kron"), agent).policy.optimizer, Kron)

@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from stablegrad.diagnostics.rules import Thresholds
 from stablegrad.errors import UsageError
-
-
-def optimizers_of(given: object) -> list[Optimizer]:
-    """One optimizer, or several, as a list.
-
-    Raises:
-        UsageError: it is something else, or there is none.
-    """
-    found = [given] if isinstance(given, Optimizer) else list(given) if isinstance(given, Iterable) else [given]
-    optimizers = [one for one in found if isinstance(one, Optimizer)]
-    if not optimizers or len(optimizers) < len(found):
-        wrong = next((one for one in found if not isinstance(one, Optimizer)), None)
-        got = "none" if not found else "None" if wrong is None else type(wrong).__name__
-        raise UsageError(
-            "optimizer must be the torch.optim.Optimizer that trains the model, such as "
-            f"torch.optim.Adam(model.parameters()), or a list of them; got {got}"
-        )
-    return optimizers
 
 
 def thresholds_of(given: object) -> Thresholds:

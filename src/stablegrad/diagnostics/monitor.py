@@ -31,6 +31,7 @@ from torch.optim import Optimizer
 
 from stablegrad.diagnostics import metrics
 from stablegrad.diagnostics.activations import ActivationWatch, is_compiled
+from stablegrad.diagnostics.arguments import number_of, thresholds_of
 from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.layers import find_layers
@@ -104,7 +105,7 @@ class Monitor:
         if probe is not None and len(self._models) > 1:
             raise UsageError("a probe is for one network; with several, leave it out: their own inputs are used")
         self.every, self.probe_every = every, probe_every
-        self.thresholds = thresholds or Thresholds()
+        self.thresholds = thresholds_of(thresholds)
         self.history = History()
         self.notes: list[str] = []
         self._stopwatch = Stopwatch()
@@ -170,8 +171,8 @@ class Monitor:
         values = [
             value.detach().to(device, torch.float32).reshape(())
             if isinstance(value, Tensor)
-            else torch.full((), float(torch.as_tensor(value)), dtype=torch.float32, device=device)
-            for value in figures.values()
+            else torch.full((), value, dtype=torch.float32, device=device)
+            for value in (number_of(name, value) for name, value in figures.items())
         ]
         self._queue(self.steps, [f"{name}/{NETWORK}" for name in figures], torch.stack(values))
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 #: Part of a gradient norm at which is clipped, and of the rate at which targets follow, that is prescribed.
 TIGHTER, SLOWER = 0.1, 0.2
 PACKAGES = ("stable_baselines3", "sb3_contrib")
@@ -22,7 +24,7 @@ class AgentSettings:
         package: which has that class.
         policy: as code, such as '"MlpPolicy"'.
         arguments: of ``ARGUMENTS``, those that it has; a learning rate that is a schedule is left out.
-        policy_kwargs: those that its code repeats, so that the network stays as it is: "net_arch".
+        policy_kwargs: what its layers are, as code, which is repeated: "net_arch" and "activation_fn".
         width: units of its widest hidden layer.
         known: whether this is somebody's agent, and not an assumption.
     """
@@ -31,7 +33,7 @@ class AgentSettings:
     package: str = "stable_baselines3"
     policy: str = '"MlpPolicy"'
     arguments: Mapping[str, float] = field(default_factory=lambda: {"learning_rate": 3e-4, "max_grad_norm": 0.5})
-    policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    policy_kwargs: Mapping[str, str] = field(default_factory=dict)
     width: int = 64
     known: bool = False
 
@@ -50,7 +52,7 @@ class AgentSettings:
             package=kind.__module__.partition(".")[0],
             policy="agent.policy_class" if policy is None else f'"{policy}"',
             arguments={name: float(value) for name, value in values.items() if isinstance(value, int | float)},
-            policy_kwargs={} if shape is None else {"net_arch": shape},
+            policy_kwargs=_as_code(agent.policy_kwargs or {}),
             width=max(_widths(getattr(agent.policy, "net_arch", None) if shape is None else shape), default=64),
             known=True,
         )
@@ -129,7 +131,7 @@ def with_kron(agent: AgentSettings, factor: float | None) -> str:
 
 def with_activation(agent: AgentSettings, factor: float | None) -> str:
     """GELU between the layers."""
-    return _made(agent, {"activation_fn": "nn.GELU"}, imports="from torch import nn")
+    return _made(agent, {"activation_fn": "nn.GELU"})
 
 
 def two_layers(agent: AgentSettings, factor: float | None) -> str:
@@ -153,7 +155,8 @@ def _made(
     """The agent made with some other arguments, each as code, and what comes before and after that."""
     if agent.known and "learning_rate" in agent.arguments:
         arguments = {"learning_rate": _digits(agent.arguments["learning_rate"])} | arguments
-    policy = {name: repr(value) for name, value in agent.policy_kwargs.items()} | dict(policy_kwargs or {})
+    policy = dict(agent.policy_kwargs) | dict(policy_kwargs or {})
+    layers = "from torch import nn" if any(code.startswith("nn.") for code in policy.values()) else ""
     if policy:
         arguments["policy_kwargs"] = f"dict({', '.join(f'{name}={value}' for name, value in policy.items())})"
     given = [agent.policy, "env", *(f"{name}={value}" for name, value in arguments.items())]
@@ -163,13 +166,21 @@ def _made(
         "with your other arguments" if agent.known else "or your algorithm: the report of DiagnosisCallback knows it"
     )
     parts = [
-        "\n".join(filter(None, [f"from {agent.package} import {agent.algorithm}", imports])),
+        "\n".join(filter(None, [f"from {agent.package} import {agent.algorithm}", imports, layers])),
         "",
         *filter(None, [before]),
         f"agent = {agent.algorithm}(  # {whose}\n{lines})",
         *filter(None, [after]),
     ]
     return "\n".join(parts)
+
+
+def _as_code(policy_kwargs: Mapping[str, Any]) -> dict[str, str]:
+    shape, function = (policy_kwargs.get(name) for name in ("net_arch", "activation_fn"))
+    code = {} if shape is None else {"net_arch": repr(shape)}
+    if function is not None and getattr(nn, name := getattr(function, "__name__", ""), None) is function:
+        code["activation_fn"] = f"nn.{name}"
+    return code
 
 
 def _widths(shape: Any) -> list[int]:
