@@ -351,7 +351,9 @@ def _contestant(
     if intervention.again:
         contestant.before_phase = lambda one: _apply_again(intervention, one)
         return contestant
-    contestant.optimizer = intervention.apply(changed, contestant.optimizer, factor)
+    # A copy of a compiled network was not compiled yet, so it sees what changes inside.
+    inner = getattr(changed, "_orig_mod", changed)
+    contestant.optimizer = intervention.apply(inner, contestant.optimizer, factor)
     if isinstance(contestant.optimizer, Kron):
         for group in contestant.optimizer.param_groups:
             group["lr"] *= KRON_RATE
