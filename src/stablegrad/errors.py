@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import NoReturn, TypeVar
 
 
 class StablegradError(Exception):
@@ -28,6 +29,25 @@ class CheckpointError(StablegradError):
 
 class TrainingDiverged(StablegradError):
     """A gradient or a loss stopped being finite."""
+
+
+Value = TypeVar("Value")
+
+
+class Catalogue(dict[str, Value]):
+    """A dictionary by name; one that it does not hold raises :func:`unknown_name`.
+
+    Args:
+        kind: what a name stands for.
+        entries: (name, value).
+    """
+
+    def __init__(self, kind: str, entries: Iterable[tuple[str, Value]]):
+        super().__init__(entries)
+        self._kind = kind
+
+    def __missing__(self, name: object) -> NoReturn:
+        raise unknown_name(self._kind, name, self)
 
 
 def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UsageError:

@@ -84,6 +84,22 @@ def test_an_ill_network_is_no_failure_of_the_command_and_what_is_prescribed_is_t
     assert (skip["decision"], skip["seeds"]) == ("go", 2)
 
 
+def test_a_healthy_network_has_nothing_to_try(models, capsys, monkeypatch):
+    monkeypatch.setattr(command, "diagnose", lambda *_, **__: Report([], History()))
+    assert main(["diagnose", "nets_of_mine:small", "--verify"]) == 0
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "--verify" in line]
+    assert "had nothing to try" in note and "verify_training" in note
+
+
+def test_a_page_that_cannot_be_written_costs_no_result(models, capsys, monkeypatch):
+    monkeypatch.setattr(command, "diagnose", lambda *_, **__: Report([], History(), ["of minutes of work"]))
+    for output in ([], ["--json"]):
+        assert main(["diagnose", "nets_of_mine:small", "--output", ".", *output]) == 2
+        captured = capsys.readouterr()
+        assert "of minutes of work" in captured.out
+        assert "is a folder" in captured.err and captured.err.count("\n") == 1
+
+
 def test_a_trial_is_shown_as_a_table(capsys):
     tried = Trial("kron", "the optimizer Kron", "go", "better", 0.25, 0.125, 0.375, 1.5, 1.07, 3)
     command._print_trial([tried.to_dict(), Trial("reconnect", "reconnect it", "not tried", "takes a person").to_dict()])
@@ -248,7 +264,8 @@ class TestRunFolder:
     def test_a_healthy_run_has_nothing_to_try(self, run, capsys, monkeypatch):
         monkeypatch.setattr(command, "diagnose_recorded", lambda rows, **_: Report([], History()))
         assert main(["diagnose", "run", "--verify"]) == 0
-        assert capsys.readouterr().out.startswith("verdict: healthy")
+        out = capsys.readouterr().out
+        assert "--verify had nothing to try" in out and "--settings baseline stable" in out
         assert not (run / "verify").exists()
 
     @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What people are told to do: the code runs, and the costs are those that were measured."""
 
+import contextlib
+import copy
 import json
 import shlex
 from pathlib import Path
@@ -56,35 +58,6 @@ def test_the_code_for_torch_runs(name, capsys):
         assert names["hidden"](torch.randn(3, 8)).shape == (3, 6)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, one in INTERVENTIONS.items() if "policy_kwargs" in one.code.get("sb3", "")]
-)
-def test_the_policy_of_stable_baselines_learns(name):
-    stable_baselines3 = pytest.importorskip("stable_baselines3")
-    names = {}
-    exec(code_of(name)["sb3"], names)
-    agent = stable_baselines3.PPO(
-        "MlpPolicy", "CartPole-v1", policy_kwargs=names["policy_kwargs"], n_steps=16, batch_size=16, device="cpu"
-    )
-    before = [parameter.detach().clone() for parameter in agent.policy.parameters()]
-    agent.learn(16)
-    moved = [not torch.equal(old, now) for old, now in zip(before, agent.policy.parameters(), strict=True)]
-    assert sum(moved) > 0.8 * len(moved)
-
-
-@pytest.mark.parametrize("name", [name for name, one in INTERVENTIONS.items() if "agent" in one.code.get("sb3", "")])
-def test_the_agent_of_stable_baselines_takes_it(name):
-    stable_baselines3 = pytest.importorskip("stable_baselines3")
-    agent = stable_baselines3.PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=16, device="cpu")
-    agent.learn(16)
-    left_out = nn.Linear(2, 2).parameters()
-    names = {"PPO": stable_baselines3.PPO, "DQN": stable_baselines3.DQN, "env": "CartPole-v1", "agent": agent}
-    try:
-        exec(code_of(name)["sb3"], names | {"left_out": left_out})
-    except CannotApply as nothing:
-        assert "no unit is dormant" in str(nothing)  # PPO's tanh units all live
-
-
 @pytest.mark.parametrize("name", [name for name, one in INTERVENTIONS.items() if "cli" in one.code])
 def test_the_command_is_understood(name, monkeypatch):
     command = code_of(name)["cli"].replace("ENV", "Breakout-v5")
@@ -129,3 +102,56 @@ def test_fits_says_whether_there_is_something_to_change():
         optimizer = INTERVENTIONS[name].apply(copied, optimizer)
         assert not INTERVENTIONS[name].fits(copied, optimizer)
     assert not INTERVENTIONS["multi_skip"].fits(model, torch.optim.Adam(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("model", "fits"),
+    [
+        (nn.Linear(4, 2), False),
+        (nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)), False),
+        (nn.Sequential(*[nn.Linear(8, 8) for _ in range(4)]), True),
+        # Two networks of two hidden layers side by side are not one of four.
+        (nn.ModuleList([nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)) for _ in range(2)]), False),
+    ],
+)
+def test_a_smaller_network_is_for_one_that_is_deeper_than_two_layers(model, fits):
+    assert INTERVENTIONS["smaller_network"].fits(model, torch.optim.SGD(model.parameters(), lr=0.1)) is fits
+
+
+STRUCTURAL = [name for name, one in INTERVENTIONS.items() if one.structural]
+
+
+def changeable():
+    """A network in which every structural intervention finds something to change."""
+    torch.manual_seed(0)
+    hidden = [part for _ in range(4) for part in (nn.Linear(8, 8), nn.ReLU())]
+    narrow = [nn.Linear(8, 2), nn.LayerNorm(2), nn.Linear(2, 8)]
+    return nn.Sequential(*hidden, *narrow, nn.Linear(8, 2), nn.Tanh())
+
+
+@pytest.mark.parametrize("name", INTERVENTIONS)
+def test_copies_are_made_anew_after_every_change_of_what_a_network_computes(name):
+    """What is called structural is what makes an old copy wrong, and its code says so."""
+    if INTERVENTIONS[name].change is None:
+        return
+    model, x = changeable(), torch.randn(5, 8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=10.0)
+    model(x).square().mean().backward()
+    target = copy.deepcopy(model)
+    with contextlib.suppress(CannotApply):
+        INTERVENTIONS[name].apply(model, optimizer)
+    try:
+        target.load_state_dict(model.state_dict())
+        fits = torch.equal(target(x), model(x))
+    except RuntimeError:
+        fits = False
+    assert fits is not INTERVENTIONS[name].structural
+    torch.testing.assert_close(copy.deepcopy(model).eval()(x), model.eval()(x))
+    assert ("copy.deepcopy(model)" in code_of(name).get("torch", "")) is INTERVENTIONS[name].structural
+
+
+@pytest.mark.parametrize("name", STRUCTURAL)
+def test_a_wrapped_network_is_changed_inside_and_wrapped_anew(name):
+    for wrapped, wrapper in ((torch.compile(changeable()), "torch.compile"), (nn.DataParallel(changeable()), "DataP")):
+        with pytest.raises(CannotApply, match=f"inside {wrapper}"):
+            INTERVENTIONS[name].apply(wrapped, torch.optim.Adam(wrapped.parameters()))

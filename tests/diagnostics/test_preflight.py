@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import math
@@ -85,6 +86,37 @@ class TestVerdicts:
         assert min(report.relearning["twin"]) > 0.9
 
 
+class TestSmallNetworks:
+    """A network that is smaller than the twin is not ill because it learns less than that by heart."""
+
+    @pytest.mark.parametrize(
+        ("model", "parameters"),
+        [
+            (nn.Linear(4, 2), 10),
+            (nn.Linear(4, 1), 5),
+            (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), 58),
+            (nn.Sequential(nn.Linear(4, 64).requires_grad_(False), nn.ReLU(), nn.Linear(64, 2)), 130),
+            (nn.Linear(4, 300), 1500),
+        ],
+    )
+    def test_what_they_cannot_learn_is_a_note(self, model, parameters):
+        torch.manual_seed(0)
+        report = diagnose(copy.deepcopy(model), torch.randn(32, 4), phases=2)
+        assert report.verdict == "healthy", str(report)
+        assert f"with {parameters:,} trained parameters it is too small to learn" in " ".join(report.notes)
+        assert report.prescriptions == [] and "a small twin" not in str(report)
+
+    def test_a_single_layer_with_wide_inputs_is_judged(self):
+        torch.manual_seed(0)
+        report = diagnose(nn.Linear(64, 8), torch.randn(32, 64), phases=3)
+        assert report.verdict == "healthy" and report.notes == []
+
+    def test_of_a_deeper_network_that_fails_it_is_said_that_a_small_twin_does_better(self, deep):
+        assert deep.task["parameters"]["twin"] < deep.task["parameters"]["network"]
+        assert "a small twin re-learns" in str(deep)
+        assert "kept learning on the same data" not in str(deep)
+
+
 class TestReport:
     def test_figures(self, deep):
         assert isinstance(deep, PreflightReport)
@@ -94,7 +126,7 @@ class TestReport:
         assert deep.task["steps"] == STEPS
         assert deep.task["parameters"]["network"] == sum(p.numel() for p in stack(12, 64, nn.Tanh).parameters())
         assert len(deep.history.series("gradient_norm").steps) == 25  # 4 phases of 6 looks, and the second step
-        assert "small twin: 100%" in str(deep)
+        assert "twin of two hidden layers: 100%" in str(deep)
 
     def test_json_and_page(self, deep, tmp_path):
         text = json.dumps(deep.to_dict(), allow_nan=False)

@@ -173,6 +173,18 @@ def test_a_training_that_ends_in_no_number_and_one_that_does_not():
     assert trials[0].reason == "no training without it returned a number, 2 of 2 with it"
 
 
+def test_scores_that_are_equal_but_for_rounding_are_equal():
+    def train(change, seed):
+        model = nn.Linear(1, 1)
+        optimizer = change(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        # 0.1 + 0.2 is not 0.3.
+        return seed * (0.3 if optimizer.param_groups[0]["lr"] == 0.1 else 0.1 + 0.2)
+
+    (trial,) = verify_training(train, [rate("raise_learning_rate", 10.0)], seeds=(1, 2, 3))
+    assert (trial.decision, trial.effect) == ("no-go", 0.0)
+    assert trial.reason.startswith("no difference")
+
+
 def test_a_training_that_does_not_make_the_change_is_told_so():
     with pytest.raises(StablegradError, match="did not call change"):
         verify_training(lambda change, seed: 1.0, [prescription("kron")])

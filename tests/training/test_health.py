@@ -22,7 +22,7 @@ from stablegrad.reports.run_page import write_run_report
 from stablegrad.training import health as health_module
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, step_of
 from stablegrad.training.config import RunConfig
-from stablegrad.training.health import LIVE, DiagnosisConfig, Health
+from stablegrad.training.health import HEALTHY, LIVE, DiagnosisConfig, Health
 from stablegrad.training.run_folder import RunFolder, write_json
 from stablegrad.training.trainer import Collapsed, Trainer, resume, train
 
@@ -74,6 +74,14 @@ def test_a_run_that_goes_back_to_its_beginning_has_no_verdict_yet(tiny_run):
     health.findings, health.verdict = [Finding("nonfinite", "collapsed", "network", 1, 1.0, 0.0, "")], "collapsed"
     health.restore([])
     assert (health.findings, health.verdict) == ([], None)
+    rows = [{"step": 10 * n, "update_ratio/q": 1e-3, "gradient_norm/q": 1.0} for n in range(1, 4)]
+    health.restore(rows[:2])
+    assert health.verdict == health.summary()["verdict"] == "too early" and health.verdict in HEALTHY
+    assert not health.turned_bad("collapsed")
+    health.restore(rows)
+    assert health.verdict == "healthy"
+    health.verdict = "collapsing"
+    assert health.turned_bad("too early")
 
 
 def test_the_diagnosis_changes_nothing_in_the_training(tmp_path, tiny_run):

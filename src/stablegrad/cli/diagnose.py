@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -81,16 +82,17 @@ def run(arguments: Sequence[str]) -> int:
         if getattr(parsed, name) != getattr(Arguments, name):
             raise UsageError(f"--{name} is for the trial of what is prescribed; add --verify")
     report = _diagnose_run(parsed, arguments) if _is_folder(parsed.target) else _diagnose_model(parsed)
+    if parsed.json:
+        print(json.dumps(report.to_dict()), flush=True)
+    else:
+        print(report, flush=True)
+        if report.trial:
+            _print_trial(report.trial)
+    # Last, so that a path that cannot be written to costs no result.
     if parsed.output is not None:
         report.save_html(parsed.output)
-    if parsed.json:
-        print(json.dumps(report.to_dict()))
-        return 0
-    print(report)
-    if report.trial:
-        _print_trial(report.trial)
-    if parsed.output is not None:
-        print(f"report: {parsed.output}")
+        if not parsed.json:
+            print(f"report: {parsed.output}")
     return 0
 
 
@@ -113,10 +115,17 @@ def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
     )
     if parsed.beside is not None:
         report = replace(report, beside=f"run '{parsed.beside}', {report.beside}")
-    if not parsed.verify or not report.prescriptions:
+    if not parsed.verify:
         return report
     if not is_agent:
         raise UsageError("--verify of a run is for agents; for this network give package.module:make_model")
+    if not report.prescriptions:
+        env = shlex.quote(str(config["env"]))
+        return _untried(
+            report,
+            f"compare settings of your own: stablegrad compare pqn --env {env} --settings baseline stable; or judge "
+            f"the run beside that of a smaller network: stablegrad diagnose {shlex.quote(parsed.target)} --beside RUN",
+        )
     return replace(report, trial=_try_in_its_environment(parsed, arguments, folder, report))
 
 
@@ -190,14 +199,22 @@ def _diagnose_model(parsed: Arguments) -> Report:
     torch.manual_seed(parsed.seed)
     model, sample = _make_model(parsed)
     report = diagnose(model, sample, seconds=parsed.seconds, seed=parsed.seed)
-    if not parsed.verify or not report.prescriptions:
+    if not parsed.verify:
         return report
+    if not report.prescriptions:
+        return _untried(report, "try changes in a training of your own: stablegrad.diagnostics.verify_training")
     if not parsed.json:
         print(f"{report.verdict}; trying what is prescribed ...", file=sys.stderr, flush=True)
     trials = verify(
         model, sample, report.prescriptions, seeds=parsed.seeds, seconds=2 * parsed.seconds, seed=parsed.seed
     )
     return replace(report, trial=[trial.to_dict() for trial in trials])
+
+
+def _untried(report: Report, instead: str) -> Report:
+    """The report, which says that ``--verify`` had nothing to try, and what can be done instead."""
+    note = f"--verify had nothing to try: {report.verdict}, and no change is prescribed; {instead}"
+    return replace(report, notes=[*report.notes, note])
 
 
 def _make_model(parsed: Arguments) -> tuple[nn.Module, Tensor]:

@@ -67,6 +67,15 @@ def hidden_layers(model: nn.Module) -> list[Layer]:
     ]
 
 
+def depth(model: nn.Module) -> int:
+    """Hidden layers of the longest chain: layers, in the order in which they were made, of which each fits the next."""
+    longest = chain = 0
+    for layer, later in pairwise(all_layers(model)):
+        chain = chain + 1 if _fits(layer, later) else 0
+        longest = max(longest, chain)
+    return longest
+
+
 def layers_without_norm(model: nn.Module) -> list[Layer]:
     """Hidden layers that no normalisation follows."""
     parts = list(_parts(model))
@@ -180,6 +189,14 @@ def _fits(layer: Layer, later: Layer) -> bool:
         images = isinstance(layer, _ConvNd)
         return later.in_features % _width(layer) == 0 if images else later.in_features == _width(layer)
     return isinstance(layer, _ConvNd) and later.in_channels == _width(layer)
+
+
+def wrapper_of(model: nn.Module) -> str:
+    """Name of what wraps a network and would not see that it changes inside; "" where nothing does."""
+    if hasattr(model, "_orig_mod"):
+        return "torch.compile"
+    wrapped = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return type(model).__name__ if wrapped else ""
 
 
 # -- what an optimizer holds

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from stablegrad.errors import unknown_name
+
 NETWORK = "network"
 
 #: Metrics of layers, and of activations; all others are of the whole network.
@@ -49,15 +51,24 @@ class Series:
     sites: list[str]
     values: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"<Series {self.metric}: {len(self.steps):,} steps, {len(self.sites):,} sites>"
+
     def __bool__(self) -> bool:
         return self.values.size > 0
 
     def site(self, name: str) -> np.ndarray:
-        """[T] values of one site."""
+        """[T] values of one site.
+
+        Raises:
+            UsageError: it was not measured there.
+        """
+        if name not in self.sites:
+            raise unknown_name(f"site of {self.metric}", name, self.sites)
         return self.values[:, self.sites.index(name)]
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """Figures in the order in which they were measured.
 
@@ -79,6 +90,10 @@ class History:
         rows, self.rows = self.rows, []
         for step, figures in rows:
             self.add(step, figures)
+
+    def __repr__(self) -> str:
+        span = f", steps {self.rows[0][0]:,} to {self.rows[-1][0]:,}" if self.rows else ""
+        return f"<History: {len(self.rows):,} rows{span}; metrics() lists what was measured>"
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
         """Put figures at their step; those of a step that is there already join it."""

@@ -13,13 +13,24 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.optim import Optimizer
 
-from stablegrad.diagnostics import changes, optimizer_changes
+from stablegrad.diagnostics import changes, optimizer_changes, sb3_code
 from stablegrad.diagnostics.changes import CannotApply, Change
+from stablegrad.diagnostics.sb3_code import AgentSettings, Sb3Code
+from stablegrad.errors import Catalogue, UsageError
 from stablegrad.optimizers import Kron, OptimizerConfig
 
 __all__ = ["INTERVENTIONS", "CannotApply", "Intervention", "fitting"]
 
 BENCHMARK = "benchmarks/intervention_cost.py"
+#: What is said below the code of every change after which the network computes something else.
+COPIES = """
+
+# what was made from the network before no longer fits it. A target network or an average of weights, where there
+# is one, is made anew:
+#   import copy
+#   target = copy.deepcopy(model)
+# then torch.compile, DistributedDataParallel and monitors. Checkpoints of before do not fit; one of now is loaded
+# into a network that was made as before and changed in the same way"""
 #: Rules beside a smaller network, and the rule that finds the same in the network itself: what answers it is the same.
 BESIDE_LIKE = {
     "fewer_directions": "rank_collapse",
@@ -41,8 +52,10 @@ class Intervention:
         title: the change in a few words.
         helps: why it helps, a sentence without a full stop.
         answers: weight by name of the rule that it answers.
-        code: the change as code by stack: "torch", "sb3" (Stable-Baselines3), "cli"; a stack without it is left out.
+        code: the change as code by stack: "torch", "sb3" (Stable-Baselines3's PPO), "cli"; one without it is left out.
             FACTOR stands for how much a learning rate is multiplied by, SCALED for that multiple of PQN's default.
+        sb3: writes it for an agent of Stable-Baselines3; None: it has no such option.
+        structural: whether the network computes something else from then on, so that copies of it no longer fit.
         change: carries it out; None where that takes a person.
         live: whether a run can go on with it, with what it has learned.
         again: whether it is made again and again while a network is trained, and not once.
@@ -60,6 +73,8 @@ class Intervention:
     answers: Mapping[str, float]
     code: Mapping[str, str]
     change: Change | None = None
+    sb3: Sb3Code | None = None
+    structural: bool = False
     live: bool = False
     again: bool = False
     step_time: float = 1.0
@@ -68,6 +83,14 @@ class Intervention:
     unmeasured: str = "nothing in a training step"
     fits: Callable[[nn.Module, Optimizer], bool] = field(default=lambda model, optimizer: True)
     telling: float = 1.0
+
+    def __post_init__(self) -> None:
+        code = dict(self.code)
+        if self.structural:
+            code["torch"] += COPIES
+        if self.sb3 is not None:
+            code["sb3"] = self.sb3(AgentSettings(), None)
+        object.__setattr__(self, "code", code)
 
     def answer(self, rule: str) -> float:
         """How well it answers a rule; one that finds beside a smaller network what another finds alone, as that."""
@@ -86,17 +109,33 @@ class Intervention:
 
         Raises:
             CannotApply: it takes a person, or there is nothing to change.
+            UsageError: there is no optimizer.
         """
+        if not hasattr(optimizer, "param_groups"):
+            raise UsageError(f"give the optimizer that trains the model as well, got {type(optimizer).__name__}")
         if self.change is None:
             raise CannotApply(f"{self.name} cannot be applied by itself: it changes what stands around the network")
+        if self.structural and (wrapper := changes.wrapper_of(model)):
+            raise CannotApply(
+                f"{self.name} changes the network inside {wrapper}, which would not see it; apply it to the network "
+                f"itself, then make the {wrapper} anew"
+            )
         return self.change(model, optimizer) if factor is None else self.change(model, optimizer, factor)
 
-    def code_with(self, factor: float | None) -> dict[str, str]:
-        """The change as code, with a factor of the learning rate filled in; None where there is none."""
-        if factor is None:
-            return dict(self.code)
-        filled = {"FACTOR": f"{factor:g}", "SCALED": f"{factor * OptimizerConfig().adam_learning_rate:g}"}
-        return {stack: _filled(code, filled) for stack, code in self.code.items()}
+    def code_with(self, factor: float | None, agent: AgentSettings | None = None) -> dict[str, str]:
+        """``code`` for a factor and an agent.
+
+        Args:
+            factor: of the learning rate, which is filled in; None where there is none.
+            agent: of Stable-Baselines3, for which "sb3" is written; None: it is not known.
+        """
+        code = dict(self.code)
+        if factor is not None:
+            filled = {"FACTOR": f"{factor:g}", "SCALED": f"{factor * OptimizerConfig().adam_learning_rate:g}"}
+            code = {stack: _filled(text, filled) for stack, text in code.items()}
+        if self.sb3 is not None:
+            code["sb3"] = self.sb3(agent or AgentSettings(), factor)
+        return code
 
     @property
     def cost(self) -> str:
@@ -120,21 +159,6 @@ def _in_place(name: str) -> str:
     return (
         "from stablegrad.diagnostics.interventions import INTERVENTIONS\n\n"
         f'optimizer = INTERVENTIONS["{name}"].apply(model, optimizer)'
-    )
-
-
-def _sb3_torso(kind: str) -> str:
-    """A policy of Stable-Baselines3 on one of our torsos; for observations that are vectors."""
-    return (
-        "from stable_baselines3.common.torch_layers import BaseFeaturesExtractor\n"
-        f"from stablegrad.networks import {kind}\n\n\n"
-        "class Torso(BaseFeaturesExtractor):\n"
-        "    def __init__(self, observation_space, width=256, depth=1):\n"
-        "        super().__init__(observation_space, width)\n"
-        f"        self.torso = {kind}(observation_space.shape[0], width, depth)\n\n"
-        "    def forward(self, observations):\n"
-        "        return self.torso(observations)\n\n\n"
-        "policy_kwargs = dict(features_extractor_class=Torso, net_arch=[])"
     )
 
 
@@ -164,9 +188,10 @@ _ALL = (
             "torch": "# after every hidden layer, never after the last; after convolutions nn.GroupNorm(1, channels)\n"
             "hidden = nn.Sequential(nn.Linear(n, m), nn.LayerNorm(m), nn.ReLU())\n\n"
             "# or on the network that you have:\n" + _in_place("layer_norm"),
-            "sb3": _sb3_torso("MLPTorso"),
             "cli": "stablegrad train pqn --env ENV --torso.norm layer --encoder.norm layer",
         },
+        sb3=sb3_code.in_place("layer_norm"),
+        structural=True,
         change=changes.layer_norm,
         step_time=1.07,
         memory=1.00,
@@ -194,9 +219,10 @@ _ALL = (
             "# features to features, in place of the hidden layers; depth counts blocks of two layers\n"
             "torso = MultiSkipTorso(n, width=m, depth=5)\n\n"
             "# or on an nn.Sequential with a plain stack:\n" + _in_place("multi_skip"),
-            "sb3": _sb3_torso("MultiSkipTorso"),
             "cli": "stablegrad train pqn --env ENV --torso.kind multi_skip",
         },
+        sb3=sb3_code.in_place("multi_skip"),
+        structural=True,
         change=changes.multi_skip,
         step_time=1.14,
         memory=1.01,
@@ -224,9 +250,10 @@ _ALL = (
             "        return x + self.f(x)\n\n\n"
             "# or on the network that you have, around layers whose output has the shape of their input:\n"
             + _in_place("residual"),
-            "sb3": _sb3_torso("ResidualTorso"),
             "cli": "stablegrad train pqn --env ENV --torso.kind residual",
         },
+        sb3=sb3_code.in_place("residual"),
+        structural=True,
         change=changes.residual,
         step_time=1.00,
         memory=1.00,
@@ -249,10 +276,11 @@ _ALL = (
         code={
             "torch": "from stablegrad.optimizers import Kron\n\n"
             "# at Adam's learning rate; a third of it where targets move as fast as in the pre-flight\n"
-            "optimizer = Kron(model.parameters(), lr=3e-4)",
-            "sb3": "from stablegrad.optimizers import Kron\n\npolicy_kwargs = dict(optimizer_class=Kron)",
+            "optimizer = Kron(model.parameters(), lr=3e-4)\n"
+            "# schedulers hold the old optimizer: make them anew over this one",
             "cli": "stablegrad train pqn --env ENV --optimizer.name kron",
         },
+        sb3=sb3_code.with_kron,
         change=changes.kron,
         # Medians over nine networks, beside RAdam (docs/benchmarks.md, "What a step of Kron costs"): steps 1.07 to
         # 1.15; its state is 2.2 times the parameters, RAdam's 2.0, and weights and gradients are one each.
@@ -281,8 +309,8 @@ _ALL = (
             "    if isinstance(module, nn.Linear | nn.Conv2d):\n"
             "        nn.init.orthogonal_(module.weight, 2**0.5)  # the last layer: 1, or 0.01 for a policy\n"
             "        nn.init.zeros_(module.bias)",
-            "sb3": "policy_kwargs = dict(ortho_init=True)  # PPO and A2C",
         },
+        sb3=sb3_code.in_place("orthogonal_init"),
         change=changes.orthogonal_init,
     ),
     Intervention(
@@ -293,9 +321,10 @@ _ALL = (
         code={
             "torch": "hidden = nn.Sequential(nn.Linear(n, m), nn.LeakyReLU(0.1))  # or nn.GELU()\n\n"
             "# or on the network that you have, where activations are modules:\n" + _in_place("activation"),
-            "sb3": "from torch import nn\n\npolicy_kwargs = dict(activation_fn=nn.GELU)",
             "cli": "stablegrad train pqn --env ENV --torso.activation gelu --encoder.activation gelu",
         },
+        sb3=sb3_code.with_activation,
+        structural=True,
         change=changes.activation,
         step_time=0.96,
         memory=1.00,
@@ -309,10 +338,8 @@ _ALL = (
         answers={"dead_units": 0.9, "dormant_units": 0.9, "no_gradient": 0.3, "constant_output": 0.3},
         code={
             "torch": "# every few thousand steps, after the backward pass:\n" + _in_place("recycle_dormant"),
-            "sb3": "from stablegrad.diagnostics.interventions import INTERVENTIONS\n\n"
-            "# between two calls of agent.learn\n"
-            'INTERVENTIONS["recycle_dormant"].apply(agent.policy, agent.policy.optimizer)',
         },
+        sb3=sb3_code.between_learning("recycle_dormant"),
         change=changes.recycle_dormant,
         live=True,
         again=True,
@@ -343,9 +370,9 @@ _ALL = (
         },
         code={
             "torch": 'for group in optimizer.param_groups:\n    group["lr"] *= FACTOR',
-            "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-4 * FACTOR)  # 3e-4 is the default',
             "cli": "stablegrad train pqn --env ENV --optimizer.adam-learning-rate SCALED",
         },
+        sb3=sb3_code.scaled_rate,
         change=optimizer_changes.lower_learning_rate,
         live=True,
     ),
@@ -356,9 +383,9 @@ _ALL = (
         answers={"small_update": 1.0, "slow_optimizer": 1.0},
         code={
             "torch": 'for group in optimizer.param_groups:\n    group["lr"] *= FACTOR',
-            "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-4 * FACTOR)  # 3e-4 is the default',
             "cli": "stablegrad train pqn --env ENV --optimizer.adam-learning-rate SCALED",
         },
+        sb3=sb3_code.scaled_rate,
         change=optimizer_changes.raise_learning_rate,
         live=True,
     ),
@@ -371,9 +398,9 @@ _ALL = (
             "torch": "# a gentler schedule, such as a cosine over all updates of the training\n"
             "scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100_000)\n\n"
             "# or within bounds around the one that you have:\n" + _in_place("steady_rate"),
-            "sb3": 'agent = PPO("MlpPolicy", env, learning_rate=3e-4)  # a number: no schedule',
             "cli": "stablegrad train pqn --env ENV --optimizer.schedule constant",
         },
+        sb3=sb3_code.constant_rate,
         change=optimizer_changes.steady_rate,
         live=True,
     ),
@@ -385,9 +412,9 @@ _ALL = (
         code={
             "torch": "# between loss.backward() and optimizer.step()\n"
             "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
-            "sb3": 'agent = PPO("MlpPolicy", env, max_grad_norm=0.5)  # A2C, PPO and DQN have it',
             "cli": "stablegrad train pqn --env ENV --max-grad-norm 1.0",
         },
+        sb3=sb3_code.clipped,
         change=optimizer_changes.clip_gradients,
         live=True,
         step_time=1.03,
@@ -403,8 +430,8 @@ _ALL = (
             "torch": "optimizer.state.clear()\n"
             "for group in optimizer.param_groups:  # an eps above the gradients holds steps back as well\n"
             '    if group.get("eps", 0.0) > 1e-3:\n        group["eps"] = 1e-8',
-            "sb3": "agent.policy.optimizer.state.clear()",
         },
+        sb3=sb3_code.between_learning("reset_optimizer_state"),
         change=optimizer_changes.reset_optimizer_state,
         live=True,
         again=True,
@@ -418,8 +445,8 @@ _ALL = (
             "torch": "# make the optimizer after the last change of the network, over all of its parameters\n"
             "optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)\n\n"
             "# or add what is missing to the one that you have:\n" + _in_place("train_layer"),
-            "sb3": 'agent.policy.optimizer.add_param_group({"params": left_out})  # parameters made after the policy',
         },
+        sb3=sb3_code.between_learning("train_layer"),
         change=changes.train_layer,
         live=True,
         fits=changes.left_out,
@@ -446,10 +473,10 @@ _ALL = (
         answers={"input_shift": 1.0, "unscaled_input": 1.0, "nonfinite_input": 1.0, "saturated_units": 0.4},
         code={
             "torch": _in_place("normalise_inputs"),
-            "sb3": "from stable_baselines3.common.vec_env import VecNormalize\n\n"
-            "env = VecNormalize(env, norm_reward=False)",
             "cli": "stablegrad train pqn --env ENV --encoder.norm layer",
         },
+        sb3=sb3_code.normalised_inputs,
+        structural=True,
         change=changes.normalise_inputs,
         live=True,
         step_time=1.17,
@@ -475,8 +502,8 @@ _ALL = (
             "with torch.no_grad():\n"
             "    for slow, fast in zip(target.parameters(), model.parameters(), strict=True):\n"
             "        slow.lerp_(fast, 0.005)",
-            "sb3": 'agent = DQN("MlpPolicy", env, target_update_interval=20_000)  # SAC, TD3, DDPG: tau=0.001',
         },
+        sb3=sb3_code.slower_targets,
         step_time=1.04,
         memory=1.25,
         measured=BENCHMARK,
@@ -539,6 +566,7 @@ _ALL = (
             "policy_churn": 0.4,
         },
         code={"torch": _in_place("limit_updates")},
+        sb3=sb3_code.between_learning("limit_updates"),
         change=optimizer_changes.limit_updates,
         live=True,
         unmeasured="a copy of the weights, and one pass over them a step",
@@ -576,6 +604,7 @@ _ALL = (
             "torch": "# of AdamW the part of the weights that goes in a step is lr * weight_decay: 1e-5 is usual;\n"
             "# of Adam and SGD, which add decay to the gradient, a weight_decay of 1e-4\n" + _in_place("weaker_decay"),
         },
+        sb3=sb3_code.between_learning("weaker_decay"),
         change=optimizer_changes.weaker_decay,
         live=True,
         telling=2.0,
@@ -591,6 +620,7 @@ _ALL = (
             "outputs = nn.Sequential(nn.Linear(n, 64), nn.ReLU(), nn.Linear(64, m))\n\n"
             "# or on the network that you have, where it is a module:\n" + _in_place("free_output"),
         },
+        structural=True,
         change=changes.free_output,
         live=True,
         telling=1.5,
@@ -614,6 +644,7 @@ _ALL = (
             "hidden = nn.Sequential(nn.Linear(n, m), nn.LayerNorm(m), nn.ReLU())\n\n"
             "# or on the network that you have:\n" + _in_place("wider_norm"),
         },
+        structural=True,
         change=changes.wider_norm,
         telling=1.5,
         fits=lambda model, optimizer: bool(changes.narrow_norms(model)),
@@ -621,7 +652,7 @@ _ALL = (
     Intervention(
         name="smaller_network",
         title="a smaller network",
-        helps="a network of two hidden layers kept learning on the same data",
+        helps="what passes few layers loses little on its way, there and back",
         answers={
             "slow_relearning": 0.4,
             "not_learned_again": 0.4,
@@ -635,15 +666,17 @@ _ALL = (
             "small = nn.Sequential(MLPTorso(n, width=256, depth=0), nn.Linear(256, m))\n\n"
             "# or on an nn.Sequential with a plain stack, of which the first and the last layer stay:\n"
             + _in_place("smaller_network"),
-            "sb3": "policy_kwargs = dict(net_arch=[64, 64])",
             "cli": "stablegrad train pqn --env ENV --torso.depth small --torso.width small",
         },
+        sb3=sb3_code.two_layers,
+        structural=True,
         change=changes.smaller_network,
+        fits=lambda model, optimizer: changes.depth(model) > 2,
     ),
 )
 
 #: All interventions by name.
-INTERVENTIONS: dict[str, Intervention] = {intervention.name: intervention for intervention in _ALL}
+INTERVENTIONS: Catalogue[Intervention] = Catalogue("intervention", ((one.name, one) for one in _ALL))
 
 
 def fitting(*trained: tuple[nn.Module, Optimizer]) -> frozenset[str]:

@@ -33,6 +33,7 @@ from torch.optim import Optimizer
 
 from stablegrad.diagnostics import metrics
 from stablegrad.diagnostics.activations import MIN_ROWS, ActivationWatch, is_activation_node, is_compiled
+from stablegrad.diagnostics.arguments import number_of, thresholds_of
 from stablegrad.diagnostics.graph import node_key, upstream
 from stablegrad.diagnostics.guard import Guard
 from stablegrad.diagnostics.history import NETWORK, History
@@ -109,7 +110,7 @@ class Monitor:
         if probe is not None and len(self._models) > 1:
             raise UsageError("a probe is for one network; with several, leave it out: their own inputs are used")
         self.every, self.probe_every = every, probe_every
-        self.thresholds = thresholds or Thresholds()
+        self.thresholds = thresholds_of(thresholds)
         self.history = History()
         self.notes: list[str] = []
         self.looks = 0
@@ -192,8 +193,8 @@ class Monitor:
         values = [
             value.detach().to(device, torch.float32).reshape(())
             if isinstance(value, Tensor)
-            else torch.full((), float(torch.as_tensor(value)), dtype=torch.float32, device=device)
-            for value in figures.values()
+            else torch.full((), value, dtype=torch.float32, device=device)
+            for value in (number_of(name, value) for name, value in figures.items())
         ]
         self._queue(self.steps, [f"{name}/{NETWORK}" for name in figures], torch.stack(values))
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stablegrad.diagnostics.arguments import thresholds_of
 from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.monitor import Monitor
 from stablegrad.diagnostics.relearning import (
@@ -30,6 +31,7 @@ from stablegrad.diagnostics.relearning import (
     check_model,
     copy_of,
     default_optimizer,
+    is_small,
     late,
     learn,
     make_task,
@@ -39,6 +41,7 @@ from stablegrad.diagnostics.relearning import (
     plan,
     reference_optimizer,
     rehearse,
+    trained_parameters,
 )
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.rules import LEVELS, Finding, Thresholds
@@ -51,6 +54,8 @@ LOOKS = 6
 BROKEN = ("nonfinite", "no_gradient", "no_update")
 #: Rules that see gradients get lost or out of hand on their way.
 GRADIENT_FLOW = ("vanishing_gradient", "fading_gradient", "exploding_gradient")
+#: Accuracy from which on labels count as learned by heart.
+LEARNED = 0.9
 #: A twin that learns less than this itself, above chance, is no measure of anything.
 TWIN_LEARNS = 0.3
 
@@ -78,7 +83,7 @@ class PreflightThresholds(Thresholds):
     become slower."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PreflightReport(Report):
     """The outcome of a pre-flight.
 
@@ -107,13 +112,13 @@ class PreflightReport(Report):
             shown = {name: " ".join(f"{fit:.0%}" for fit in fits) for name, fits in self.relearning.items() if fits}
             lines.append(f"  labels learned by the end of each phase: {shown['network']}")
             if "twin" in shown:
-                lines.append(f"                              small twin: {shown['twin']}")
+                lines.append(f"                twin of two hidden layers: {shown['twin']}")
         return "\n".join(lines)
 
 
 def diagnose(
     model: nn.Module,
-    sample_input: Tensor,
+    sample_input: Tensor | None = None,
     *,
     optimizer: OptimizerFactory | None = None,
     seconds: float = 90.0,
@@ -142,13 +147,13 @@ def diagnose(
             learned from, and the like; or a step takes so long that the time is too short to say anything.
         StablegradError: time was up before there was enough to judge.
     """
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"seconds must be above 0 and finite, got {seconds}")
-    if phases < 2:
-        raise UsageError(f"phases must be at least 2, as one says nothing about learning anew; got {phases}")
-    check_model(model, sample_input)
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise UsageError(f"seconds must be above 0 and finite, got {seconds!r}")
+    if not isinstance(phases, int) or phases < 2:
+        raise UsageError(f"phases must be at least 2, as one says nothing about learning anew; got {phases!r}")
+    sample_input = check_model(model, sample_input)
     factory = optimizer or default_optimizer(sample_input)
-    thresholds = _with_relearning(thresholds)
+    thresholds = _with_relearning(thresholds_of(thresholds))
     started = time.perf_counter()
     with own_randomness(sample_input.device, seed), torch.enable_grad():
         task = make_task(copy_of(model).train(), sample_input, seed=seed, phases=phases)
@@ -226,10 +231,8 @@ def diagnose(
     )
 
 
-def _with_relearning(thresholds: Thresholds | None) -> PreflightThresholds:
-    if isinstance(thresholds, PreflightThresholds):
-        return thresholds
-    return PreflightThresholds(**vars(thresholds)) if thresholds else PreflightThresholds()
+def _with_relearning(thresholds: Thresholds) -> PreflightThresholds:
+    return thresholds if isinstance(thresholds, PreflightThresholds) else PreflightThresholds(**vars(thresholds))
 
 
 def _twin(task: Task) -> nn.Module:
@@ -260,14 +263,16 @@ def _judge_relearning(
     """
     speed = [above_chance(accuracy, task.classes) for accuracy in network.accuracies]
     # Without a twin a network is held against its own first phase.
-    small = [speed[0]] * len(speed)
+    small, other, larger = [speed[0]] * len(speed), "its own first phase", False
     if twins:
+        larger = _count(twins[0].model) > trained_parameters(network.model)
+        other = "a twin of two hidden layers" if larger else "a small twin"
         small, fast = ([above_chance(one, task.classes) for one in twin.accuracies] for twin in (twins[0], twins[-1]))
         if late(fast) >= TWIN_LEARNS and max(late(speed), late(small)) < thresholds.slow_optimizer * late(fast):
             return _with_slow_optimizer(findings, late(speed) / late(fast), network, twins, thresholds), []
         if late(small) < TWIN_LEARNS:
             return findings, [
-                f"the small twin itself re-learned only {late(twins[0].fits):.0%} of the labels: with these inputs and "
+                f"the twin itself re-learned only {late(twins[0].fits):.0%} of the labels: with these inputs and "
                 "this optimizer the task is no measure of learning anew"
             ]
     elif speed[0] == 0:
@@ -281,16 +286,21 @@ def _judge_relearning(
     }
     level = next((level for level, limit in limits.items() if beside < limit), None)
     if level is None:
-        return _without_harm(findings, f"learns anew as fast as {'a small twin' if twins else 'at first'}")
+        return _without_harm(findings, f"learns anew at {beside:.0%} of the speed of {other}")
+    if larger and is_small(network.model, task.inputs) and network.fits[0] < LEARNED:
+        return findings, [
+            f"it learned {network.fits[0]:.0%} of the first labels: with {trained_parameters(network.model):,} trained "
+            f"parameters it is too small to learn {len(task.inputs)} rows by heart, so learning anew was not judged"
+        ]
     if kept >= thresholds.kept and level != "collapsed":
-        steady = f"learns at {beside:.0%} of a small twin's speed, and keeps that speed"
+        steady = f"learns at {beside:.0%} of the speed of {other}, and keeps that speed"
         if level == "at risk":
             return _without_harm(findings, steady)
         slow = Finding("slow_relearning", "at risk", "network", 1, beside, limits[level], f"it {steady}")
         return _worst_first([*findings, slow]), []
     below = [own < thresholds.relearning * other for own, other in zip(speed, small, strict=True)]
     phase = next((number for number in range(len(below)) if all(below[number:])), len(below) // 2)
-    compared = f"; a small twin re-learns {late(twins[0].fits):.0%}" if twins else ""
+    compared = f"; {other} re-learns {late(twins[0].fits):.0%}" if twins else ""
     reason = (
         f"after its labels are reshuffled it re-learns {late(network.fits):.0%} of them{compared}; it learned "
         f"{network.fits[0]:.0%} of the first labels, and has kept {min(kept, 1):.0%} of its speed"
@@ -310,7 +320,8 @@ def _with_slow_optimizer(
     fast = twins[-1].optimizer
     reason = (
         f"with this optimizer and rate neither the network ({late(network.fits):.0%} of the labels re-learned) nor a "
-        f"small twin ({late(twins[0].fits):.0%}) learns anew in time; the twin does ({late(twins[-1].fits):.0%}) with "
+        f"twin of two hidden layers ({late(twins[0].fits):.0%}) learns anew in time; the twin does "
+        f"({late(twins[-1].fits):.0%}) with "
         f"{type(fast).__name__} at {float(fast.param_groups[0]['lr']):g}"
     )
     slow = Finding("slow_optimizer", "at risk", "network", 1, beside, thresholds.slow_optimizer, reason)

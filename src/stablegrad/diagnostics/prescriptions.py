@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stablegrad.diagnostics.interventions import INTERVENTIONS, Intervention
 from stablegrad.diagnostics.rules import LEVELS, Finding
+from stablegrad.diagnostics.sb3_code import AgentSettings
 
 #: Prescriptions at most: what comes after these has little evidence.
 MOST = 6
@@ -112,12 +113,14 @@ class Prescription:
     cost: str
     step_time: float
     memory: float
-    code: dict[str, str]
+    code: dict[str, str] = field(repr=False)
     live: bool
     factor: float | None = None
 
 
-def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = None) -> list[Prescription]:
+def prescribe(
+    findings: Sequence[Finding], fitting: Collection[str] | None = None, agent: AgentSettings | None = None
+) -> list[Prescription]:
     """Changes that answer the findings, the most promising first, six at most.
 
     A change scores, summed over the rules that found something, the weight of the level of the rule's worst finding
@@ -129,6 +132,7 @@ def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = Non
         findings: what is wrong.
         fitting: names of the interventions that have something to change on the network; None: not known, so all but
             those that fit hardly any healthy network.
+        agent: of Stable-Baselines3, for which its code is written; None: it is not known.
     """
     rules = {finding.rule for finding in findings}
     began = {rule: min(finding.since for finding in findings if finding.rule == rule) for rule in rules}
@@ -149,7 +153,7 @@ def prescribe(findings: Sequence[Finding], fitting: Collection[str] | None = Non
     }
     # Equal scores keep the order of the registry.
     ranked = sorted((name for name, score in scores.items() if score > 0), key=lambda name: -scores[name])
-    return [_prescription(INTERVENTIONS[name], worst, findings) for name in ranked[:MOST]]
+    return [_prescription(INTERVENTIONS[name], worst, findings, agent) for name in ranked[:MOST]]
 
 
 def _answer(intervention: Intervention, finding: Finding, rules: Collection[str]) -> float:
@@ -172,7 +176,9 @@ def _lost_in_depth(rules: Collection[str]) -> bool:
     return "vanishing_gradient" in rules or {"rank_collapse", "exploding_gradient"} <= set(rules)
 
 
-def _prescription(intervention: Intervention, worst: dict[str, Finding], findings: Sequence[Finding]) -> Prescription:
+def _prescription(
+    intervention: Intervention, worst: dict[str, Finding], findings: Sequence[Finding], agent: AgentSettings | None
+) -> Prescription:
     answered = sorted(
         (rule for rule in worst if intervention.answer(rule)),
         key=lambda rule: -LEVEL_WEIGHTS[worst[rule].level] * intervention.answer(rule),
@@ -190,7 +196,7 @@ def _prescription(intervention: Intervention, worst: dict[str, Finding], finding
         cost=intervention.cost,
         step_time=intervention.step_time,
         memory=intervention.memory,
-        code=intervention.code_with(factor),
+        code=intervention.code_with(factor, agent),
         live=intervention.live,
         factor=factor,
     )

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from stablegrad.diagnostics.changes import all_layers
 from stablegrad.diagnostics.outputs import first_tensor
 from stablegrad.errors import UsageError
 from stablegrad.optimizers import Kron
@@ -129,11 +130,15 @@ class Contestant:
         return statistics.median(self.seconds[1:] or self.seconds)
 
 
-def check_model(model: nn.Module, sample: Tensor) -> None:
-    """Raise UsageError, in one line, for what can be seen to be wrong before a forward pass."""
+def check_model(model: nn.Module, sample: Tensor | None) -> Tensor:
+    """The sample; raises UsageError, in one line, for what can be seen to be wrong before a forward pass."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     name = type(model).__name__
+    if sample is None:
+        layer = next(iter(all_layers(model)), None)
+        shape = f"8, {layer.in_features}" if isinstance(layer, nn.Linear) else "8, 4, 84, 84"
+        raise UsageError(f"give a sample of the inputs of {name} as well, [rows, ...], such as torch.randn({shape})")
     if not isinstance(sample, Tensor):
         raise UsageError(
             f"sample_input must be one tensor of [rows, ...], got {type(sample).__name__}; wrap the model so that it "
@@ -157,6 +162,7 @@ def check_model(model: nn.Module, sample: Tensor) -> None:
         )
     if sample.is_complex() or (sample.is_floating_point() and not sample.isfinite().all()):
         raise UsageError("the sample must hold finite real numbers")
+    return sample
 
 
 def draw_inputs(sample: Tensor, rows: int, generator: torch.Generator) -> Tensor:
@@ -188,7 +194,7 @@ def draw_inputs(sample: Tensor, rows: int, generator: torch.Generator) -> Tensor
         if low == high:
             raise UsageError(
                 f"integer inputs are drawn between the smallest and the largest of the sample, and all of it is {low}; "
-                "give a sample with both ends"
+                "give a sample with both ends, or, to a network that takes numbers, sample.float()"
             )
         return torch.randint(low, high + 1, shape, generator=generator, dtype=sample.dtype).to(sample.device)
     known = sample.detach().cpu().double()
@@ -227,7 +233,7 @@ def make_task(model: nn.Module, sample: Tensor, *, seed: int, phases: int = PHAS
     check_model(model, sample)
     generator = torch.Generator().manual_seed(seed)
     features = math.prod(sample.shape[1:])
-    room = sum(parameter.numel() for parameter in model.parameters()) // PARAMETERS_PER_ROW
+    room = trained_parameters(model) // PARAMETERS_PER_ROW
     rows = next(rows for least, rows in ROWS if features >= least)
     rows = min(rows, 2 ** max(room.bit_length() - 1, 5))
     batch = min(BATCH, rows // 2)
@@ -240,6 +246,22 @@ def make_task(model: nn.Module, sample: Tensor, *, seed: int, phases: int = PHAS
     orders = [torch.randperm(rows, generator=generator).view(-1, batch) for _ in range(epochs)]
     batches = torch.cat(orders)[: phases * steps].view(phases, steps, batch)
     return Task(inputs, labels.to(inputs.device), classes, batches.to(inputs.device), logits)
+
+
+def trained_parameters(model: nn.Module) -> int:
+    """Number of values that training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def is_small(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether a network cannot learn labels of random rows by heart, however healthy it is.
+
+    With too few trained parameters for that; or a single layer, which tells no more rows apart than its inputs are wide
+    (Cover 1965).
+    """
+    rows, features = len(inputs), math.prod(inputs.shape[1:])
+    single = len(list(model.parameters())) <= 2 and len(all_layers(model)) == 1
+    return trained_parameters(model) < PARAMETERS_PER_ROW * rows or (single and features < rows)
 
 
 def _output(model: nn.Module, inputs: Tensor, sample: Tensor) -> tuple[Tensor, bool]:
@@ -256,7 +278,7 @@ def _output(model: nn.Module, inputs: Tensor, sample: Tensor) -> tuple[Tensor, b
         said = " ".join(str(error).split())
         raise UsageError(
             f"{name} refuses inputs of shape {tuple(inputs.shape)}, {str(inputs.dtype).removeprefix('torch.')}: "
-            f"{type(error).__name__}: {said}"
+            f"{type(error).__name__}: {said}{_other_type(model, inputs)}"
         ) from error
     output = values_of(returned)
     if output is None:
@@ -274,6 +296,15 @@ def _output(model: nn.Module, inputs: Tensor, sample: Tensor) -> tuple[Tensor, b
         raise UsageError(f"the output of {name} carries no gradient: it is detached, or made under torch.no_grad()")
     first = first_tensor(returned)
     return output, first is not None and type(first.grad_fn).__name__.startswith(BOUNDED)
+
+
+def _other_type(model: nn.Module, inputs: Tensor) -> str:
+    """What may be wrong where numbers are of another type than the parameters; "" where they are not."""
+    kinds = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if inputs.dtype in kinds or len(kinds) != 1 or not all_layers(model):
+        return ""
+    (kind,) = kinds
+    return f"; its parameters are {kind}: try sample.to({kind})"
 
 
 def _takes(model: nn.Module, inputs: Tensor) -> bool:
@@ -501,6 +532,11 @@ def optimizer_of(model: nn.Module, factory: OptimizerFactory) -> Optimizer:
     Raises:
         UsageError: the factory does not return one.
     """
+    if not callable(factory):
+        raise UsageError(
+            "optimizer must be a function from parameters to a torch.optim.Optimizer, such as lambda parameters: "
+            f"torch.optim.Adam(parameters, lr=1e-3); got {_kind(factory)}"
+        )
     optimizer = factory([parameter for parameter in model.parameters() if parameter.requires_grad])
     if not isinstance(optimizer, Optimizer):
         raise UsageError(

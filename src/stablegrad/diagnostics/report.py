@@ -9,16 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from stablegrad.diagnostics.history import History
+from stablegrad.diagnostics.notebook import report_html
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
-from stablegrad.diagnostics.rules import LEVELS, Finding, Thresholds, judge, passed, verdict_of
+from stablegrad.diagnostics.rules import (
+    LEVELS,
+    TOO_EARLY,
+    Finding,
+    Thresholds,
+    enough_to_judge,
+    judge,
+    passed,
+    verdict_of,
+)
+from stablegrad.diagnostics.sb3_code import AgentSettings
+from stablegrad.errors import StablegradError, UsageError
+
+#: Characters of a finding's reason in ``repr``.
+MAX_REPR = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The outcome of a diagnosis.
 
     Attributes:
-        findings: the worst first; empty for a healthy network.
+        findings: the worst first; empty where nothing was found.
         history: all figures.
         notes: what could not be seen, and why.
         cost: what the diagnosis took: "seconds", and "share" of the time it watched.
@@ -26,6 +41,8 @@ class Report:
         trial: outcomes of a trial of the prescriptions (:class:`stablegrad.diagnostics.trial.Trial`), as dictionaries,
             where there was one.
         thresholds: what the rules alarmed at; None: the defaults.
+        beside: what it was judged beside, in words; "" for nothing.
+        agent: of Stable-Baselines3, for which prescriptions are written; None: it is not known.
     """
 
     findings: list[Finding]
@@ -36,16 +53,33 @@ class Report:
     trial: list[dict[str, Any]] = field(default_factory=list)
     thresholds: Thresholds | None = None
     beside: str = ""
+    agent: AgentSettings | None = None
 
     @property
     def verdict(self) -> str:
-        """healthy, at risk, collapsing or collapsed."""
-        return verdict_of(self.findings)
+        """healthy, at risk, collapsing or collapsed: the worst level of the findings.
+
+        "too early" where there are none, in fewer snapshots than a rule needs to find anything
+        (``Thresholds.patience``).
+        """
+        return verdict_of(self.findings, self._judged)
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why nothing more may be concluded from a network in which nothing was found yet, sentences."""
+        limits, seen = self.thresholds or Thresholds(), len(self.history.series("gradient_norm").steps)
+        beginning = limits.reference_looks + limits.patience
+        if self.findings or seen >= beginning:
+            return []
+        snapshots = f"{seen} snapshot{'s' if seen != 1 else ''} so far"
+        if self.verdict == TOO_EARLY:
+            return [f"{snapshots}; a condition must hold for {limits.patience} in a row until a rule speaks"]
+        return [f"{snapshots}; what changes against the network's own beginning shows from {beginning} on"]
 
     @property
     def prescriptions(self) -> list[Prescription]:
         """What to change, the most promising first."""
-        return prescribe([*self.findings, *self.passed], self.fitting)
+        return prescribe([*self.findings, *self.passed], self.fitting, self.agent)
 
     @cached_property
     def passed(self) -> list[Finding]:
@@ -53,12 +87,16 @@ class Report:
         return passed(self.history, self.findings, self.thresholds)
 
     def layers(self) -> dict[str, str]:
-        """Verdict of every layer and activation that was watched, in the order of the data's way."""
+        """Verdict of every layer and activation that was watched, in the order of the data's way; as ``verdict``."""
         sites = dict.fromkeys([*self.history.series("gradient_norm").sites, *self.history.series("dormant").sites])
         place = {site: number for number, site in enumerate(self.history.order)}
         sites = dict.fromkeys(sorted(sites, key=lambda site: place.get(site, len(place))))
         by_site = {site: [finding for finding in self.findings if finding.site == site] for site in sites}
-        return {site: verdict_of(found) for site, found in by_site.items()}
+        return {site: verdict_of(found, self._judged) for site, found in by_site.items()}
+
+    @property
+    def _judged(self) -> bool:
+        return enough_to_judge(self.history, self.thresholds)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: verdict, findings, passed, prescriptions, layers, notes, cost, history, trial, beside."""
@@ -76,11 +114,24 @@ class Report:
         }
 
     def save_html(self, path: Path | str) -> Path:
-        """Write the report as one page that needs no network; returns its path."""
+        """Write the report as one page that needs no network; returns its path.
+
+        Raises:
+            UsageError: the path is a folder, or no path.
+            StablegradError: it cannot be written to.
+        """
+        if not isinstance(path, str | Path) or not str(path):
+            raise UsageError(f"path must name a file, such as 'report.html', got {path!r}")
+        path = Path(path)
+        if path.is_dir():
+            raise UsageError(f"'{path}' is a folder; give a file in it, such as '{path / 'report.html'}'")
         # Reports are a room below this one; only this door leads there.
         from stablegrad.reports.diagnosis_page import write_diagnosis_page
 
-        return write_diagnosis_page(self, Path(path))
+        try:
+            return write_diagnosis_page(self, path)
+        except OSError as error:
+            raise StablegradError(f"cannot write '{path}': {error.strerror or error}") from error
 
     def __str__(self) -> str:
         lines = [f"verdict: {self.verdict}" + (f", beside {self.beside}" if self.beside else "")]
@@ -90,18 +141,32 @@ class Report:
                 lines.append(f"  {level}: {findings[0].reason}{more} [{rule}, since step {findings[0].since:,}]")
         lines += [f"  earlier: {one.reason} [{one.rule}, since step {one.since:,}]" for one in self.passed]
         lines += [f"  try: {prescription.title}: {prescription.why}" for prescription in self.prescriptions[:3]]
-        lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  note: {note}" for note in [*self.doubts, *self.notes]]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        found = f"{len(self.findings)} finding{'s' if len(self.findings) != 1 else ''}"
+        if self.findings:
+            found += f", first: {_shortened(self.findings[0].reason)}"
+        return f"<{type(self).__name__}: {self.verdict}; {found}; print(report) tells more>"
+
+    def _repr_html_(self) -> str:
+        stack = "torch" if self.agent is None else "sb3"
+        return report_html(self.verdict, self.findings, self.doubts, self.prescriptions, stack)
 
 
 def beside_in_words(twin: History | None, thresholds: Thresholds | None) -> str:
     """What a training was judged beside, for ``Report.beside``; says so where that is ill itself."""
     if twin is None:
         return ""
-    verdict = verdict_of(judge(twin, thresholds))
-    ill = "" if verdict == "healthy" else f", itself {verdict}"
+    verdict = verdict_of(judge(twin, thresholds), enough_to_judge(twin, thresholds))
+    ill = {"healthy": "", TOO_EARLY: ", too few to judge it by itself"}.get(verdict, f", itself {verdict}")
     looks = len(twin.series("gradient_norm").steps)
     return f"a training with {looks:,} look{'s' if looks != 1 else ''} up to step {twin.rows[-1][0]:,}{ill}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_REPR else text[: MAX_REPR - 1] + "…"
 
 
 def _by_rule(findings: list[Finding], level: str) -> dict[str, list[Finding]]:

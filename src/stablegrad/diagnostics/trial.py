@@ -125,6 +125,7 @@ def verify(
     if top < 1 or not 0 < seconds < math.inf or phases < 2:
         raise UsageError(f"top must be at least 1, phases 2, seconds above 0; got {top}, {phases}, {seconds}")
     check_model(model, sample_input)
+    _check_prescriptions(prescriptions)
     factory = optimizer or default_optimizer(sample_input)
     started = time.perf_counter()
     with own_randomness(sample_input.device, seed), torch.enable_grad():
@@ -206,6 +207,9 @@ def verify_training(
     """
     if len(set(seeds)) < 2:
         raise UsageError(f"a trial needs at least 2 seeds, as one says nothing about chance; got {list(seeds)}")
+    _check_prescriptions(prescriptions)
+    if not callable(train):
+        raise UsageError(f"train must be a function of (change, seed) that returns a score, got {type(train).__name__}")
     scores: dict[str, list[float]] = {UNCHANGED: [_trained(train, _unchanged, seed) for seed in seeds]}
     refused: dict[str, str] = {}
     for one in prescriptions:
@@ -239,6 +243,11 @@ def verify_training(
     return trials
 
 
+def _check_prescriptions(prescriptions: object) -> None:
+    if not isinstance(prescriptions, Sequence) or not all(isinstance(one, Prescription) for one in prescriptions):
+        raise UsageError("prescriptions must be those of a report: report.prescriptions, or some of them")
+
+
 def _trained(train: Callable[[Change, int], float], change: Change, seed: int) -> float:
     made = False
 
@@ -265,7 +274,9 @@ def _decided(
     prescription: Prescription, without: Sequence[float], with_it: Sequence[float], score: str, shown: str
 ) -> Trial:
     """The trial of a change from the scores of its pairs."""
-    effect, low, high = paired_interval([b - a for a, b in zip(without, with_it, strict=True)])
+    # Scores that are equal but for rounding are equal.
+    pairs = zip(without, with_it, strict=True)
+    effect, low, high = paired_interval([0.0 if math.isclose(a, b, rel_tol=1e-9) else b - a for a, b in pairs])
     before, after = (shown.format(statistics.fmean(values)) for values in (without, with_it))
     decision, verdict = decide(low, high)
     return Trial(
@@ -340,7 +351,9 @@ def _contestant(
     if intervention.again:
         contestant.before_phase = lambda one: _apply_again(intervention, one)
         return contestant
-    contestant.optimizer = intervention.apply(changed, contestant.optimizer, factor)
+    # A copy of a compiled network was not compiled yet, so it sees what changes inside.
+    inner = getattr(changed, "_orig_mod", changed)
+    contestant.optimizer = intervention.apply(inner, contestant.optimizer, factor)
     if isinstance(contestant.optimizer, Kron):
         for group in contestant.optimizer.param_groups:
             group["lr"] *= KRON_RATE

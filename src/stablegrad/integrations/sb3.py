@@ -12,15 +12,19 @@ Q-network of DQN and QR-DQN, actor and critic of SAC, TD3, DDPG, TQC and CrossQ.
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from stablegrad.diagnostics import LEVELS, History, Monitor, Report, Thresholds, judge
+from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply
 from stablegrad.diagnostics.rules import verdict_of
+from stablegrad.diagnostics.sb3_code import AgentSettings
 from stablegrad.errors import UsageError
 
 try:
@@ -68,7 +72,7 @@ class DiagnosisCallback(BaseCallback):
         """The diagnosis so far; see :meth:`stablegrad.diagnostics.Monitor.report`."""
         if self.monitor is None:
             raise UsageError("the callback has seen no training yet; pass it to model.learn(..., callback=...)")
-        return self.monitor.report(beside=beside)
+        return replace(self.monitor.report(beside=beside), agent=AgentSettings.of(self.model))
 
     def _on_training_start(self) -> None:
         networks, optimizers = trained_networks(self.model.policy)
@@ -135,3 +139,43 @@ def trained_networks(policy: Any) -> tuple[nn.Module | dict[str, nn.Module], lis
         f"{type(policy).__name__} has neither actor and critic, nor q_net, nor an optimizer of its own; "
         "attach stablegrad.diagnostics.Monitor to its networks by hand"
     )
+
+
+def apply_to_agent(agent: Any, name: str) -> None:
+    """Apply an intervention to the networks of an agent that are trained, in place.
+
+    Where that makes other networks of them, their targets are made anew.
+
+    Args:
+        agent: of Stable-Baselines3.
+        name: the intervention's, such as "layer_norm".
+
+    Raises:
+        CannotApply: there is nothing to change in any of the networks, or the agent's constructor takes it.
+        UsageError: no intervention has that name, or the agent keeps its networks in an unknown way.
+    """
+    intervention = INTERVENTIONS[name]
+    if name in ("lower_learning_rate", "raise_learning_rate", "steady_rate"):
+        raise CannotApply(f"{name}: {type(agent).__name__} sets its rate anew at every update; give it learning_rate")
+    policy = agent.policy
+    networks, optimizers = trained_networks(policy)
+    pairs = zip(networks.values() if isinstance(networks, dict) else [networks], optimizers, strict=True)
+    refused: list[CannotApply] = []
+    for network, optimizer in pairs:
+        try:
+            changed = intervention.apply(network, optimizer)
+        except CannotApply as error:
+            refused.append(error)
+            continue
+        for holder in (network, policy):
+            if getattr(holder, "optimizer", None) is optimizer:
+                holder.optimizer = changed
+    if len(refused) == len(optimizers):
+        raise refused[0]
+    renewed = intervention.structural or name == "orthogonal_init"
+    for target in [one for one, _ in policy.named_children() if renewed and one.endswith("_target")]:
+        anew = copy.deepcopy(getattr(policy, target.removesuffix("_target")))
+        vars(anew).pop("optimizer", None)
+        setattr(policy, target, anew.eval())
+    if hasattr(agent, "_create_aliases"):
+        agent._create_aliases()

@@ -278,7 +278,7 @@ def charts(history: History) -> list[Drawn]:
 
 
 def phase_bars(accuracies: Mapping[str, Sequence[float]], chart: Chart) -> Drawn | None:
-    """Bars of an accuracy a phase of a synthetic task, the network beside its small twins.
+    """Bars of an accuracy a phase of a synthetic task, the network beside its twins.
 
     Args:
         accuracies: "network", "twin" and "reference" -> an accuracy a phase, 0 to 1; empty or absent where there is no
@@ -293,7 +293,7 @@ def phase_bars(accuracies: Mapping[str, Sequence[float]], chart: Chart) -> Drawn
     figure = go.Figure()
     for key, name, shape, colour in (
         ("network", "this network", "", SETTING_COLOURS[0]),
-        ("twin", "its small twin", "/", SETTING_COLOURS[1]),
+        ("twin", "a twin of two hidden layers", "/", SETTING_COLOURS[1]),
         ("reference", "the twin with Kron", ".", ZERO_COLOUR),
     ):
         values = list(accuracies.get(key, ()))

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.report import Report
-from stablegrad.diagnostics.rules import LEVELS, Finding, Thresholds
+from stablegrad.diagnostics.rules import LEVELS, TOO_EARLY, Finding
+from stablegrad.diagnostics.verdicts import COLOURS, MARKS, MEANINGS
 from stablegrad.reports.diagnosis_figures import (
     MAX_LOOKS,
     MEASURED,
@@ -27,15 +28,6 @@ from stablegrad.reports.diagnosis_figures import (
 from stablegrad.reports.page import write_page
 from stablegrad.studies.wording import MISSING, duration, number
 
-MARKS = {"healthy": "✓", "at risk": "!", "collapsing": "▼", "collapsed": "✕"}
-#: White text can be read on each, and each can be told from light and from dark paper.
-COLOURS = {"healthy": "#1a7f37", "at risk": "#9a6700", "collapsing": "#bc4c00", "collapsed": "#cf222e"}
-MEANINGS = {
-    "healthy": "No rule found anything wrong with this network.",
-    "at risk": "This network still learns, but shows what often comes before trouble.",
-    "collapsing": "This network is losing its ability to learn.",
-    "collapsed": "Part of this network no longer learns at all.",
-}
 STACKS = {"torch": "Plain PyTorch", "sb3": "Stable-Baselines3", "cli": "stablegrad command"}
 TOP = 3  # findings that stand as sentences at the top
 NAMED_SITES = 30  # from here on layers are marks without a name
@@ -77,7 +69,7 @@ class View:
     """What a page shows of a diagnosis.
 
     Attributes:
-        verdict: healthy, at risk, collapsing or collapsed.
+        verdict: healthy, at risk, collapsing or collapsed, or too early.
         sentences: what it means, then the worst findings.
         watched: what was looked at, how often, from when to when, and beside what.
         sites: all layers and activations in the order of the data's way.
@@ -109,7 +101,7 @@ class View:
     charts: list[Drawn]
     notes: list[str]
     cost: str
-    levels: ClassVar = LEVELS
+    levels: ClassVar = (*LEVELS, TOO_EARLY)
     marks: ClassVar = MARKS
     colours: ClassVar = COLOURS
     short = staticmethod(short_name)
@@ -146,7 +138,7 @@ def view(report: Report) -> View:
     place = {name: number for number, name in enumerate(report.history.order)}
     layers = sorted(report.layers().items(), key=lambda layer: place.get(layer[0], len(place)))
     sites = [Site(name, short_name(name), level) for name, level in layers]
-    counts = [(level, sum(site.level == level for site in sites)) for level in reversed(LEVELS)]
+    counts = [(level, sum(site.level == level for site in sites)) for level in (*reversed(LEVELS), TOO_EARLY)]
     prescriptions = report.prescriptions
     found = {stack for prescription in prescriptions for stack in prescription.code}
     stacks = [stack for stack in STACKS if stack in found] + sorted(found.difference(STACKS))
@@ -154,7 +146,7 @@ def view(report: Report) -> View:
     phases = [(getattr(report, attribute, {}), chart) for chart in PHASES for attribute in chart.metrics]
     return View(
         verdict=report.verdict,
-        sentences=[MEANINGS[report.verdict], *_sentences(report.findings), *_doubts(report.findings, len(looks))],
+        sentences=[MEANINGS[report.verdict], *_sentences(report.findings), *(f"{doubt}." for doubt in report.doubts)],
         watched=_watched(looks, len(sites), report.history.step_name)
         + (f" Judged beside {report.beside} as well." if report.beside else ""),
         sites=sites,
@@ -194,12 +186,6 @@ def _sentences(findings: Sequence[Finding]) -> list[str]:
     if rest > 0:
         sentences.append(f"{rest} more {'kind' if rest == 1 else 'kinds'} of trouble in the table of findings.")
     return sentences
-
-
-def _doubts(findings: Sequence[Finding], looks: int) -> list[str]:
-    if findings or looks >= Thresholds.patience:
-        return []
-    return ["But it is too early to tell: a rule speaks when its condition has held for several looks in a row."]
 
 
 def _watched(looks: Sequence[int], sites: int, step_name: str) -> str:

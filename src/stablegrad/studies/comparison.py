@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +45,8 @@ class RunRecord:
     seed: int
     status: str
     error: str | None
-    summary: dict[str, Any]
-    metrics: list[dict[str, float]]
+    summary: dict[str, Any] = field(repr=False)
+    metrics: list[dict[str, float]] = field(repr=False)
 
     @property
     def finished(self) -> bool:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,7 @@ class ComparisonResult:
     """
 
     directory: Path
-    summary: dict[str, Any]
+    summary: dict[str, Any] = field(repr=False)
 
     @property
     def failures(self) -> list[dict[str, Any]]:

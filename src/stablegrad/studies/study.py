@@ -27,7 +27,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,10 @@ class Study:
     form: str
     texts: dict[str, str]
     axes: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[Cell, ...] = field(repr=False)
     seeds: tuple[int, ...]
     report: tuple[str, ...]
-    specification: dict[str, Any]
+    specification: dict[str, Any] = field(repr=False)
     expect: tuple[str, ...] = ()
 
     @property

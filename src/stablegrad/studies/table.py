@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -276,7 +276,7 @@ class Table:
     """
 
     kind: str
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] = field(repr=False)
     axes: Mapping[str, tuple[str, ...]]
     score: str | None
     shown: str

@@ -18,14 +18,14 @@ from stablegrad.diagnostics.cadence import is_due, last_due
 from stablegrad.diagnostics.history import looks_of
 from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
-from stablegrad.diagnostics.rules import verdict_of
+from stablegrad.diagnostics.rules import TOO_EARLY, enough_to_judge, verdict_of
 from stablegrad.errors import UsageError, unknown_name
 
 ON_COLLAPSE = ("continue", "stop", "rollback")
 #: Prescriptions that can be applied to a running agent.
 LIVE = ("lower_learning_rate", "raise_learning_rate", "clip_gradients", "reset_optimizer_state")
-#: Verdicts of a checkpoint to return to; None: there was nothing to judge yet.
-HEALTHY = (None, "healthy")
+#: Verdicts of a checkpoint to return to; None: there was no snapshot yet.
+HEALTHY = (None, TOO_EARLY, "healthy")
 PROBE_ROWS, CURVATURE_ROWS, GRADIENT_ROWS = 1024, 256, 64
 MAX_ROLLBACKS = 3
 
@@ -72,7 +72,7 @@ class Health:
     Attributes:
         history: one row a line of the log that has figures of a look.
         findings: of the newest verdict, which is drawn at every line at first and more rarely later.
-        verdict: the newest; None before there is anything to judge.
+        verdict: the newest; "too early" before there are enough snapshots to judge, None before there is one.
     """
 
     def __init__(self, config: DiagnosisConfig, agent: PQN):
@@ -182,8 +182,9 @@ class Health:
     def _judge(self, rows: int) -> None:
         if rows:
             whole = rows == len(self.history.rows)
-            self.findings = judge(self.history if whole else self.history.until(self.history.rows[rows - 1][0]))
-            self.verdict = verdict_of(self.findings)
+            history = self.history if whole else self.history.until(self.history.rows[rows - 1][0])
+            self.findings = judge(history)
+            self.verdict = verdict_of(self.findings, enough_to_judge(history))
 
     def _probe(self) -> Tensor:
         """Rows of the current rollout, evenly spread."""
@@ -212,7 +213,7 @@ def apply_live(agent: PQN, name: str, factor: float | None) -> None:
 
 
 def _rank(verdict: str | None) -> int:
-    return LEVELS.index(verdict) if verdict is not None else 0
+    return LEVELS.index(verdict) if verdict in LEVELS else 0
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.rules.beginning import input_shift, unscaled_input, unscaled_target, unscaled_weights
 from stablegrad.diagnostics.rules.beside import BESIDE, judge_beside
-from stablegrad.diagnostics.rules.finding import LEVELS, Finding, Rule, Thresholds
+from stablegrad.diagnostics.rules.finding import LEVELS, TOO_EARLY, Finding, Rule, Thresholds
 from stablegrad.diagnostics.rules.gradients import (
     exploding_gradient,
     fading_gradient,
@@ -49,7 +49,19 @@ from stablegrad.diagnostics.rules.steps import (
 )
 from stablegrad.diagnostics.rules.units import blocked_output, dead_units, dormant_units, saturated_units
 
-__all__ = ["BESIDE", "LEVELS", "RULES", "Finding", "Rule", "Thresholds", "judge", "passed", "verdict_of"]
+__all__ = [
+    "BESIDE",
+    "LEVELS",
+    "RULES",
+    "TOO_EARLY",
+    "Finding",
+    "Rule",
+    "Thresholds",
+    "enough_to_judge",
+    "judge",
+    "passed",
+    "verdict_of",
+]
 
 RULES: dict[str, Rule] = {
     rule.__name__: rule
@@ -116,6 +128,11 @@ def judge(history: History, thresholds: Thresholds | None = None, *, beside: His
     return sorted(found, key=lambda finding: (-LEVELS.index(finding.level), finding.since, place.get(finding.site, -1)))
 
 
-def verdict_of(findings: list[Finding]) -> str:
-    """The worst level of all findings."""
-    return max((finding.level for finding in findings), key=LEVELS.index, default="healthy")
+def enough_to_judge(history: History, thresholds: Thresholds | None = None) -> bool:
+    """Whether there are as many snapshots as a rule needs in a row to find something (``Thresholds.patience``)."""
+    return len(history.series("gradient_norm").steps) >= (thresholds or Thresholds()).patience
+
+
+def verdict_of(findings: list[Finding], judged: bool = True) -> str:
+    """The worst level of all findings; without any, "healthy", or "too early" where ``judged`` is false."""
+    return max((finding.level for finding in findings), key=LEVELS.index, default=LEVELS[0] if judged else TOO_EARLY)

@@ -33,6 +33,8 @@ OUTCOMES = (
 )
 #: Those of them of which less is better.
 FALLING = ("loss", "error")
+#: Figures of which a last third is told from the first ones.
+FEWEST = 6
 #: Part of the smaller network's way below which next to nothing was learned.
 NOTHING = 0.1
 
@@ -76,7 +78,7 @@ def learns_less(history: History, twin: History, thresholds: Thresholds) -> Iter
         if share < thresholds.behind:
             yield Finding(
                 "learns_less", "collapsing" if share < NOTHING else "at risk", NETWORK, _since(steps), here, there,
-                f"the {words} is {here:.3g}; that of the smaller network went from {first:.3g} to {there:.3g}",
+                f"the {words} is {here:.3g}; that of the network beside it went from {first:.3g} to {there:.3g}",
             )  # fmt: skip
         return
 
@@ -95,7 +97,7 @@ def fewer_directions(history: History, twin: History, thresholds: Thresholds) ->
         if here < thresholds.fewer * there:
             yield Finding(
                 "fewer_directions", _level(history, twin, thresholds), site, _since(steps), here, there,
-                f"the features before the last layer span {here:.1f} directions, those of the smaller network "
+                f"the features before the last layer span {here:.1f} directions, those of the one beside it "
                 f"{there:.1f}",
             )  # fmt: skip
 
@@ -140,8 +142,8 @@ def less_signal(history: History, twin: History, thresholds: Thresholds) -> Iter
     if here < thresholds.less_signal * there:
         yield Finding(
             "less_signal", _level(history, twin, thresholds), site, _since(steps), here, there,
-            f"of each unit of the error at the output {here:.1e} reaches '{site}'; in the smaller network {there:.1e} "
-            "reaches the first layer",
+            f"of each unit of the error at the output {here:.1e} reaches '{site}'; in the network beside it "
+            f"{there:.1e} reaches the first layer",
         )  # fmt: skip
 
 
@@ -172,7 +174,7 @@ def more_churn(history: History, twin: History, thresholds: Thresholds) -> Itera
         if here > there + thresholds.more_churn:
             yield Finding(
                 "more_churn", _level(history, twin, thresholds), site, _since(steps), here, there,
-                f"one update changes the best output of {percent(here)} of the rows, in the smaller network of "
+                f"one update changes the best output of {percent(here)} of the rows, in the network beside it of "
                 f"{percent(there)}",
             )  # fmt: skip
 
@@ -200,7 +202,7 @@ def _unlike_updates(name: str, history: History, twin: History, thresholds: Thre
     if behind is not None and thresholds.unlike_updates * low < high < math.inf:
         yield Finding(
             name, behind.level, NETWORK, _since(series.steps), here, there,
-            f"one update changes the median layer by {here:.1e} of its weights, that of the smaller network by "
+            f"one update changes the median layer by {here:.1e} of its weights, that of the network beside it by "
             f"{there:.1e}",
         )  # fmt: skip
 
@@ -214,7 +216,7 @@ def _more(name: str, own: Shares, other: Shares, level: str, threshold: float, w
         since = min(_since(steps) for steps, _ in own.values())
         yield Finding(
             name, level, NETWORK, since, here, there,
-            f"{percent(here)} {words}, in the smaller network {percent(there)}",
+            f"{percent(here)} {words}, in the network beside it {percent(there)}",
         )  # fmt: skip
 
 
@@ -263,8 +265,8 @@ def _median(series: Series) -> np.ndarray:
 
 
 def _last(values: np.ndarray) -> np.ndarray:
-    """The last third of some figures; nothing where there are fewer than three."""
-    return values[-max(len(values) // 3, 2) :] if len(values) > 2 else values[:0]
+    """The last third of some figures; nothing where there are too few to tell an end from a beginning."""
+    return values[-(len(values) // 3) :] if len(values) >= FEWEST else values[:0]
 
 
 def _end(values: np.ndarray) -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from stablegrad.diagnostics.history import History
-from stablegrad.errors import UsageError
+from stablegrad.errors import UsageError, unknown_name
 
 LEVELS = ("healthy", "at risk", "collapsing", "collapsed")
+#: The verdict where nothing was found in fewer snapshots than a rule needs to find anything.
+TOO_EARLY = "too early"
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,17 @@ class Thresholds:
     more_churn: float = 0.3
     """more_churn: share of rows whose best output changes in one update, above that of a smaller network."""
 
+    def __new__(cls, *values: float, **named: float) -> Self:  # noqa: D102  # names the nearest threshold
+        for name in named:
+            if name not in cls.__dataclass_fields__:
+                raise unknown_name("threshold", name, cls.__dataclass_fields__)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise UsageError(f"{name} must be a number, got {value!r}")
         for name in ("patience", "reference_looks", "slow_looks"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

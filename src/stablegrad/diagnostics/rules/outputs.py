@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stablegrad.diagnostics.history import NETWORK, History
+from stablegrad.diagnostics.history import NETWORK, History, Series
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
 from stablegrad.diagnostics.rules.shared import (
     beginning_of,
@@ -166,43 +166,85 @@ def diverging_output(history: History, thresholds: Thresholds) -> Iterator[Findi
 def rising_loss(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A logged loss whose median over ten looks is far above the lowest that it was, and a good part of the first.
 
-    A loss that is zero or below, such as a policy's, has no scale to rise by.
+    Above what the outputs have grown by since, squared: errors of values grow with the values. Silent where the
+    outputs of a watched network were not seen, where the loss is zero or below, such as a policy's, as it has no scale
+    to rise by, and while the logged ``episode_return`` is near its best.
 
     Tuned on ``make bench-diagnosis``.
     """
     steps, values = history.network("loss")
+    sizes = history.series("output_size")
     if len(values) < thresholds.slow_looks or not (values > 0).all():
         return
-    medians = np.median(np.lib.stride_tricks.sliding_window_view(values, thresholds.slow_looks), axis=1)
-    low = running_low(medians)
-    high = (medians > thresholds.loss_rise * low) & (medians > thresholds.forgotten * medians[0])
+    unseen = history.series("gradient_norm") and not sizes
+    if unseen or _does_its_best(history, thresholds):
+        return
+    medians = _moving_median(values, thresholds.slow_looks)
+    low, growth = running_low(medians), _growth_since_lowest(medians, steps[-len(medians) :], sizes)
+    high = (medians > thresholds.loss_rise * low * growth**2) & (medians > thresholds.forgotten * medians[0])
     since = holds_since(high, 3 * thresholds.patience)
     if since is not None:
         value = float(medians[-1] / low[-1])
         yield Finding(
             "rising_loss", "collapsing", NETWORK, int(steps[since + thresholds.slow_looks - 1]), value,
             thresholds.loss_rise,
-            f"the loss is {value:.1f} times the lowest it has been",
+            f"the loss is {value:.1f} times the lowest it has been"
+            + (f", while outputs have grown by a factor of {growth[-1]:.1f}" if growth[-1] > 1.05 else ""),
         )  # fmt: skip
+
+
+def _moving_median(values: np.ndarray, looks: int) -> np.ndarray:
+    """[T - looks + 1] medians of so many values in a row."""
+    return np.median(np.lib.stride_tricks.sliding_window_view(values, looks), axis=1)
+
+
+def _growth_since_lowest(medians: np.ndarray, steps: np.ndarray, sizes: Series) -> np.ndarray:
+    """[T] how often as large outputs are as when the loss was lowest until then, at least 1; of several, the largest.
+
+    Args:
+        medians: [T] of the loss.
+        steps: [T] at which they end.
+        sizes: of the outputs; what is known at a step is the last snapshot at or before it.
+    """
+    last = np.maximum(np.searchsorted(sizes.steps, steps, side="right") - 1, 0)
+    if not sizes:
+        return np.ones(len(medians))
+    known = sizes.values[last]
+    lowest = np.maximum.accumulate(np.where(medians <= running_low(medians), np.arange(len(medians)), 0))
+    growth = known / np.maximum(known[lowest], 1e-30)
+    return np.fmax.reduce(growth, axis=1, initial=1.0)
+
+
+def _does_its_best(history: History, thresholds: Thresholds) -> bool:
+    """Whether the last returns that were logged lie at least three quarters of the way from the first to the best."""
+    _, returns = history.network("episode_return")
+    if len(returns) < 2 * thresholds.slow_looks:
+        return False
+    medians = _moving_median(returns, thresholds.slow_looks)
+    return bool(medians[-1] > medians[0] and medians[-1] - medians[0] >= 0.75 * (medians.max() - medians[0]))
 
 
 def not_learned_again(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """An error that had fallen is back near where it began and stays there: what came since is not learned.
 
     What a network has lost that cannot learn new targets any more (Lyle et al., arXiv 2303.01486), where nothing else
-    shows it. Tuned on ``make bench-diagnosis``.
+    shows it. As with ``rising_loss``, errors may grow with the outputs, and returns be near their best. Tuned on
+    ``make bench-diagnosis``.
     """
     errors, looks = total_error(history), 2 * thresholds.slow_looks
     values = errors.values.ravel()
-    if len(values) < looks + 2 * thresholds.slow_looks:
+    if len(values) < looks + 2 * thresholds.slow_looks or _does_its_best(history, thresholds):
         return
     first, recent = beginning_of(values, thresholds.reference_looks), values[-looks:]
-    medians = np.median(np.lib.stride_tricks.sliding_window_view(values, thresholds.slow_looks), axis=1)
+    medians = _moving_median(values, thresholds.slow_looks)
+    growth = _growth_since_lowest(medians, errors.steps[-len(medians) :], history.series("output_size"))
     lowest, half = medians[:-looks].min(), looks // 2
     stays = np.mean(recent > thresholds.back * first) > 0.8 and np.median(recent[half:]) > 0.9 * np.median(
         recent[:half]
     )
-    if stays and lowest < thresholds.learning * first:
+    # Without growth this follows from the conditions above.
+    regained = np.median(recent) > thresholds.back / thresholds.learning * lowest * growth[-looks:].min()
+    if stays and lowest < thresholds.learning * first and regained:
         value = float(np.median(recent) / first)
         came_back = np.flatnonzero(medians <= thresholds.back * first)[-1] + thresholds.slow_looks // 2
         yield Finding(
