@@ -24,6 +24,8 @@ class Arguments:
 
     run_dir: tyro.conf.Positional[Path]
     """The run's folder."""
+    device: str | None = None
+    """Device to go on with: cpu, cuda, cuda:<n>, auto; default: the run's."""
     json: bool = False
     """Print the summary as JSON on the last line."""
     quiet: bool = False
@@ -36,9 +38,11 @@ def run(arguments: Sequence[str]) -> int:
     if RunFolder(parsed.run_dir).read_config().get("algorithm") == SUPERVISED:
         refuse_torchrun("relearn")
         relearn.print_summary(
-            resume_supervised(parsed.run_dir, quiet=parsed.quiet), parsed.run_dir, as_json=parsed.json
+            resume_supervised(parsed.run_dir, quiet=parsed.quiet, device=parsed.device),
+            parsed.run_dir,
+            as_json=parsed.json,
         )
         return 0
-    summary = resume(parsed.run_dir, quiet=parsed.quiet)
+    summary = resume(parsed.run_dir, quiet=parsed.quiet, device=parsed.device)
     print_summary(summary, parsed.run_dir, as_json=parsed.json)
     return 0

@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium
 
+from stablegrad.environments.checked import shown
 from stablegrad.environments.contract import EnvironmentSpec
 from stablegrad.environments.faults import faults_of
 from stablegrad.environments.gymnasium_engine import (
@@ -102,7 +103,7 @@ def make_factory_env(env_id: str, seeds: Sequence[int], render: bool) -> Gymnasi
             vector = factory(**options)
         if not isinstance(vector, gymnasium.vector.VectorEnv):
             raise UsageError(
-                f"factory {env_id!r} takes num_envs but returned {_kind(vector)}; expected a gymnasium VectorEnv"
+                f"factory {env_id!r} takes num_envs but returned {shown(vector)}; expected a gymnasium VectorEnv"
             )
     else:
         envs = []
@@ -112,7 +113,7 @@ def make_factory_env(env_id: str, seeds: Sequence[int], render: bool) -> Gymnasi
             if isinstance(env, gymnasium.vector.VectorEnv):
                 raise UsageError(f"factory {env_id!r} returned a VectorEnv; expected it to take num_envs")
             if not isinstance(env, gymnasium.Env):
-                raise UsageError(f"factory {env_id!r} returned {_kind(env)}; expected a gymnasium.Env")
+                raise UsageError(f"factory {env_id!r} returned {shown(env)}; expected a gymnasium.Env")
             envs.append(env)
         single_spec = gymnasium_spec(env_id, "factory", envs[0])
         return GymnasiumVectorEnv(single_spec, in_sequence(env_id, envs), seeds, render)
@@ -141,7 +142,3 @@ def _accepted(factory: Callable[..., Any]) -> set[str]:
     except ValueError:  # a callable without a signature, as some built in C
         return set()
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__module__}.{type(value).__qualname__}"
