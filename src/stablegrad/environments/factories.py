@@ -27,6 +27,7 @@ from stablegrad.environments.gymnasium_engine import (
     require_next_step_autoreset,
 )
 from stablegrad.errors import UsageError, unknown_name
+from stablegrad.targets import nearest_target
 
 
 def load_factory(env_id: str) -> Callable[..., Any]:
@@ -37,6 +38,8 @@ def load_factory(env_id: str) -> Callable[..., Any]:
         EnvironmentFault: the module raised while it was imported.
     """
     module_name, _, attribute = env_id.partition(":")
+    if (meant := nearest_target(env_id, "make_env")) not in (None, env_id):
+        raise UsageError(f"unknown environment {env_id!r}; did you mean {meant!r}?")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise UsageError(f"malformed environment factory {env_id!r}; expected package.module:make_env")
     module = import_module(env_id, module_name)

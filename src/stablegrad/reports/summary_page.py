@@ -16,6 +16,7 @@ from urllib.parse import quote
 from markupsafe import Markup, escape
 
 from stablegrad.errors import UsageError
+from stablegrad.reports.currencies import currency_code
 from stablegrad.reports.languages import Words
 from stablegrad.reports.page import write_page
 from stablegrad.reports.summary_chart import ChartSeries, score_chart
@@ -50,15 +51,16 @@ def write_summary_page(
         directory: the folder; its runs may be in any state.
         language: one of :data:`~stablegrad.reports.languages.LANGUAGES`.
         price_per_hour: of the machine; None: no prices are told.
-        currency: of the price.
+        currency: of the price: an ISO 4217 code or its sign.
         watts: that the machine draws under load; None: no energy is told.
 
     Returns:
         its path.
 
     Raises:
-        UsageError: no such language, a price without a currency or the other way round, a price or a draw that is none,
-            a folder that holds neither a comparison nor a study, or a study from which nothing can be decided.
+        UsageError: no such language or currency, a price without a currency or the other way round, a price or a draw
+            that is none, a folder that holds neither a comparison nor a study, or a study from which nothing can be
+            decided.
         StablegradError: a file in it cannot be read.
     """
     words = Words(language)
@@ -68,6 +70,7 @@ def write_summary_page(
         raise UsageError(f"price-per-hour must be at least 0 and finite, got {price_per_hour}")
     if watts is not None and not 0 < watts < float("inf"):
         raise UsageError(f"watts must be above 0 and finite, got {watts}")
+    currency = None if currency is None else currency_code(currency)
     evidence = read_evidence(directory)
     page = _Page(evidence, decide(evidence), words, price_per_hour, currency, watts)
     return write_page(evidence.directory / "summary.html", "summary.html", **page.context())

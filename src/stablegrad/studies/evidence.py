@@ -17,7 +17,7 @@ from stablegrad.studies.comparison import Comparison, RunRecord, flatten, read_f
 from stablegrad.studies.kinds import RELEARN, figure_of, kind_of
 from stablegrad.studies.study import Run, StudyFolder
 from stablegrad.studies.summary import cost_of, stability_of, trade_off
-from stablegrad.training.run_folder import RunFolder
+from stablegrad.training.run_folder import RunFolder, what_is_there
 
 #: Figures of a study that say how well a run did, higher being better; what it reports first of them is its score.
 SCORES = (
@@ -199,7 +199,8 @@ def read_evidence(directory: Path | str) -> Evidence:
     if (directory / "study.json").exists():
         return _of_study(StudyFolder.read(directory))
     raise UsageError(
-        f"'{directory}' is neither a comparison folder nor a study folder: it has no comparison.json and no study.json"
+        f"'{directory}' is neither a comparison folder nor a study folder: "
+        f"{what_is_there(directory, 'comparison.json', 'study.json')}"
     )
 
 
