@@ -9,7 +9,6 @@ machine, CPU, same thread count). A stop within an epoch keeps that epoch's rand
 from __future__ import annotations
 
 import dataclasses
-import resource
 import signal
 import sys
 import time
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, UsageError
+from stablegrad.hardware import used_memory
 from stablegrad.networks import parameter_count
 from stablegrad.optimizers import clip_gradient_norm_
 from stablegrad.optimizers.saved import load_state
@@ -411,8 +411,7 @@ class SupervisedTrainer:
     def _peak_memory(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        kilobyte = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
+        return used_memory()
 
     def _checkpoint_text(self) -> str:
         return (

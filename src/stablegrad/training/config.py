@@ -116,7 +116,7 @@ class RunConfig:
         """What the run (under torchrun, each of its processes) needs in memory, as far as it is known beforehand."""
         ranks = Ranks()
         spec = environment_spec(self.env, atari=self.atari)
-        return memory_need(ranks.share(self.agent), spec)
+        return memory_need(ranks.share(self.agent), spec, ranks.device(resolve_device(self.device)))
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import random
-import resource
 import signal
 import sys
 import time
@@ -32,7 +31,7 @@ from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.environments import StepResult, environment_seeds, environment_spec, make_vector_env
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged
-from stablegrad.hardware import has_fast_bf16
+from stablegrad.hardware import has_fast_bf16, used_memory
 from stablegrad.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -573,8 +572,7 @@ class Trainer:
     def _peak_memory(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        kilobyte = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
+        return used_memory()
 
     def _disk_message(self, error: OSError) -> str:
         where = (
