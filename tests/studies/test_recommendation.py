@@ -67,6 +67,7 @@ def test_all_parts_of_a_recommendation_agree(evidence):
         assert solved is not False
     if verdict == "go_on":
         assert step in ("more_seeds", "bigger", "longer")
+    assert all((one.state in ("open", "failed")) <= (one is stage) for one in decision.stages)  # "we are here" is there
     if verdict == "wait":
         assert step in ("finish", "probe")
     if step == "more_seeds":

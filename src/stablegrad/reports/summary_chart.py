@@ -69,11 +69,6 @@ def score_chart(
         parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{label}</text>')
     for place, name in enumerate(positions):
         parts.append(f'<text x="{x(place):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{escape(name)}</text>')
-    for name, value in references:
-        parts.append(
-            f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
-        )
-        parts.append(f'<text x="{WIDTH - RIGHT - 2}" y="{y(value) - 4:.1f}" text-anchor="end">{escape(name)}</text>')
     together = any(
         sum(bool(group) for group in place) > 1 for place in zip(*(line.points for line in series), strict=True)
     )
@@ -92,6 +87,13 @@ def score_chart(
             parts.append(f'<line class="{line.style}" {upright} y1="{bottom}" y2="{top}"/>')
             dots = line.points[place]
             parts += [f'<circle class="{line.style}" cx="{across:.1f}" cy="{y(v):.1f}" r="3.2"/>' for v in dots]
+    for name, value in references:
+        parts.append(
+            f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
+        )
+        parts.append(
+            f'<text class="name" x="{WIDTH - RIGHT - 2}" y="{y(value) - 4:.1f}" text-anchor="end">{escape(name)}</text>'
+        )
     for index, line in enumerate(series):
         across = LEFT + index * (WIDTH - LEFT - RIGHT) / len(series)
         parts.append(f'<circle class="{line.style}" cx="{across + 6:.1f}" cy="{HEIGHT - 10}" r="4"/>')

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from stablegrad.networks.sizes import DEPTHS, resolve_depth
@@ -230,6 +230,9 @@ def decide(evidence: Evidence) -> Decision:
         small=by_size[0],
         small_needed=_pairs_required(by_size[0]),
     )
+    # What is beyond the stage that is judged waits, whatever it would be judged by.
+    reached = STAGES.index(advised.stage)
+    stages = tuple(replace(stage, state="later") if place > reached else stage for place, stage in enumerate(stages))
     every_cell = [(run.setting, run.size) for run in evidence.runs]
     return Decision(
         answer=_answer(advantage, list(growth.values()), peak),
@@ -322,7 +325,7 @@ def _answer(advantage: Effect, growth: Sequence[Effect], peak: Effect) -> str:
 
 def _stages(
     evidence: Evidence, advantage: Effect, growth: Effect | None, scaling: Effect | None, break_even: BreakEven
-) -> tuple[Stage, Stage, Stage]:
+) -> tuple[Stage, ...]:
     cells = (advantage.before, advantage.after)
     steady = _steady(evidence, advantage)
     time = _time_criterion(break_even, cells)
