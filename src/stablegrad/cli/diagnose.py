@@ -201,7 +201,6 @@ def _diagnose_model(parsed: Arguments) -> Report:
             raise UsageError(f"--{name} is for the trial of a run; that of a network takes --seconds")
     torch.manual_seed(parsed.seed)
     model, sample = _make_model(parsed)
-    say(f"training small copies on a synthetic task, at most about {duration(parsed.seconds)}")
     report = diagnose(model, sample, seconds=parsed.seconds, seed=parsed.seed)
     if not _has_something_to_try(parsed, report):
         return report
@@ -273,7 +272,7 @@ def _call(target: str) -> Any:
     function = getattr(module, name, None)
     if function is None:
         own = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
-        raise unknown_name(f"function of {module_name!r}", name, own)
+        raise unknown_name("function", name, own)
     if isinstance(function, nn.Module):
         return function
     if not callable(function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,11 @@ class Arguments:
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
     parsed = parse(Arguments, "resume", arguments, "Continue a run; a finished one is left as it is.")
-    if RunFolder(parsed.run_dir).read_config().get("algorithm") == SUPERVISED:
+    folder = RunFolder(parsed.run_dir)
+    algorithm = folder.read_config().get("algorithm")
+    if (folder.read_summary() or {}).get("status") == "finished" and not parsed.quiet:
+        print("note: this run has finished already; for more steps start a new one", file=sys.stderr)
+    if algorithm == SUPERVISED:
         refuse_torchrun("relearn")
         relearn.print_summary(
             resume_supervised(parsed.run_dir, quiet=parsed.quiet, device=parsed.device),
