@@ -66,6 +66,6 @@ def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UsageError:
     message = f"unknown {kind} {str(name)!r}"
     if close:
         message += f"; did you mean {lowered[close[0]]!r}?"
-    if len(choices) <= 12:
+    if 0 < len(choices) <= 12:
         message += f" (valid: {', '.join(choices)})"
     return UsageError(message)

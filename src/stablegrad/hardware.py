@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -28,6 +30,12 @@ def available_memory(device: torch.device) -> int | None:
     limits = [_system_memory(), _container_memory()]
     known = [limit for limit in limits if limit is not None]
     return min(known) if known else None
+
+
+def used_memory() -> int:
+    """The most bytes of main memory that this process has had so far."""
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
 
 
 def _system_memory() -> int | None:

@@ -41,7 +41,7 @@ def failure(capsys, arguments):
         ([*TRAIN, "--preset", "stabel"], "unknown preset 'stabel'; did you mean 'stable'?"),
         ([*TRAIN, "--preset", "stable+torso.dept=3"], "did you mean 'torso.depth'?"),
         ([*TRAIN, "--total-steps", "-5"], "total-steps must be at least 1, got -5"),
-        ([*TRAIN, "--total-steps", "many"], "Error parsing --total-steps"),
+        ([*TRAIN, "--total-steps", "many"], "--total-steps should be a whole number, got 'many'"),
         ([*TRAIN, "--num-minibatches", "7"], "cannot be cut into 7 minibatches"),
         ([*TRAIN, "--atari.frame-stack", "4"], "'--atari.frame-stack'"),
         ([*TRAIN, "--device", "cuda:9"], "device 'cuda:9' is not there"),
@@ -58,6 +58,32 @@ def failure(capsys, arguments):
         (["compare", "pqn", "--env", "CartPole-v1", "--preset=kron"], "--preset is for 'train'; compare takes --set"),
         ([*TRAIN, "--algorithm", "pqn"], "the algorithm stands first and is no option"),
         (["report", "--json"], "name at least one run folder"),
+        ([*TRAIN, "--lr", "1e-3"], "unknown option of 'train pqn' '--lr'; did you mean '--optimizer.learning-rate'?"),
+        ([*TRAIN, "--net-arch", "64"], "did you mean '--torso.width' and '--torso.depth'?"),
+        ([*TRAIN, "--flurb"], "unknown option of 'train pqn' '--flurb'; 'stablegrad train pqn --help' lists them all"),
+        ([*TRAIN, "--total-steps", "2e5"], "should be a whole number, got '2e5'; did you mean 200000?"),
+        ([*TRAIN, "--total-steps", "10M"], "did you mean 10000000?"),
+        ([*TRAIN, "--seed", "1,2"], "--seed should be a whole number, got '1,2'"),
+        ([*TRAIN, "--discount", "high"], "--discount should be a number, got 'high'"),
+        ([*TRAIN, "--seed"], "--seed needs a value"),
+        ([*TRAIN, "--quiet", "yes"], "unexpected 'yes' for 'train pqn': --quiet takes no value"),
+        ([*TRAIN, "--json=yes"], "unexpected 'yes' for 'train pqn': --json takes no value"),
+        ([*TRAIN, "more"], "unexpected 'more' for 'train pqn': options begin with --"),
+        (["train", "pqn", "CartPole-v1"], "name an environment: --env CartPole-v1"),
+        (["train", "pqn", "--env", "CartPole"], "did you mean 'CartPole-v1'?"),
+        (["train", "pqn", "--env", "PongNoFrameskip-v4"], "did you mean 'Pong-v5'?"),
+        (["train", "pqn", "--env", "ALE/Qbert-v5"], "did you mean 'Qbert-v5'?"),
+        (["train", "pqn", "--env", "gym:CartPole-v1"], "did you mean 'CartPole-v1'?"),
+        (["train", "pqn", "--env", "nowhere/walk.py"], "one of your own is named package.module:make_env"),
+        (["resume"], "'stablegrad resume' needs PATH: The run's folder"),
+        (["compare", "pqn", "--env", "CartPole-v1", "--seeds", "1,2,3"], "spaces between them: --seeds 1 2 3"),
+        (
+            ["compare", "pqn", "--env", "CartPole-v1", "--settings", "a,b"],
+            "needs 2 values, with spaces between them: --se",
+        ),
+        (["diagnose", "a:b", "--input-shape", "4,84,84"], "spaces between them: --input-shape 4 84 84"),
+        (["diagnose", "a:b", "--input-shape", "(4, 84, 84)"], "spaces between them: --input-shape 4 84 84"),
+        (["--seed", "3"], "name a command first: stablegrad COMMAND --seed"),
         (["compare", "pqn", "--env", "CartPole-v1", "--seeds", "0"], "seed"),
     ],
 )
@@ -132,7 +158,7 @@ def test_a_factory_is_asked_once_what_it_makes(capsys, monkeypatch, tmp_path):
     assert main([*command, "--run-dir", "run"]) == 0
     # One to describe it (five times before this was kept), 8 in the run's only segment, 2 to evaluate.
     assert len(sys.modules["counted_env"].made) == 1 + 8 + 2
-    assert capsys.readouterr().err.endswith(" s\n")
+    assert capsys.readouterr().err.endswith(" s elapsed\n")
     del sys.modules["counted_env"]
 
 
@@ -177,6 +203,76 @@ def test_train_evaluate_resume_report(capsys, monkeypatch, tmp_path):
     code, error = failure(capsys, ["evaluate", str(run_dir)])
     assert code == 1
     assert "model.safetensors was truncated or edited" in error
+
+
+@pytest.fixture
+def workspace(monkeypatch, tmp_path):
+    """A folder with runs, a comparison, weights and a module, none of which is opened."""
+    for folder, name in (("a", "config"), ("b", "config"), ("both", "comparison"), ("both/runs/x/seed-1", "config")):
+        (tmp_path / "runs" / folder / "checkpoints").mkdir(parents=True)
+        (tmp_path / "runs" / folder / f"{name}.json").write_text("{}")
+    (tmp_path / "model.zip").touch()
+    (tmp_path / "mine").mkdir()
+    text = "raise RuntimeError('was run')\ndef helper(): ...\ndef make_model(): ...\ndef make_walk(): ..."
+    for module in ("nets.py", "mine/walk.py"):
+        (tmp_path / module).write_text(text)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["resume", "runs"],
+            "'runs' is no run folder: it holds others; name one: runs/a, runs/b, runs/both/runs/x/seed-1",
+        ),
+        (["evaluate", "runs/both"], "it holds others; name one: runs/both/runs/x/seed-1"),
+        (["diagnose", "runs"], "it holds others; name one: runs/a"),
+        (
+            ["diagnose", "runs/a/checkpoints"],
+            "'runs/a/checkpoints' is no run folder: it lies in 'runs/a', which is one",
+        ),
+        (["evaluate", "runs/a/config.json"], "it lies in 'runs/a', which is one"),
+        (["evaluate", "model.zip"], "'model.zip' is no run folder: it is a file"),
+        (["resume", "runs/both/runs/x/seed-2"], "nothing of that name; did you mean 'runs/both/runs/x/seed-1'?"),
+        (
+            ["report", "runs"],
+            "no folder of a run, a comparison or a study: it holds others; name one: runs/a, runs/b, runs/both",
+        ),
+        (
+            ["report", "runs/a", "--summary"],
+            "neither a comparison folder nor a study folder: it has no comparison.json",
+        ),
+        (["report", "runs", "--summary"], "it holds others; name one: runs/both"),
+        (
+            ["diagnose", "model.zip"],
+            "'model.zip' is a file of weights; expected package.module:make_model, or a run folder",
+        ),
+        (["diagnose", "nets.py:make_model"], "did you mean 'nets:make_model'?"),
+        (["diagnose", "nets.helper"], "did you mean 'nets:helper'?"),
+        (["diagnose", "nets.py"], "did you mean 'nets:make_model'?"),
+        (["diagnose", "./mine/walk.py:make_walk"], "did you mean 'mine.walk:make_walk'?"),
+        (["diagnose", "mine.walk.helper"], "did you mean 'mine.walk:helper'?"),
+        (
+            ["train", "pqn", "--env", "mine/walk.py:make_walk"],
+            "unknown environment 'mine/walk.py:make_walk'; did you mean 'mine.",
+        ),
+        (["train", "pqn", "--env", "nets.make_walk"], "did you mean 'nets:make_walk'?"),
+        (["diagnose", "runs/a", "--device", "cpu"], "--device is for the trial of what is prescribed; add --verify"),
+    ],
+)
+def test_what_was_meant_is_found_in_the_folder(capsys, workspace, arguments, message):
+    code, error = failure(capsys, arguments)
+    assert message in error
+    assert code in (1, 2)
+
+
+def test_a_videos_file_is_an_mp4(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main([*TRAIN, *TINY, "--total-steps", "100", "--run-dir", "run", "--quiet"]) == 0
+    _, error = failure(capsys, ["evaluate", "run", "--video", "film.avi", "--quiet"])
+    assert "a video is an MP4 file; name it 'film.mp4'" in error
+    assert not (tmp_path / "film.avi").exists()
 
 
 def test_evaluate_writes_a_video(capsys, monkeypatch, tmp_path):

@@ -138,7 +138,7 @@ def test_a_sample_or_a_shape(models, capsys):
         (["nets_of_mine:fails"], 1, "'nets_of_mine:fails' failed: RuntimeError: no weights here"),
         (["nets_of_yours:small"], 2, "no module 'nets_of_yours'"),
         (["broken_nets:small"], 1, "importing 'broken_nets' failed: ModuleNotFoundError: No module named"),
-        (["nets_of_mine:"], 2, "malformed 'nets_of_mine:'; expected package.module:make_model, or a run folder"),
+        (["nets_of_mine:"], 2, "cannot diagnose 'nets_of_mine:'; did you mean 'nets_of_mine:"),
         (["nets_of_mine:small", "--seconds", "0"], 2, "seconds must be above 0"),
         (["nowhere"], 2, "'nowhere' is no run folder"),
         (["nets_of_mine:small", "--verify", "--steps", "100"], 2, "--steps is for the trial of a run"),

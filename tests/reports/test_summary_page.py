@@ -16,6 +16,7 @@ from stablegrad.reports.summary_chart import ChartSeries, score_chart
 from stablegrad.reports.summary_page import _Page
 from stablegrad.studies.decision import decide
 from stablegrad.studies.evidence import read_evidence
+from stablegrad.studies.references import references
 
 
 def _evidence_of():
@@ -256,12 +257,53 @@ def test_no_text_is_without_use():
         assert f'"{key}"' in code or f"'{key}'" in code or any(key.startswith(start) for start in built), key
 
 
-def test_the_chart_holds_every_run():
+def _heights(svg, pattern):
+    return [float(value) for value in re.findall(pattern, svg)]
+
+
+def test_the_chart_holds_every_run_the_means_and_the_references():
     series = [ChartSeries("a", "first", [[1.0, 2.0], []]), ChartSeries("b", "second", [[-3.0], [4.0, 5.0]])]
-    svg = str(score_chart(["<1>", "2"], series, "a picture", percent=False))
+    lines = [("random <play>", -8.0), ("solved", 9.0)]
+    svg = str(score_chart(["<1>", "2"], series, lines, "a picture", percent=False))
     assert svg.count("<circle") == 5 + 2  # runs, and the legend
-    assert "&lt;1&gt;" in svg and 'role="img"' in svg
-    heights = [float(value) for value in re.findall(r'circle class="\w+" cx="[\d.]+" cy="([\d.]+)" r="3.2"', svg)]
+    assert "&lt;1&gt;" in svg and "random &lt;play&gt;" in svg and 'role="img"' in svg
+    heights = _heights(svg, r'circle class="\w+" cx="[\d.]+" cy="([\d.]+)" r="3.2"')
     assert heights[1] < heights[0] < heights[2]  # higher is further up
-    assert score_chart(["1"], [ChartSeries("a", "first", [[]])], "nothing", percent=True) is None
-    assert score_chart(["1"], [ChartSeries("a", "first", [[0.0]])], "one value", percent=True) is not None
+    random, solved = _heights(svg, r'class="reference" x1="\d+" x2="\d+" y1="([\d.]+)"')
+    assert solved < min(heights) and random > max(heights)
+    # Of 1 and 2 the mean is 1.5, and its 95% interval reaches 12.706 / 2 to each side.
+    a_unit = heights[0] - heights[1]
+    low, high = re.search(r'line class="first" x1="[\d.]+" x2="[\d.]+" y1="([\d.]+)" y2="([\d.]+)"', svg).groups()
+    assert float(low) - float(high) == pytest.approx(12.706 * a_unit, rel=0.02)
+    assert score_chart(["1"], [ChartSeries("a", "first", [[]])], [], "nothing", percent=True) is None
+    assert score_chart(["1"], [ChartSeries("a", "first", [[0.0]])], [], "one value", percent=True) is not None
+
+
+def test_a_page_says_what_a_score_is_worth(tmp_path):
+    """Far better than the baseline, and still far from landing: no adoption."""
+    values = {"tasks": ("LunarLander-v3",), "references": references("final_return", {"LunarLander-v3"})}
+    command = ("stablegrad", "compare", "pqn", "--env", "LunarLander-v3", "--total-steps", "1000", "--dir", "there")
+    baseline = [[-120.0, -140.0, -130.0]]
+    better = [[30.0, 35.0, 33.7]]
+    evidence = _evidence_of()(baseline, better, depth="xlarge", command=command, directory=tmp_path, **values)
+    for language, parts in {
+        "en": ("Go on · Small trial", "random play scores -188", "solved at 200", "with 32.9 the task is not solved"),
+        "ja": ("ランダムに行動した場合のスコアは-188", "達成基準", "200"),
+    }.items():
+        shown = _Page(evidence, decide(evidence), Words(language), None, None, None).context()
+        text = " ".join(str(shown[name]) for name in ("chip", "recommendation", "details", "chart"))
+        assert all(part in text for part in parts)
+        assert "Adopt" not in text
+        assert shown["chart"].count('class="reference"') == 2
+        assert shown["command"].count("--total-steps 5000") == 1 and "--total-steps 1000" not in shown["command"]
+    landed = _evidence_of()(baseline, [[230.0, 235.0, 233.7]], depth="xlarge", **values)
+    shown = _Page(landed, decide(landed), Words("en"), None, None, None).context()
+    assert str(shown["chip"]) == "Go · Small trial"
+    assert str(shown["recommendation"]) == "Adopt stable at depth 1, the one size that was tried."
+
+
+def test_no_japanese_text_speaks_of_money_where_none_is_meant():
+    about_money = ("cost.", "unit.money")
+    for key, text in Words("ja").texts.items():
+        if not key.startswith(about_money):
+            assert not any(word in text for word in ("予算", "投資", "採算", "収益", "費用", "割に合")), key

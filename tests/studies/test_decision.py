@@ -49,7 +49,7 @@ def test_certainty_is_the_widest_interval_that_excludes_zero():
 
 def test_a_clear_win_goes_on_to_a_bigger_network():
     decision = decide(evidence_of([[10.0, 12.0, 11.0]], [[50.0, 53.0, 50.5]]))
-    assert (decision.answer, decision.verdict, decision.stage) == ("better", "go", "scale")
+    assert (decision.answer, decision.verdict, decision.stage) == ("better", "go_on", "scale")
     assert decision.next_step == "bigger" and decision.next_seeds == 3
     assert decision.advantage.mean == pytest.approx(40.166666666666664) and decision.advantage.won == 3
     margin = criteria(decision, "trial")["improvement"]
@@ -126,7 +126,7 @@ def test_runs_that_are_left_come_first_and_failed_ones_are_told():
     decision = decide(scores)
     assert decision.verdict == "wait" and decision.next_step == "finish" and decision.next_seconds == 120
     failed = decide(evidence_of([[10.0, 12.0, 11.0, 9.0]], [[50.0, 53.0, 50.5, None]], failed={("stable", 0, 4)}))
-    assert failed.verdict == "go" and failed.advantage.count == 3
+    assert failed.verdict == "go_on" and failed.advantage.count == 3
     risk = next(risk for risk in failed.risks if risk.code == "failed")
     assert risk.values == {"count": 1, "runs": 8}
 
@@ -137,7 +137,7 @@ def test_a_candidate_that_collapses_more_often_does_not_pass():
     assert decision.verdict == "no_go" and criteria(decision, "probe")["steady"].observed == pytest.approx(2 / 3)
     assert {"collapse"} <= codes(decision)
     both = decide(evidence_of(*scores, lost={("stable", 0): 3, ("baseline", 0): 3}))  # all collapsed: no reason to stop
-    assert both.verdict == "go" and sum(risk.code == "collapse" for risk in both.risks) == 2
+    assert both.verdict == "go_on" and sum(risk.code == "collapse" for risk in both.risks) == 2
 
 
 @pytest.mark.parametrize(

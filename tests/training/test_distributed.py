@@ -238,4 +238,4 @@ def test_another_number_of_processes_is_noted(tmp_path, forked, tiny_run, capsys
     shutil.copy(folder / "undisturbed" / "metrics.jsonl", alone.metrics_path)
     summary = resume(alone.path)
     assert (summary["status"], summary["processes"]) == ("finished", 1)
-    assert "note: trained by 2 processes up to step 9" in capsys.readouterr().err
+    assert "note: trained by 2 processes on cpu up to step 9" in capsys.readouterr().err

@@ -86,13 +86,13 @@ def test_an_environments_own_time_limit_cuts_nothing():
 
 def test_plain_progress_is_a_line_now_and_then_and_one_at_the_end(endless, monkeypatch, capsys):
     evaluate(act, "endless_env:never", episodes=2, seed=1, max_episode_steps=5, quiet=False)
-    assert re.fullmatch(r"evaluation: 2/2 episodes  mean return 5\.0  \d+ s\n", capsys.readouterr().err)
+    assert re.fullmatch(r"evaluation: 2/2 episodes  mean return 5\.0  \d+ s elapsed\n", capsys.readouterr().err)
     clock = iter(range(0, 1000, 4))
     monkeypatch.setattr(evaluation.time, "monotonic", lambda: next(clock))
     evaluate(act, "endless_env:never", episodes=2, seed=1, max_episode_steps=5, quiet=False)
     assert capsys.readouterr().err.splitlines() == [
-        "evaluation: 0/2 episodes  mean return -  12 s",
-        "evaluation: 2/2 episodes  mean return 5.0  20 s",
+        "evaluation: 0/2 episodes  mean return -  12 s elapsed",
+        "evaluation: 2/2 episodes  mean return 5.0  20 s elapsed",
     ]
     evaluate(act, "endless_env:never", episodes=2, seed=1, max_episode_steps=5)
     assert capsys.readouterr().err == ""

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -50,3 +52,33 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_allocated(monkeypat
         small.check()
     monkeypatch.setattr(memory, "available_memory", lambda device: None)
     run.check()  # where the machine does not tell, nothing is refused
+
+
+def test_a_rollout_too_large_is_not_blamed_on_the_network(monkeypatch):
+    monkeypatch.setattr(memory, "available_memory", lambda device: 2**30)
+    run = default_run("Breakout-v5", "baseline+num_steps=1024")
+    with pytest.raises(UsageError, match="choose a smaller --num-envs or --num-steps"):
+        run.check()
+
+
+def test_the_peak_of_a_real_run_is_within_a_half_of_what_was_said(tmp_path):
+    """In a process of its own: what a test process had before would count."""
+    program = """if True:
+        import dataclasses, sys
+        from stablegrad.training.config import default_run
+        from stablegrad.training.trainer import train
+        run = default_run("CartPole-v1", "baseline+torso.depth=1+torso.width=512+num_steps=8")
+        run = dataclasses.replace(run, total_steps=1, threads=1)
+        said = run.memory_need().peak
+        print(said / train(run, sys.argv[1], quiet=True)["peak_memory_bytes"])
+    """
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert 1 / 1.5 < float(output) < 1.5
+
+
+def test_a_gpu_holds_neither_the_program_nor_copies_for_checkpoints():
+    agent, spec = default_run("CartPole-v1", "stable").agent, environment_spec("CartPole-v1")
+    here, there = memory_need(agent, spec, CPU), memory_need(agent, spec, torch.device("cuda"))
+    assert here.total == there.total == there.peak < here.peak
+    assert "program" in str(here) and "program" not in str(there) and "checkpoint" not in str(there)

@@ -1,10 +1,10 @@
 """The loop on real environments: summaries, exact resume, stops, failures."""
 
 import dataclasses
-import importlib.machinery
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,9 +24,9 @@ from stablegrad.environments import StepResult, environment_spec
 from stablegrad.errors import CheckpointError, EnvironmentFault, StablegradError, TrainingDiverged, UsageError
 from stablegrad.training import trainer as trainer_module
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
-from stablegrad.training.config import RunConfig, default_run
+from stablegrad.training.config import RunConfig, default_run, resolve_device
 from stablegrad.training.interruption import Interrupted
-from stablegrad.training.run_folder import RunFolder
+from stablegrad.training.run_folder import RunFolder, write_json
 from stablegrad.training.trainer import resume, train
 
 TIMES = {"wall_seconds", "speed/steps_per_second"}
@@ -268,7 +268,6 @@ def test_weights_and_biases_gets_what_metrics_get(tmp_path, tiny_run, monkeypatc
     logged, state = [], {}
     fake = types.ModuleType("wandb")
     fake.Error = type("Error", (Exception,), {})
-    fake.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
     run = types.SimpleNamespace(
         log=lambda values, step: logged.append((step, values)), finish=lambda: state.update(finished=True)
     )
@@ -295,6 +294,40 @@ def test_a_missing_package_is_said_before_anything_is_written(tmp_path, tiny_run
     with pytest.raises(UsageError, match=r"pip install 'stablegrad\[wandb\]'"):
         train(dataclasses.replace(tiny_run, wandb="project"), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_a_device_that_is_not_here_goes_on_with_another(tmp_path, tiny_run, monkeypatch, capsys):
+    train_until(dataclasses.replace(tiny_run, total_steps=2000), tmp_path / "run", 20, monkeypatch)
+    folder = RunFolder(tmp_path / "run")
+    write_json(folder.config_path, folder.read_config() | {"device": "cuda:7"})
+    for device, message in ((None, "CUDA devices; try --device "), ("cuda:99", "'cuda:99' is not there")):
+        with pytest.raises(UsageError, match=message):
+            resume(folder.path, quiet=True, device=device)
+    assert resume(folder.path, device="cpu")["status"] == "finished"
+    assert folder.read_config()["device"] == "cuda:7"
+    assert "note" not in capsys.readouterr().err
+
+
+def test_a_change_of_device_is_noted(tmp_path, tiny_run, monkeypatch, capsys):
+    save = trainer_module.save_checkpoint
+    with monkeypatch.context() as there:
+        there.setattr(
+            trainer_module,
+            "save_checkpoint",
+            lambda path, step, network, state, *rest, **options: save(
+                path, step, network, {**state, "device": "cuda"}, *rest, **options
+            ),
+        )
+        train_until(dataclasses.replace(tiny_run, total_steps=2000), tmp_path / "run", 20, monkeypatch)
+    resume(tmp_path / "run")
+    said = capsys.readouterr().err
+    assert re.search("note: trained by 1 process on cuda up to step 1,0.., from here on by 1 process on cpu", said)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "cuda:01", "cpu:1", "mps", "meta", "", "CPU", "cuda:1e9"])
+def test_devices_that_are_none(name):
+    with pytest.raises(UsageError, match=r"^unknown device '.*'; expected cpu, cuda, cuda:<n> or auto$"):
+        resolve_device(name)
 
 
 def test_two_processes_cannot_train_one_run(tmp_path, tiny_run):

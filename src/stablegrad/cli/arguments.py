@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from stablegrad.agents.presets import PRESETS
+from stablegrad.cli.option_names import nearest_options
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.training.config import ALGORITHMS, RunConfig
 
@@ -69,8 +70,8 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], description: st
         message = _one_line(errors.getvalue() + output.getvalue())
     unknown = re.match(r"Unrecognized options: ([^\s,]+)", message)
     if unknown:
-        raise unknown_name(f"option of '{command}'", unknown[1], _options(kind, default))
-    raise UsageError(f"{message} (see stablegrad {command} --help)")
+        raise _unknown(unknown[1], command, arguments, _options(kind, default))
+    raise UsageError(f"{_plainer(message, arguments)} (see stablegrad {command} --help)")
 
 
 def option(arguments: Sequence[str], name: str, default: str | None = None) -> str | None:
@@ -102,8 +103,56 @@ def algorithm_and_env(command: str, arguments: Sequence[str]) -> tuple[str, str,
         raise UsageError(f"the algorithm stands first and is no option: stablegrad {command} {algorithm} --env ID ...")
     env = option(rest, "--env", "CartPole-v1" if asks_for_help else None)
     if env is None:
-        raise UsageError("name an environment: --env ID ('stablegrad envs' lists them)")
+        named = rest[0] if rest and not rest[0].startswith("-") else "ID"
+        raise UsageError(f"name an environment: --env {named} ('stablegrad envs' lists them)")
     return algorithm, env, rest
+
+
+def _unknown(name: str, command: str, arguments: Sequence[str], options: set[str]) -> UsageError:
+    """The error for an option that there is not, or for a word too many."""
+    if not name.startswith("-"):
+        words = [word for argument in arguments for word in argument.split("=", 1)]
+        before = words[: words.index(name)] if name in words else []
+        flag = before[-1] if before and before[-1] in options else None
+        hint = f"{flag} takes no value" if flag else f"options begin with --, see stablegrad {command} --help"
+        return UsageError(f"unexpected {name!r} for '{command}': {hint}")
+    meant = nearest_options(name, options)
+    if meant:
+        return UsageError(f"unknown option of '{command}' {name!r}; did you mean {' and '.join(map(repr, meant))}?")
+    return UsageError(f"unknown option of '{command}' {name!r}; 'stablegrad {command} --help' lists them all")
+
+
+def _plainer(message: str, arguments: Sequence[str]) -> str:
+    """tyro's message in words for people, where it is one of those that need them."""
+    if missing := re.match(r"Missing from (stablegrad .+?): (\S+) (.+?) \(required\)", message):
+        return f"'{missing[1]}' needs {missing[2]}: {missing[3].rstrip('.')}"
+    named = re.search(r"(--[a-z][\w.-]*)", message)
+    if named is None:
+        return message
+    name, value = named[1], option(arguments, named[1])
+    if value is None:
+        return f"{name} needs a value"
+    parts = re.findall(r"[^\s,;()\[\]]+", value.replace("x", " ") if re.fullmatch(r"[\dx]+", value) else value)
+    if "literal for int()" in message:
+        whole = _whole_number(value)
+        return f"{name} should be a whole number, got {value!r}" + (f"; did you mean {whole}?" if whole else "")
+    if "could not convert string to float" in message:
+        return f"{name} should be a number, got {value!r}"
+    if count := re.search("Expected ([2-9]) values", message):
+        hint = f": {name} {' '.join(parts)}" if len(parts) == int(count[1]) else ""
+        return f"{name} needs {count[1]} values, with spaces between them{hint}"
+    if len(parts) > 1:
+        return f"{name} takes its values with spaces between them: {name} {' '.join(parts)}"
+    return message if "no type matching" not in message else f"{name} cannot be {value!r}"
+
+
+def _whole_number(text: str) -> int | None:
+    """What "1e6", "1M" or "1,000,000" mean."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d{1,2})?)([km]?)", text.lower().replace(",", ""))
+    if match is None or re.fullmatch(r"\d{1,2}(,\d{1,2})+", text):
+        return None
+    number = float(match[1]) * {"": 1, "k": 1e3, "m": 1e6}[match[2]]
+    return int(number) if number.is_integer() else None
 
 
 def _one_line(text: str) -> str:

@@ -164,7 +164,7 @@ class ComparisonProgress:
     def _left(self, runs: list[RunProgress]) -> str:
         done = sum(min(run.step / run.total_steps, 1.0) for run in runs)
         elapsed = time.monotonic() - self._started
-        if done / len(runs) < 0.02:
+        if not 0.02 <= done / len(runs) < 1:  # too early to say, or nothing left to do
             return ""
         return f", about {elapsed * (len(runs) - done) / done:,.0f} s left"
 

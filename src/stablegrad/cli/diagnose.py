@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import shlex
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from stablegrad.cli.arguments import parse
+from stablegrad.cli.trial_progress import TrialProgress, say, say_pairs
 from stablegrad.diagnostics.changes import all_layers
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.preflight import diagnose
@@ -27,14 +27,14 @@ from stablegrad.diagnostics.recorded import diagnose_recorded, recorded_history
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, verify
 from stablegrad.errors import StablegradError, UsageError, unknown_name
-from stablegrad.studies import RunProgress
 from stablegrad.studies.run_trial import changed_configs, check_size, fitting, planned_seconds, trial_steps, verify_run
 from stablegrad.studies.wording import duration
+from stablegrad.targets import nearest_target
 from stablegrad.training.config import RunConfig, usable_cores
 from stablegrad.training.interruption import Interrupted
 from stablegrad.training.run_folder import RunFolder
 
-PROGRESS_SECONDS = 15.0
+WEIGHTS = {".zip", ".pt", ".pth", ".ckpt", ".safetensors", ".pkl", ".onnx"}
 DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
 
 
@@ -44,7 +44,7 @@ class Arguments:
 
     target: tyro.conf.Positional[str]
     """package.module:make_model, a function without arguments that returns a torch.nn.Module, or the module and a
-    sample of its inputs; or a run folder."""
+    sample of its inputs (or such a module itself); or a run folder."""
     input_shape: tuple[int, ...] | None = None
     """Shape of one input, without the batch, such as 4 84 84; not needed where make_model returns a sample, or where
     the network begins with a linear layer."""
@@ -62,6 +62,8 @@ class Arguments:
     steps: int | None = None
     """Environment steps of each training of a run's trial; None: twice as many as the run took until it was first found
     ill, at least a tenth of it."""
+    device: str | None = None
+    """Device of a run's trial: cpu, cuda, cuda:<n>, auto; default: the run's."""
     workers: int | None = None
     """Trainings at once in a run's trial; default: as many as the cores hold."""
     beside: Path | None = None
@@ -78,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
     if not arguments:
         raise UsageError("name what to diagnose: package.module:make_model, or a run folder")
     parsed = parse(Arguments, "diagnose", arguments, text)
-    for name in () if parsed.verify else ("seeds", "steps", "workers"):
+    for name in () if parsed.verify else ("seeds", "steps", "workers", "device"):
         if getattr(parsed, name) != getattr(Arguments, name):
             raise UsageError(f"--{name} is for the trial of what is prescribed; add --verify")
     report = _diagnose_run(parsed, arguments) if _is_folder(parsed.target) else _diagnose_model(parsed)
@@ -97,7 +99,23 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _is_folder(target: str) -> bool:
-    return Path(target).is_dir() or ":" not in target
+    """Whether a run folder is named.
+
+    Raises:
+        UsageError: something else is, that is no function of a module either.
+    """
+    path = Path(target)
+    if path.is_dir():
+        return True
+    expected = "expected package.module:make_model, or a run folder"
+    if (meant := nearest_target(target, "make_model")) not in (None, target):
+        raise UsageError(f"cannot diagnose {target!r}; did you mean {meant!r}? ({expected})")
+    if path.is_file() and path.suffix in WEIGHTS:
+        raise UsageError(
+            f"{target!r} is a file of weights; {expected}. Write a function that makes the network and loads them: for "
+            "Stable-Baselines3, def make_model(): return PPO.load(...).policy"
+        )
+    return ":" not in target
 
 
 def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
@@ -155,8 +173,10 @@ def _try_in_its_environment(
     parsed: Arguments, arguments: Sequence[str], folder: RunFolder, report: Report
 ) -> list[dict[str, Any]]:
     """What trainings of a run with its prescriptions showed; says on stderr how far they are."""
-    say = (lambda text: None) if parsed.json else partial(print, file=sys.stderr, flush=True)
     base = RunConfig.from_json(folder.read_config())
+    if parsed.device is not None:
+        base = replace(base, device=parsed.device)
+    base.check()
     steps = trial_steps(report, base.total_steps) if parsed.steps is None else parsed.steps
     check_size(steps, parsed.seeds)
     tried = list(changed_configs(base, report.prescriptions))[:TOP]
@@ -165,14 +185,6 @@ def _try_in_its_environment(
     say(f"{report.verdict}; trying {', '.join(tried) or 'nothing'}")
     if tried:
         say(f"{trainings} trainings of {steps:,} steps" + ("" if takes is None else f", about {duration(takes)}"))
-    said = time.monotonic()
-
-    def show(name: str, runs: list[RunProgress]) -> None:
-        nonlocal said
-        if time.monotonic() - said >= PROGRESS_SECONDS:
-            said = time.monotonic()
-            say(f"{name}: {sum(run.state == 'finished' for run in runs)} of {len(runs)} trainings done")
-
     try:
         trials = verify_run(
             folder.path / "verify" / f"{steps}-steps-{parsed.seeds}-pairs",
@@ -182,7 +194,7 @@ def _try_in_its_environment(
             seeds=parsed.seeds,
             top=TOP,
             workers=parsed.workers,
-            on_progress=show,
+            on_progress=TrialProgress(tried, trainings).update,
             command=["stablegrad", "diagnose", *arguments],
         )
     except KeyboardInterrupt:
@@ -193,7 +205,7 @@ def _try_in_its_environment(
 def _diagnose_model(parsed: Arguments) -> Report:
     if parsed.beside is not None:
         raise UsageError("--beside is for a run; a network is judged beside small twins of its own")
-    for name in ("steps", "workers"):
+    for name in ("steps", "workers", "device"):
         if getattr(parsed, name) is not None:
             raise UsageError(f"--{name} is for the trial of a run; that of a network takes --seconds")
     torch.manual_seed(parsed.seed)
@@ -203,10 +215,15 @@ def _diagnose_model(parsed: Arguments) -> Report:
         return report
     if not report.prescriptions:
         return _untried(report, "try changes in a training of your own: stablegrad.diagnostics.verify_training")
-    if not parsed.json:
-        print(f"{report.verdict}; trying what is prescribed ...", file=sys.stderr, flush=True)
+    say(f"{report.verdict}; trying what is prescribed, at most about {duration(2 * parsed.seconds)}")
     trials = verify(
-        model, sample, report.prescriptions, seeds=parsed.seeds, seconds=2 * parsed.seconds, seed=parsed.seed
+        model,
+        sample,
+        report.prescriptions,
+        seeds=parsed.seeds,
+        seconds=2 * parsed.seconds,
+        seed=parsed.seed,
+        on_progress=lambda done, seconds: say_pairs(done, parsed.seeds, seconds),
     )
     return replace(report, trial=[trial.to_dict() for trial in trials])
 
@@ -246,6 +263,8 @@ def _call(target: str) -> Any:
     module_name, _, name = target.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
         raise UsageError(f"malformed {target!r}; expected package.module:make_model, or a run folder")
+    if name == "":
+        raise UsageError(f"{target!r} names no function; expected package.module:make_model")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -263,13 +282,34 @@ def _call(target: str) -> Any:
         raise StablegradError(f"importing {module_name!r} failed: {_said(error)}") from error
     function = getattr(module, name, None)
     if function is None:
-        raise unknown_name("function", name, [one for one, value in vars(module).items() if callable(value)])
+        own = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
+        raise unknown_name("function", name, own)
+    if isinstance(function, nn.Module):
+        return function
     if not callable(function):
         raise UsageError(f"{target!r} names a value of type {type(function).__name__}; expected a function")
+    needed = _required(function)
+    if needed:
+        raise UsageError(
+            f"{target!r} needs arguments ({', '.join(needed)}); expected a function without: "
+            f"def make_model(): return {name}(...)"
+        )
     try:
         return function()
     except Exception as error:
         raise StablegradError(f"{target!r} failed: {_said(error)}") from error
+
+
+def _required(function: Callable[..., Any]) -> list[str]:
+    """Arguments without which a function cannot be called."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):  # a callable without a signature, as some built in C
+        return []
+    named = (
+        one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    )
+    return [one.name for one in named if one.default is one.empty]
 
 
 def _said(error: Exception) -> str:

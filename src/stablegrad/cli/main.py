@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from stablegrad import __version__
-from stablegrad.errors import StablegradError, unknown_name
+from stablegrad.errors import StablegradError, UsageError, unknown_name
 
 COMMANDS = {
     "quickstart": "the main job in one go: a deep network failing, and the same network stabilised",
@@ -33,13 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if debug:
         arguments.remove("--debug")
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(_usage())
             return 0
         if arguments[0] == "--version":
             print(f"stablegrad {__version__}")
             return 0
         command, *rest = arguments
+        if command.startswith("-"):
+            raise UsageError(f"name a command first: stablegrad COMMAND {command} ... ('stablegrad --help' lists them)")
         if command not in COMMANDS:
             raise unknown_name("command", command, COMMANDS)
         module = importlib.import_module(f"stablegrad.cli.{command}")

@@ -13,6 +13,7 @@ import tyro
 from stablegrad.cli.arguments import parse
 from stablegrad.errors import UsageError
 from stablegrad.reports import write_comparison_report, write_run_report, write_study_report, write_summary_page
+from stablegrad.training.run_folder import what_is_there
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Arguments:
     price_per_hour: float | None = None
     """With --summary: what an hour of the machine costs."""
     currency: str | None = None
-    """With --summary: of that price, such as USD or JPY."""
+    """With --summary: of that price: an ISO 4217 code, such as USD or JPY."""
     watts: float | None = None
     """With --summary: what the machine draws under load, for the energy."""
     json: bool = False
@@ -58,9 +59,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _writer_for(folder: Path) -> Callable[[Path], Path]:
-    """Who writes the report of what the folder holds; of a folder that holds nothing, who says so."""
-    if (folder / "comparison.json").exists():
-        return write_comparison_report
-    if (folder / "study.json").exists():
-        return write_study_report
-    return write_run_report
+    """Who writes the report of what the folder holds."""
+    writers = {
+        "comparison.json": write_comparison_report,
+        "study.json": write_study_report,
+        "config.json": write_run_report,
+    }
+    for name, writer in writers.items():
+        if (folder / name).exists():
+            return writer
+    raise UsageError(f"'{folder}' is no folder of a run, a comparison or a study: {what_is_there(folder, *writers)}")

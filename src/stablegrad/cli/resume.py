@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ class Arguments:
 
     run_dir: tyro.conf.Positional[Path]
     """The run's folder."""
+    device: str | None = None
+    """Device to go on with: cpu, cuda, cuda:<n>, auto; default: the run's."""
     json: bool = False
     """Print the summary as JSON on the last line."""
     quiet: bool = False
@@ -33,12 +36,18 @@ class Arguments:
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
     parsed = parse(Arguments, "resume", arguments, "Continue a run; a finished one is left as it is.")
-    if RunFolder(parsed.run_dir).read_config().get("algorithm") == SUPERVISED:
+    folder = RunFolder(parsed.run_dir)
+    algorithm = folder.read_config().get("algorithm")
+    if (folder.read_summary() or {}).get("status") == "finished" and not parsed.quiet:
+        print("note: this run has finished already; for more steps start a new one", file=sys.stderr)
+    if algorithm == SUPERVISED:
         refuse_torchrun("relearn")
         relearn.print_summary(
-            resume_supervised(parsed.run_dir, quiet=parsed.quiet), parsed.run_dir, as_json=parsed.json
+            resume_supervised(parsed.run_dir, quiet=parsed.quiet, device=parsed.device),
+            parsed.run_dir,
+            as_json=parsed.json,
         )
         return 0
-    summary = resume(parsed.run_dir, quiet=parsed.quiet)
+    summary = resume(parsed.run_dir, quiet=parsed.quiet, device=parsed.device)
     print_summary(summary, parsed.run_dir, as_json=parsed.json)
     return 0

@@ -98,6 +98,7 @@ def verify(
     seconds: float = 180.0,
     phases: int = PHASES,
     seed: int = 0,
+    on_progress: Callable[[int, float], None] | None = None,
 ) -> list[Trial]:
     """Try prescriptions on copies of a network; the network and all random numbers of the program stay as they are.
 
@@ -111,6 +112,7 @@ def verify(
         seconds: time it may take, about.
         phases: how often labels are reshuffled, and once.
         seed: the first seed.
+        on_progress: called after every pair with the number of pairs done and the seconds that they took.
 
     Returns:
         one trial a prescription, in their order, up to the last one that was tried. The score is the mean accuracy over
@@ -147,6 +149,7 @@ def verify(
         step_seconds = sum(rehearse(task, make) for make in makers.values())
         planned = plan(step_seconds, seconds, phases, spent=time.perf_counter() - started, runs=seeds)
         pairs: list[Mapping[str, Contestant]] = []
+        first = time.perf_counter()
         for number in range(seed, seed + seeds):
             torch.manual_seed(number)
             task = make_task(copy_of(model).train(), sample_input, seed=number, phases=planned[0], steps=planned[1])
@@ -154,6 +157,8 @@ def verify(
             if not learn(task, contestants, deadline=started + 1.5 * seconds):
                 break
             pairs.append(contestants)
+            if on_progress is not None:
+                on_progress(len(pairs), time.perf_counter() - first)
     if len(pairs) < 2:
         raise StablegradError(
             f"time was up after {len(pairs)} of {seeds} seeds; give the trial more than {seconds:.0f} seconds"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Literal
 import gymnasium
 
 from stablegrad.environments.envpool_engine import action_kind, envpool_ids, import_path
+from stablegrad.packages import is_installed
 
 _FAMILIES: dict[str, tuple[str, str | None]] = {
     "envpool.atari": ("Atari", "discrete"),
@@ -125,4 +125,4 @@ def _can_be_made(env_id: str) -> bool:
     if module == "gymnasium.envs.registration" or re.match(r"gymnasium\.envs\.?$", module):
         return False  # places of environments that gymnasium has given up; making one only says so
     needed = next((package for prefix, package in _GYMNASIUM_NEEDS.items() if module.startswith(prefix)), None)
-    return needed is None or importlib.util.find_spec(needed) is not None
+    return needed is None or is_installed(needed)

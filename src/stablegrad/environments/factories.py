@@ -17,6 +17,7 @@ from typing import Any
 
 import gymnasium
 
+from stablegrad.environments.checked import shown
 from stablegrad.environments.contract import EnvironmentSpec
 from stablegrad.environments.faults import faults_of
 from stablegrad.environments.gymnasium_engine import (
@@ -26,6 +27,7 @@ from stablegrad.environments.gymnasium_engine import (
     require_next_step_autoreset,
 )
 from stablegrad.errors import UsageError, unknown_name
+from stablegrad.targets import nearest_target
 
 
 def load_factory(env_id: str) -> Callable[..., Any]:
@@ -36,6 +38,8 @@ def load_factory(env_id: str) -> Callable[..., Any]:
         EnvironmentFault: the module raised while it was imported.
     """
     module_name, _, attribute = env_id.partition(":")
+    if (meant := nearest_target(env_id, "make_env")) not in (None, env_id):
+        raise UsageError(f"unknown environment {env_id!r}; did you mean {meant!r}?")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise UsageError(f"malformed environment factory {env_id!r}; expected package.module:make_env")
     module = import_module(env_id, module_name)
@@ -102,7 +106,7 @@ def make_factory_env(env_id: str, seeds: Sequence[int], render: bool) -> Gymnasi
             vector = factory(**options)
         if not isinstance(vector, gymnasium.vector.VectorEnv):
             raise UsageError(
-                f"factory {env_id!r} takes num_envs but returned {_kind(vector)}; expected a gymnasium VectorEnv"
+                f"factory {env_id!r} takes num_envs but returned {shown(vector)}; expected a gymnasium VectorEnv"
             )
     else:
         envs = []
@@ -112,7 +116,7 @@ def make_factory_env(env_id: str, seeds: Sequence[int], render: bool) -> Gymnasi
             if isinstance(env, gymnasium.vector.VectorEnv):
                 raise UsageError(f"factory {env_id!r} returned a VectorEnv; expected it to take num_envs")
             if not isinstance(env, gymnasium.Env):
-                raise UsageError(f"factory {env_id!r} returned {_kind(env)}; expected a gymnasium.Env")
+                raise UsageError(f"factory {env_id!r} returned {shown(env)}; expected a gymnasium.Env")
             envs.append(env)
         single_spec = gymnasium_spec(env_id, "factory", envs[0])
         return GymnasiumVectorEnv(single_spec, in_sequence(env_id, envs), seeds, render)
@@ -141,7 +145,3 @@ def _accepted(factory: Callable[..., Any]) -> set[str]:
     except ValueError:  # a callable without a signature, as some built in C
         return set()
     return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-
-
-def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__module__}.{type(value).__qualname__}"

@@ -23,7 +23,7 @@ def faults_of(env_id: str, doing: str) -> Iterator[None]:
         yield
     except StablegradError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # also a script that ends itself with sys.exit()
         text = " ".join(str(error).split())
         kind = type(error).__name__
         raise EnvironmentFault(

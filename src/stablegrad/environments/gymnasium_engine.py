@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from stablegrad.environments.actions import ActionAdapter
+from stablegrad.environments.checked import CheckedEnv, declared_spaces
 from stablegrad.environments.contract import EnvironmentSpec, StepResult
 from stablegrad.environments.faults import faults_of
 from stablegrad.environments.observations import ObservationLayout
@@ -116,12 +117,9 @@ def gymnasium_spec(env_id: str, engine: str, env: gymnasium.Env | gymnasium.vect
         env: the environment.
 
     Raises:
-        UsageError: its observation space has a part without a fixed size.
+        UsageError: it lacks a space, or its observation space has a part without a fixed size.
     """
-    if isinstance(env, gymnasium.vector.VectorEnv):
-        observation_space, action_space = env.single_observation_space, env.single_action_space
-    else:
-        observation_space, action_space = env.observation_space, env.action_space
+    observation_space, action_space = declared_spaces(env_id, env)
     layout = ObservationLayout(env_id, observation_space)
     return EnvironmentSpec(
         env_id=env_id,
@@ -156,7 +154,7 @@ def in_sequence(env_id: str, envs: Sequence[gymnasium.Env]) -> SyncVectorEnv:
         raise UsageError(f"factory {env_id!r} returned the same environment twice; expected a new one at every call")
     with faults_of(env_id, "being put into a vector"):
         return SyncVectorEnv(
-            [lambda env=env: env for env in envs],  # type: ignore[misc]
+            [lambda env=env: CheckedEnv(env_id, env) for env in envs],  # type: ignore[misc]
             copy=False,
             autoreset_mode=AutoresetMode.NEXT_STEP,
         )

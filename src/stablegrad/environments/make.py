@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from stablegrad.environments.factories import factory_spec, import_module, load_
 from stablegrad.environments.gymnasium_engine import GymnasiumVectorEnv, gymnasium_spec, in_sequence, make_single
 from stablegrad.environments.seeds import check_seeds
 from stablegrad.errors import UsageError, unknown_name
+from stablegrad.targets import nearest_target
 
 
 class _Resolved(NamedTuple):
@@ -119,13 +121,41 @@ def _resolve(env_id: str) -> _Resolved:
         if name not in gymnasium.registry:
             raise unknown_name("gymnasium environment", name, gymnasium.registry)
         return _Resolved("gymnasium", name)
+    if separator and not rest.isidentifier() and nearest_target(env_id, "make_env") is None:
+        raise _unknown(rest)
     if separator:
         return _Resolved("factory", env_id)
     if env_id in envpool_ids():
         return _Resolved("envpool", env_id)
     if env_id in gymnasium.registry:
         return _Resolved("gymnasium", env_id)
-    raise unknown_name("environment", env_id, [info.env_id for info in list_environments()])
+    raise _unknown(env_id)
+
+
+def _unknown(env_id: str) -> UsageError:
+    """The error for a name of nothing, with the name that was meant: of one's own file, or under other spellings."""
+    known = [info.env_id for info in list_environments()]
+    meant = nearest_target(env_id, "make_env")
+    if meant is None:
+        # The same name in another spelling or version, such as ids of gymnasium's ALE ("PongNoFrameskip-v4").
+        meant = max((one for one in known if _bare(one) == _bare(env_id)), key=_most_usual, default=None)
+    if meant is not None:
+        return UsageError(f"unknown environment {env_id!r}; did you mean {meant!r}?")
+    if env_id.endswith(".py") or "/" in env_id or "." in env_id:
+        return UsageError(f"unknown environment {env_id!r}; one of your own is named package.module:make_env")
+    return unknown_name("environment", env_id, known)
+
+
+def _bare(env_id: str) -> str:
+    """An id without its namespace, its version and what only says how Atari is set up."""
+    name = re.sub(r"-v\d+$", "", env_id.rpartition("/")[2]).lower()
+    return re.sub(r"(noframeskip|deterministic|-ram|-ramdeterministic|-ramnoframeskip)$", "", name).replace("_", "")
+
+
+def _most_usual(env_id: str) -> tuple[bool, int]:
+    """Sorts ids of one name: those without a namespace last, and by their versions."""
+    version = re.search(r"-v(\d+)$", env_id)
+    return "/" not in env_id, int(version[1]) if version else 0
 
 
 def _refuse_atari(env_id: str, engine: str, atari: AtariOptions | None) -> None:

@@ -63,6 +63,7 @@ class ObservationLayout:
             self._channels_last = len(shape) == 3 and shape[2] < shape[0]
             self.dtype = "uint8"
             self.shape = (1, *shape) if len(shape) == 2 else ((shape[2], *shape[:2]) if self._channels_last else shape)
+            _refuse_empty(env_id, self.shape)
             return
         start = 0
         for path, leaf in _walk(env_id, (), space):
@@ -77,6 +78,7 @@ class ObservationLayout:
             start += size
         self.dtype = "float32"
         self.shape = (start,)
+        _refuse_empty(env_id, self.shape)
 
     def __call__(self, observation: Any, *, fresh: bool) -> np.ndarray:
         """Lay out a batch.
@@ -132,7 +134,7 @@ class ObservationLayout:
 def _walk(env_id: str, path: tuple[Any, ...], space: spaces.Space) -> Iterator[tuple[tuple[Any, ...], spaces.Space]]:
     """All parts of a space that are one array each, in the order of the vector."""
     if isinstance(space, spaces.Dict):
-        for key in sorted(space.spaces):
+        for key in _sorted_keys(space):
             yield from _walk(env_id, (*path, key), space.spaces[key])
     elif isinstance(space, spaces.Tuple):
         for index, part in enumerate(space.spaces):
@@ -145,6 +147,18 @@ def _walk(env_id: str, path: tuple[Any, ...], space: spaces.Space) -> Iterator[t
             f"environment {env_id!r} has a part {name!r} of kind {type(space).__name__} in its observation; expected"
             " Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these"
         )
+
+
+def _sorted_keys(space: spaces.Dict) -> list[Any]:
+    try:
+        return sorted(space.spaces)
+    except TypeError:  # keys of several types have no order: as gymnasium does, in the order in which they were given
+        return list(space.spaces)
+
+
+def _refuse_empty(env_id: str, shape: tuple[int, ...]) -> None:
+    if 0 in shape:
+        raise UsageError(f"environment {env_id!r} has observations of shape {shape}; expected at least one number")
 
 
 def _array(values: np.ndarray, dtype: type[np.generic], fresh: bool) -> np.ndarray:

@@ -16,10 +16,11 @@ from urllib.parse import quote
 from markupsafe import Markup, escape
 
 from stablegrad.errors import UsageError
+from stablegrad.reports.currencies import currency_code
 from stablegrad.reports.languages import Words
 from stablegrad.reports.page import write_page
 from stablegrad.reports.summary_chart import ChartSeries, score_chart
-from stablegrad.studies.decision import SAME_TIME, Cell, Criterion, Decision, Effect, Risk, Stage, decide
+from stablegrad.studies.decision import LONGER, SAME_TIME, Cell, Criterion, Decision, Effect, Risk, Stage, decide
 from stablegrad.studies.evidence import Evidence, read_evidence
 from stablegrad.studies.next_command import next_command
 from stablegrad.studies.summary import FEW_SEEDS
@@ -50,15 +51,16 @@ def write_summary_page(
         directory: the folder; its runs may be in any state.
         language: one of :data:`~stablegrad.reports.languages.LANGUAGES`.
         price_per_hour: of the machine; None: no prices are told.
-        currency: of the price.
+        currency: of the price: an ISO 4217 code or its sign.
         watts: that the machine draws under load; None: no energy is told.
 
     Returns:
         its path.
 
     Raises:
-        UsageError: no such language, a price without a currency or the other way round, a price or a draw that is none,
-            a folder that holds neither a comparison nor a study, or a study from which nothing can be decided.
+        UsageError: no such language or currency, a price without a currency or the other way round, a price or a draw
+            that is none, a folder that holds neither a comparison nor a study, or a study from which nothing can be
+            decided.
         StablegradError: a file in it cannot be read.
     """
     words = Words(language)
@@ -68,6 +70,7 @@ def write_summary_page(
         raise UsageError(f"price-per-hour must be at least 0 and finite, got {price_per_hour}")
     if watts is not None and not 0 < watts < float("inf"):
         raise UsageError(f"watts must be above 0 and finite, got {watts}")
+    currency = None if currency is None else currency_code(currency)
     evidence = read_evidence(directory)
     page = _Page(evidence, decide(evidence), words, price_per_hour, currency, watts)
     return write_page(evidence.directory / "summary.html", "summary.html", **page.context())
@@ -103,6 +106,7 @@ class _Page:
             "details": self._details(),
             "size_heading": words("heading.sizes") if several else words("heading.scores"),
             "sizes": self._sizes(),
+            "several": several,
             "chart": self._chart(),
             "changes": self._changes(),
             "claims": self._claims(),
@@ -214,14 +218,22 @@ class _Page:
         step = decision.next_step
         if step == "adopt" and not self.evidence.agents:
             step = "adopt_mechanism"
+        elif step == "adopt" and decision.stage != "scale":
+            step = "adopt_at_size"  # nothing has been tried of other sizes, and nothing is said of them
         return self.words(
             f"recommend.{step}",
             count=sum(run.status == "left" for run in self.evidence.runs),
             seeds=decision.next_seeds,
             stage=self.words(f"stage.{decision.stage}_in_text"),
             size=self._size(decision.best_size),
+            score=self._candidate_score(),
+            longer=LONGER,
             **self._names,
         )
+
+    def _candidate_score(self) -> str:
+        mean = self.decision.means.get((self.evidence.candidate, self.decision.best_size))
+        return "–" if mean is None else self._score(mean)
 
     def _details(self) -> list[Markup]:
         evidence, words, effect = self.evidence, self.words, self.decision.advantage
@@ -240,6 +252,11 @@ class _Page:
             else:
                 low, high = self._change(effect.interval[0], unit=False), self._change(effect.interval[1])
                 sentences.append(words("detail.advantage", low=low, high=high, **values))
+        known = dict(self._references())
+        if effect.mean is not None and known:
+            key = "_".join(name for name in ("random", "solved", "human") if name in known)
+            shown = {name: self._score(value) for name, value in known.items()}
+            sentences.append(words(f"detail.references_{key}", **shown))
         for setting, growth in self.decision.growth.items():
             if growth.mean is None or growth.before_mean is None:
                 continue
@@ -292,16 +309,32 @@ class _Page:
     def _chart(self) -> Markup | None:
         evidence, words = self.evidence, self.words
         percent = evidence.score in SHARES
-        if len(evidence.sizes) == 1:
-            return None
+        styles = ((evidence.baseline, "first"), (evidence.candidate, "second"))
         shown = self._shown_sizes()
-        series = [
-            ChartSeries(name, style, [_present(evidence.scores(name, size)) for size in shown])
-            for name, style in ((evidence.baseline, "first"), (evidence.candidate, "second"))
+        scores = {name: [_present(evidence.scores(name, size)) for size in shown] for name, _ in styles}
+        if len(evidence.sizes) == 1:
+            # The two settings side by side.
+            labels = [evidence.baseline, evidence.candidate]
+            series = [
+                ChartSeries(name, style, [scores[name][0] if name == one else [] for one in labels])
+                for name, style in styles
+            ]
+            key = "chart.description_one_size"
+        else:
+            counts = [evidence.sizes[size].parameters for size in shown]
+            labels = ["–" if count is None else words.count(count, short=True) for count in counts]
+            series = [ChartSeries(name, style, scores[name]) for name, style in styles]
+            key = "chart.description"
+        lines = [
+            (str(words(f"reference.{name}", score=self._score(value))), value) for name, value in self._references()
         ]
-        counts = [evidence.sizes[size].parameters for size in shown]
-        labels = ["–" if count is None else words.count(count, short=True) for count in counts]
-        return score_chart(labels, series, str(words("chart.description", **self._names)), percent=percent)
+        return score_chart(labels, series, lines, str(words(key, **self._names)), percent=percent)
+
+    def _references(self) -> list[tuple[str, float]]:
+        """Names and scores of what is known to hold the scores against."""
+        known = self.evidence.references
+        pairs = [] if known is None else [("random", known.random), (known.kind, known.target)]
+        return [(name, value) for name, value in pairs if value is not None]
 
     def _changes(self) -> list[dict[str, Any]]:
         rows = []
@@ -468,6 +501,8 @@ class _Page:
             key += "_any"
         elif code == "improvement" and observed is None:
             key += "_promised"
+        if code == "above_random":
+            show = self._score
         bound = None if required is None else show(required)
         if required is not None and code in ("improvement", "growth", "beats_small"):
             bound = self._change(required, signed=False)

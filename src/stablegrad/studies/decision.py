@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 from stablegrad.networks.sizes import DEPTHS, resolve_depth
 from stablegrad.studies.evidence import Evidence, EvidenceRun
 from stablegrad.studies.power import pairs_needed
+from stablegrad.studies.recommendation import recommend
 from stablegrad.studies.statistics import paired_difference
 from stablegrad.studies.summary import FEW_SEEDS
 
@@ -31,6 +32,7 @@ CONFIDENCE = CERTAINTIES["very_likely"]
 FEWEST_PAIRS = 2  # of a probe: below, nothing is known of the scatter
 MOST_SEEDS = 30  # an effect that needs more to be seen is not worth a trial
 SAME_TIME = 1.005  # time ratios below are no extra cost
+LONGER = 5  # times the steps, where a task is not solved yet
 STAGES = ("probe", "trial", "scale")
 
 
@@ -93,7 +95,8 @@ class Criterion:
     """One condition of a stage.
 
     Attributes:
-        code: "pairs", "improvement" (candidate above baseline), "growth" (candidate, big, above itself, small),
+        code: "pairs", "improvement" (candidate above baseline), "above_random" (candidate above random play), "growth"
+            (candidate, big, above itself, small),
             "beats_small" (candidate, big, above baseline, small), "steady" or "time".
         required: the bound; None where the data give none.
         observed: None where it has not been measured.
@@ -174,10 +177,10 @@ class Decision:
         break_even: what the extra time must buy.
         risks: the most serious first.
         stages: probe, trial, scale.
-        stage: the first that is not passed; the last one if all are.
-        verdict: "go" (every criterion of all stages that were measured is met), "go_on" (none is broken, but more is to
-            be measured at this stage), "no_go", or "wait" (runs are missing).
+        stage: see :class:`~stablegrad.studies.recommendation.Recommendation`, as for the next three.
+        verdict: "go", "go_on", "no_go" or "wait".
         next_step: "finish", "probe", "more_seeds", "bigger", "full_form", "adopt" (the candidate at ``best_size``),
+            "longer" (the candidate is the better one, but its task is not solved yet),
             "keep_small" (size does not pay, the candidate does: adopt it small), "settle_small" (so too, but whether
             the candidate pays small takes more seeds), "stay_small" (neither pays: the baseline, small) or "stop" (keep
             the baseline, and look for what is wrong).
@@ -213,18 +216,23 @@ def decide(evidence: Evidence) -> Decision:
     scaling = _effect(evidence, Cell(first, 0), Cell(second, last)) if last else None
     break_even = _break_even(evidence, last)
     stages = _stages(evidence, advantage, growth.get(second), scaling, break_even)
-    current = next((stage for stage in stages if stage.state != "passed"), stages[-1])
     left = [run for run in evidence.runs if run.status == "left"]
-    if current.state == "failed":
-        verdict = "no_go"
-    elif left or current.name == "probe":
-        verdict = "wait"
-    else:
-        measured = any(criterion.observed is not None for criterion in current.criteria)
-        verdict = "go_on" if current.state == "open" and measured else "go"
-    next_step, next_seeds = _next_step(evidence, by_size, current, bool(left))
     best = _best_size(evidence)
     peak = _effect(evidence, Cell(second, best), Cell(second, last))
+    best_size = best if peak.decisive < 0 else last
+    advised = recommend(
+        stages,
+        runs_left=bool(left),
+        sizes=len(evidence.sizes),
+        can_grow=evidence.kind == "comparison" and deeper(evidence.depth) is not None,
+        small_form=evidence.form == "small",
+        solved=evidence.references.solved(_mean(evidence.scores(second, best_size))) if evidence.references else None,
+        small=by_size[0],
+        small_needed=_pairs_required(by_size[0]),
+    )
+    # What is beyond the stage that is judged waits, whatever it would be judged by.
+    reached = STAGES.index(advised.stage)
+    stages = tuple(replace(stage, state="later") if place > reached else stage for place, stage in enumerate(stages))
     every_cell = [(run.setting, run.size) for run in evidence.runs]
     return Decision(
         answer=_answer(advantage, list(growth.values()), peak),
@@ -232,18 +240,18 @@ def decide(evidence: Evidence) -> Decision:
         by_size=by_size,
         growth=growth,
         scaling=scaling,
-        best_size=best if peak.decisive < 0 else last,
+        best_size=best_size,
         means={cell: _mean(evidence.scores(*cell)) for cell in dict.fromkeys(every_cell)},
         costs=(_cost(evidence, Cell(first, last)), _cost(evidence, Cell(second, last))),
         total_seconds=_total([run.seconds for run in evidence.runs]),
         break_even=break_even,
         risks=_risks(evidence, advantage, growth.get(second), peak),
         stages=stages,
-        stage=current.name,
-        verdict=verdict,
-        next_step=next_step,
-        next_seeds=next_seeds,
-        next_seconds=_next_seconds(evidence, next_step, next_seeds, left),
+        stage=advised.stage,
+        verdict=advised.verdict,
+        next_step=advised.next_step,
+        next_seeds=advised.next_seeds,
+        next_seconds=_next_seconds(evidence, advised.next_step, advised.next_seeds, left),
     )
 
 
@@ -317,7 +325,7 @@ def _answer(advantage: Effect, growth: Sequence[Effect], peak: Effect) -> str:
 
 def _stages(
     evidence: Evidence, advantage: Effect, growth: Effect | None, scaling: Effect | None, break_even: BreakEven
-) -> tuple[Stage, Stage, Stage]:
+) -> tuple[Stage, ...]:
     cells = (advantage.before, advantage.after)
     steady = _steady(evidence, advantage)
     time = _time_criterion(break_even, cells)
@@ -327,6 +335,7 @@ def _stages(
         [
             Criterion("pairs", FEWEST_PAIRS, advantage.count, advantage.count >= FEWEST_PAIRS or None, cells),
             Criterion("improvement", 0.0, advantage.mean, improvement, cells),
+            *_above_random(evidence, advantage),
             steady,
         ],
     )
@@ -390,6 +399,15 @@ def _shown(code: str, effect: Effect) -> Criterion:
     return Criterion(code, effect.margin, effect.mean, met, (effect.before, effect.after))
 
 
+def _above_random(evidence: Evidence, advantage: Effect) -> list[Criterion]:
+    """The candidate scores more than random play does, where that is known: to do less badly is no reason to go on."""
+    random = None if evidence.references is None else evidence.references.random
+    if random is None:
+        return []
+    met = None if advantage.after_mean is None else advantage.after_mean > random
+    return [Criterion("above_random", random, advantage.after_mean, met, (advantage.after,))]
+
+
 def _steady(evidence: Evidence, advantage: Effect) -> Criterion:
     """The candidate loses what it had learned no more often than the baseline does, as a share of its runs."""
     shares = {}
@@ -439,32 +457,6 @@ def _break_even(evidence: Evidence, size: int) -> BreakEven:
     )
 
 
-def _next_step(evidence: Evidence, by_size: Sequence[Effect], current: Stage, left: bool) -> tuple[str, int | None]:
-    if current.state == "failed":
-        if current.name != "scale":
-            return "stop", None
-        small, needed = by_size[0], _pairs_required(by_size[0])
-        if small.decisive > 0:
-            return "keep_small", None
-        # Sure when big and promising when small: no reason to drop the candidate for want of seeds.
-        if small.direction > 0 and needed is not None and needed > small.count:
-            return "settle_small", needed
-        return "stay_small", None
-    if left:
-        return "finish", None
-    if current.state == "passed":
-        return ("full_form" if evidence.form == "small" else "adopt"), None
-    if current.name == "probe":
-        return "probe", FEW_SEEDS
-    pairs = next(criterion for criterion in current.criteria if criterion.code == "pairs")
-    needed = FEW_SEEDS if pairs.required is None else round(pairs.required)
-    if current.name == "trial" or len(evidence.sizes) > 1:
-        return "more_seeds", needed
-    if evidence.kind == "comparison" and deeper(evidence.depth) is not None:
-        return "bigger", needed
-    return ("full_form" if evidence.form == "small" else "adopt"), None
-
-
 def deeper(depth: int | str | None) -> str | None:
     """The next depth that has a name; None beyond the last, or where none is known."""
     if depth is None:
@@ -485,6 +477,10 @@ def _next_seconds(evidence: Evidence, step: str, seeds: int | None, left: Sequen
         wanted = [seconds[run.setting, run.size, run.task] for run in left]
     elif step in ("probe", "more_seeds", "settle_small", "bigger") and seeds is not None:
         wanted = [value for value in seconds.values() for _ in range(seeds)]
+    elif step == "longer":
+        wanted = [
+            None if run.seconds is None else LONGER * run.seconds for run in evidence.runs if run.status == "finished"
+        ]
     else:
         return None
     return None if any(value is None for value in wanted) else _total(wanted)

@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 from stablegrad.errors import UsageError
 from stablegrad.studies.comparison import Comparison, RunRecord, flatten, read_failure
 from stablegrad.studies.kinds import RELEARN, figure_of, kind_of
+from stablegrad.studies.references import References, references
 from stablegrad.studies.study import Run, StudyFolder
 from stablegrad.studies.summary import cost_of, stability_of, trade_off
-from stablegrad.training.run_folder import RunFolder
+from stablegrad.training.run_folder import RunFolder, what_is_there
 
 #: Figures of a study that say how well a run did, higher being better; what it reports first of them is its score.
 SCORES = (
@@ -143,6 +144,7 @@ class Evidence:
         level: the score that is to be reached; None of classifiers, and where there is none.
         command: the command line that made a comparison, if known.
         study_file: text of the study's file; None of a comparison.
+        references: scores to hold those of the runs against; None where none is known.
     """
 
     kind: str
@@ -171,6 +173,7 @@ class Evidence:
     level: float | None
     command: tuple[str, ...] | None
     study_file: str | None
+    references: References | None = None
 
     def of(self, setting: str, size: int) -> list[EvidenceRun]:
         """The runs of one cell, in order of seeds and tasks."""
@@ -199,7 +202,8 @@ def read_evidence(directory: Path | str) -> Evidence:
     if (directory / "study.json").exists():
         return _of_study(StudyFolder.read(directory))
     raise UsageError(
-        f"'{directory}' is neither a comparison folder nor a study folder: it has no comparison.json and no study.json"
+        f"'{directory}' is neither a comparison folder nor a study folder: "
+        f"{what_is_there(directory, 'comparison.json', 'study.json')}"
     )
 
 
@@ -339,6 +343,7 @@ def _evidence(
         depth=torso.get("depth"),
         command=command,
         study_file=study_file,
+        references=references(score, {str(entry.config.get("env")) for entry in entries}) if agents else None,
         **reached,
     )
 

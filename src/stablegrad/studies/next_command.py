@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stablegrad.studies.comparison import flatten
-from stablegrad.studies.decision import Decision, deeper
+from stablegrad.studies.decision import LONGER, Decision, deeper
 from stablegrad.studies.evidence import Evidence
 from stablegrad.studies.kinds import UNPREFIXED, make_config
 from stablegrad.supervised.data import DIGITS
@@ -32,6 +32,8 @@ def next_command(evidence: Evidence, decision: Decision) -> str:
         if evidence.kind == "study":
             return _study_with_seeds(evidence, seeds)
         return _comparison(evidence, seeds, deeper(evidence.depth) if step == "bigger" else None)
+    if step == "longer" and evidence.budget is not None and evidence.kind == "comparison":
+        return _comparison(evidence, len(evidence.seeds), None, LONGER * evidence.budget)
     if step == "full_form":
         file, folder = str(directory / "study.toml"), f"{directory}-full"
         return shlex.join(["stablegrad", "study", "run", file, *_data(evidence), "--dir", folder])
@@ -41,17 +43,22 @@ def next_command(evidence: Evidence, decision: Decision) -> str:
         depth = [] if evidence.depth is None else ["--torso.depth", str(evidence.depth)]
         return shlex.join(["stablegrad", "compare", "pqn", "--env", FIRST_AGENT, *depth, "--seeds", "3"])
     setting = evidence.baseline if step == "stay_small" else evidence.candidate
-    size = decision.best_size if step == "adopt" else 0
-    return shlex.join(_train(evidence.configs[setting, size], max(evidence.seeds) + 1))
+    size = decision.best_size if step in ("adopt", "longer") else 0
+    config = evidence.configs[setting, size]
+    if step == "longer":
+        config = {**config, "total_steps": LONGER * config["total_steps"]}
+    return shlex.join(_train(config, max(evidence.seeds) + 1))
 
 
-def _comparison(evidence: Evidence, seeds: int, depth: str | None) -> str:
-    """The comparison's own command, or one that says the same, with more seeds and maybe another depth."""
+def _comparison(evidence: Evidence, seeds: int, depth: str | None, steps: int | None = None) -> str:
+    """The comparison's own command, or one that says the same, with more seeds, another depth or more steps."""
     directory = f"{evidence.directory}-{seeds}-seeds"
     changed: dict[str, list[str]] = {"--seeds": [str(seeds)], "--dir": [directory]}
     if depth is not None:
         changed["--torso.depth"] = [depth]
         changed["--dir"] = [f"{evidence.directory}-{depth}"]
+    if steps is not None:
+        changed = {"--total-steps": [str(steps)], "--dir": [f"{evidence.directory}-{steps}-steps"]}
     if evidence.command is not None:
         words = list(evidence.command)
     else:

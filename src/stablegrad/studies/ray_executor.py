@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stablegrad.errors import UsageError
+from stablegrad.packages import load_package
 from stablegrad.studies.executors import LocalExecutor
 from stablegrad.training.config import usable_cores
 
@@ -32,11 +33,8 @@ class RayExecutor:
     """
 
     def __init__(self, threads: int = 1, address: str | None = None):
-        try:
-            import ray
-        except ImportError as error:
-            raise UsageError("--executor ray needs Ray: pip install 'stablegrad[ray]'") from error
-        self._ray: Any = ray
+        ray: Any = load_package("ray", "init", "--executor ray needs Ray: pip install 'stablegrad[ray]'")
+        self._ray = ray
         _check_answers(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)

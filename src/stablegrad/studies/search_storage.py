@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stablegrad.errors import UsageError
+from stablegrad.packages import load_package
 
 #: Finished trials without which none is stopped for its return.
 FEWEST_TO_COMPARE = 3
@@ -18,10 +18,7 @@ def load_optuna() -> ModuleType:
     Raises:
         UsageError: it is not installed.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise UsageError("a search needs Optuna: pip install 'stablegrad[search]'") from error
+    optuna = load_package("optuna", "create_study", "a search needs Optuna: pip install 'stablegrad[search]'")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

@@ -9,7 +9,6 @@ machine, CPU, same thread count). A stop within an epoch keeps that epoch's rand
 from __future__ import annotations
 
 import dataclasses
-import resource
 import signal
 import sys
 import time
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, UsageError
+from stablegrad.hardware import used_memory
 from stablegrad.networks import parameter_count
 from stablegrad.optimizers import clip_gradient_norm_
 from stablegrad.optimizers.saved import load_state
@@ -69,7 +69,9 @@ def train_supervised(config: SupervisedConfig, run_dir: Path | str, *, quiet: bo
     return SupervisedTrainer(folder, config, data, quiet=quiet).run()
 
 
-def resume_supervised(run_dir: Path | str, *, quiet: bool = False, clean_stop: bool = True) -> dict[str, Any]:
+def resume_supervised(
+    run_dir: Path | str, *, quiet: bool = False, clean_stop: bool = True, device: str | None = None
+) -> dict[str, Any]:
     """Continue a run from its newest checkpoint, or from its start where it has none yet.
 
     A finished run is left as it is, and its summary returned. Raises what ``train_supervised`` raises.
@@ -78,12 +80,15 @@ def resume_supervised(run_dir: Path | str, *, quiet: bool = False, clean_stop: b
         run_dir: the run's folder.
         quiet: show no progress.
         clean_stop: write a checkpoint on SIGINT and SIGTERM; else they do what they did before.
+        device: train on this one from here on, whatever config.json says; None: on the run's.
     """
     folder = RunFolder(run_dir)
     config = SupervisedConfig.from_json(folder.read_config())
     summary = folder.read_summary()
     if summary is not None and summary.get("status") == "finished":
         return summary
+    if device is not None:
+        config = dataclasses.replace(config, device=device)
     return SupervisedTrainer(folder, config, _checked_data(config), quiet=quiet).run(clean_stop=clean_stop)
 
 
@@ -406,8 +411,7 @@ class SupervisedTrainer:
     def _peak_memory(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        kilobyte = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
+        return used_memory()
 
     def _checkpoint_text(self) -> str:
         return (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import platform
+import re
 import subprocess
 import sys
 import typing
@@ -22,6 +22,7 @@ from stablegrad.agents import PQNConfig
 from stablegrad.agents.presets import apply_changes, parse_setting, preset_config
 from stablegrad.environments import AtariOptions, environment_spec
 from stablegrad.errors import StablegradError, UsageError, unknown_name
+from stablegrad.packages import load_package
 from stablegrad.training.distributed import Ranks
 from stablegrad.training.health import DiagnosisConfig
 from stablegrad.training.memory import MemoryNeed, check_memory, memory_need
@@ -107,14 +108,15 @@ class RunConfig:
                 f"on-collapse {self.diagnosis.on_collapse!r} is for one process; this run has {ranks.size}"
             )
         check_memory(ranks.share(self.agent), spec, ranks.device(resolve_device(self.device)))
-        if self.wandb is not None and importlib.util.find_spec("wandb") is None:
-            raise UsageError("logging to Weights & Biases needs its package: pip install 'stablegrad[wandb]'")
+        if self.wandb is not None:
+            advice = "logging to Weights & Biases needs its package: pip install 'stablegrad[wandb]'"
+            load_package("wandb", "init", advice)
 
     def memory_need(self) -> MemoryNeed:
         """What the run (under torchrun, each of its processes) needs in memory, as far as it is known beforehand."""
         ranks = Ranks()
         spec = environment_spec(self.env, atari=self.atari)
-        return memory_need(ranks.share(self.agent), spec)
+        return memory_need(ranks.share(self.agent), spec, ranks.device(resolve_device(self.device)))
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""
@@ -175,17 +177,16 @@ def resolve_device(device: str) -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise unknown_name("device", device, ("auto", "cpu", "cuda")) from error
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu"
-        )
-    if resolved.type not in ("cpu", "cuda"):
-        raise unknown_name("device", device, ("auto", "cpu", "cuda"))
-    return resolved
+    if device == "cpu":
+        return torch.device("cpu")
+    index = re.fullmatch(r"cuda(?::(0|[1-9]\d{0,3}))?", device)
+    if index is None:
+        raise UsageError(f"unknown device {device!r}; expected cpu, cuda, cuda:<n> or auto")
+    count = torch.cuda.device_count()
+    if int(index[1] or 0) >= count:
+        others = f"cuda:0 to cuda:{count - 1}, or cpu" if count else "cpu"
+        raise UsageError(f"device {device!r} is not there: torch sees {count} CUDA devices; try --device {others}")
+    return torch.device(device)
 
 
 def usable_cores() -> int:

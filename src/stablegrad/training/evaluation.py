@@ -62,7 +62,9 @@ def evaluate_run(
     config = RunConfig.from_json(folder.read_config())
     checkpoints = list_checkpoints(folder.checkpoints_path)
     if not checkpoints:
-        raise CheckpointError(f"run '{folder.path}' has no checkpoint yet; evaluate it after its first one")
+        raise CheckpointError(
+            f"run '{folder.path}' has no checkpoint yet; 'stablegrad resume {folder.path}' goes on to its first one"
+        )
     weights, state = load_checkpoint(checkpoints[-1])
     spec = environment_spec(config.env, atari=config.atari)
     agent = PQN(config.agent, spec, total_steps=config.total_steps, device=resolve_device(device), seed=0)
@@ -196,6 +198,7 @@ class EvaluationProgress:
                 BarColumn(),
                 TextColumn("mean return {task.fields[mean]}"),
                 TimeElapsedColumn(),
+                TextColumn("elapsed"),
                 console=Console(stderr=True),
             )
             self._task = self._bar.add_task("", total=episodes, mean="-")
@@ -210,7 +213,8 @@ class EvaluationProgress:
         elif self._plain and (now - self._printed >= PLAIN_INTERVAL or done == self.episodes):
             self._printed = now
             elapsed = now - self._started
-            line = f"evaluation: {done}/{self.episodes} episodes  mean return {_shown_mean(returns)}  {elapsed:,.0f} s"
+            done_so_far = f"{done}/{self.episodes} episodes  mean return {_shown_mean(returns)}"
+            line = f"evaluation: {done_so_far}  {elapsed:,.0f} s elapsed"
             try:
                 print(line, file=sys.stderr, flush=True)
             except OSError:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,10 +76,8 @@ class _TensorBoardWriter:
     """
 
     def __init__(self, directory: Path, purge_step: int | None):
-        stamp = time.time_ns()
-        self._file = (directory / f"events.out.tfevents.{stamp // 10**9:010d}.stablegrad.{stamp % 10**9:09d}").open(
-            "wb"
-        )
+        seconds, rest = divmod(max(time.time_ns(), _after_event_files(directory)), 10**9)
+        self._file = (directory / f"events.out.tfevents.{seconds:010d}.stablegrad.{rest:09d}").open("wb")
         self._records = RecordWriter(self._file)
         self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if purge_step is not None:
@@ -97,6 +96,15 @@ class _TensorBoardWriter:
 
     def _add(self, event: Event) -> None:
         self._records.write(event.SerializeToString())
+
+
+def _after_event_files(directory: Path) -> int:
+    """Nanoseconds since 1970 from which on a new event file is read after those in ``directory``.
+
+    TensorBoard reads files in the order of their names, which hold the time; the clock may have been set back since.
+    """
+    found = (re.match(r"events\.out\.tfevents\.(\d{10})\.", path.name) for path in directory.iterdir())
+    return max(((int(match[1]) + 1) * 10**9 for match in found if match), default=0)
 
 
 def _start_wandb(project: str, folder: RunFolder, config: Mapping[str, Any] | None) -> Any:

@@ -38,7 +38,9 @@ class TrainingProgress:
                 BarColumn(),
                 TextColumn("{task.fields[rate]:,.0f} steps/s  " + figure + " {task.fields[value]}"),
                 TimeElapsedColumn(),
+                TextColumn("elapsed "),
                 TimeRemainingColumn(),
+                TextColumn("left"),
                 console=Console(stderr=True),
             )
             self._task = self._bar.add_task("", total=total_steps, completed=completed, rate=0.0, value="-")
@@ -53,9 +55,10 @@ class TrainingProgress:
             self._bar.update(self._task, completed=min(step, self.total_steps), rate=rate, value=shown)
         elif self._plain and (now - self._printed >= PLAIN_INTERVAL or step >= self.total_steps):
             self._printed = now
-            left = max(self.total_steps - step, 0) / max(rate, 1e-9)
+            left = (self.total_steps - step) / max(rate, 1e-9)
+            time_left = f"{left:,.0f} s left" if left > 0 else f"done in {now - self._started:,.0f} s"
             done = f"{step:,}/{self.total_steps:,} steps  {rate:,.0f} steps/s"
-            line = f"{done}  {self.figure} {shown}  {left:,.0f} s left"
+            line = f"{done}  {self.figure} {shown}  {time_left}"
             try:
                 print(line, file=sys.stderr, flush=True)
             except OSError:

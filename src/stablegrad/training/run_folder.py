@@ -11,11 +11,12 @@
 
 from __future__ import annotations
 
+import difflib
 import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from stablegrad.errors import StablegradError, UsageError
 from stablegrad.training.config import provenance
 
 FORMAT = 1
+MOST_NAMED = 6  # folders in one message
+MOST_LEVELS, MOST_FOLDERS = 4, 1000  # looked through for them: a comparison's runs lie three levels deep
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -47,6 +50,50 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically. NaN and infinities are refused: JSON has none."""
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def what_is_there(path: Path, *files: str) -> str:
+    """Says what stands at a path that was taken for a folder with one of ``files``, and which folder was meant.
+
+    Args:
+        path: what was given; it may not exist.
+        files: any one of them marks a folder of the kind that was expected.
+    """
+
+    def holds(folder: Path) -> bool:
+        return any((folder / name).is_file() for name in files)
+
+    around = next((parent for parent in path.absolute().parents if holds(parent)), None)
+    if around is not None:
+        return f"it lies in '{os.path.relpath(around)}', which is one"
+    if path.is_file():
+        return "it is a file"
+    if not path.exists():
+        siblings = [str(one) for one in path.parent.glob("*/") if holds(one)] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(str(path), siblings, n=1)
+        return "there is nothing of that name" + (f"; did you mean '{close[0]}'?" if close else "")
+    inside = _folders_inside(path, holds)
+    if not inside:
+        return f"it has no {' or '.join(files)}"
+    more = f" and {len(inside) - MOST_NAMED} more" if len(inside) > MOST_NAMED else ""
+    return f"it holds others; name one: {', '.join(map(str, inside[:MOST_NAMED]))}{more}"
+
+
+def _folders_inside(path: Path, holds: Callable[[Path], bool]) -> list[Path]:
+    """Folders below ``path`` of which ``holds`` is true, in the order of their names, but none within another."""
+    found, level = [], [path]
+    for _ in range(MOST_LEVELS):
+        below = [one for folder in level for one in _subfolders(folder)][:MOST_FOLDERS]
+        found += [one for one in below if holds(one)]
+        level = [one for one in below if not holds(one)]
+    return sorted(found)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    except OSError:
+        return []  # not ours to read
 
 
 class RunFolder:
@@ -137,7 +184,7 @@ class RunFolder:
         except OSError as error:
             raise UsageError(f"cannot read run folder '{self.path}': {error.strerror}") from error
         if not found:
-            raise UsageError(f"'{self.path}' is no run folder: it has no config.json")
+            raise UsageError(f"'{self.path}' is no run folder: {what_is_there(self.path, 'config.json')}")
         config = self._read_json(self.config_path)
         if config.get("format") != FORMAT:
             raise StablegradError(

@@ -9,9 +9,9 @@ bootstrapped, their return is not counted.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import random
-import resource
 import signal
 import sys
 import time
@@ -31,7 +31,7 @@ from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.environments import StepResult, environment_seeds, environment_spec, make_vector_env
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged
-from stablegrad.hardware import has_fast_bf16
+from stablegrad.hardware import has_fast_bf16, used_memory
 from stablegrad.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -80,7 +80,9 @@ def train(config: RunConfig, run_dir: Path | str, *, quiet: bool = False) -> dic
     return Trainer(folder, config, quiet=quiet).run()
 
 
-def resume(run_dir: Path | str, *, quiet: bool = False, clean_stop: bool = True) -> dict[str, Any]:
+def resume(
+    run_dir: Path | str, *, quiet: bool = False, clean_stop: bool = True, device: str | None = None
+) -> dict[str, Any]:
     """Continue a run from its newest checkpoint, or from its start where it has none yet.
 
     A finished run is left as it is, and its summary returned. Raises what ``train`` raises.
@@ -89,12 +91,15 @@ def resume(run_dir: Path | str, *, quiet: bool = False, clean_stop: bool = True)
         run_dir: the run's folder.
         quiet: show no progress.
         clean_stop: write a checkpoint on SIGINT and SIGTERM; else they do what they did before.
+        device: train on this one from here on, whatever config.json says; None: on the run's.
     """
     folder = RunFolder(run_dir)
     config = RunConfig.from_json(folder.read_config())
     summary = folder.read_summary()
     if summary is not None and summary.get("status") == "finished":
         return summary
+    if device is not None:
+        config = dataclasses.replace(config, device=device)
     config.check()
     return Trainer(folder, config, quiet=quiet).run(clean_stop=clean_stop)
 
@@ -430,6 +435,7 @@ class Trainer:
             "segment": self.segment,
             "unscheduled_segments": self.unscheduled_segments,
             "processes": self.ranks.size,
+            "device": self.device.type,
             "returns": list(self.returns),
             "lengths": list(self.lengths),
             "wall_seconds": self.wall_seconds,
@@ -487,11 +493,17 @@ class Trainer:
         except KeyError as error:
             raise CheckpointError(f"checkpoint '{path}' is not of a training run: it lacks {error}") from error
         self.last_checkpoint = path
-        before = state.get("processes", 1)
-        if before != self.ranks.size and not self.quiet:
+        before, now = (
+            f"{processes} process{'es' if processes > 1 else ''} on {device}"
+            for processes, device in (
+                (state.get("processes", 1), state.get("device", self.device.type)),
+                (self.ranks.size, self.device.type),
+            )
+        )
+        if before != now and not self.quiet:
             print(
-                f"note: trained by {before} processes up to step {self.env_steps:,}, from here on by "
-                f"{self.ranks.size}; it continues well, but not bit for bit like a run of either number",
+                f"note: trained by {before} up to step {self.env_steps:,}, from here on by {now}; it continues well, "
+                "but not bit for bit like a run of either",
                 file=sys.stderr,
             )
         if self.segment in self.unscheduled_segments and not self.quiet:
@@ -560,8 +572,7 @@ class Trainer:
     def _peak_memory(self) -> int:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        kilobyte = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
+        return used_memory()
 
     def _disk_message(self, error: OSError) -> str:
         where = (

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stablegrad.errors import UsageError
+from stablegrad.packages import load_package
 
 
 @contextmanager
@@ -19,13 +20,13 @@ def video_writer(path: Path, frames_per_second: int = 30) -> Iterator[Callable[[
         A function that appends a frame, [height, width, 3] uint8.
 
     Raises:
-        UsageError: the packages for it are not installed, or the folder does not exist.
+        UsageError: the packages for it are not installed, the file is no .mp4, or its folder does not exist.
     """
-    try:
-        import imageio.v2 as imageio
-        import imageio_ffmpeg  # noqa: F401  imageio finds it by itself, and says so late
-    except ImportError as error:
-        raise UsageError("writing a video needs more packages: pip install 'stablegrad[video]'") from error
+    advice = "writing a video needs more packages: pip install 'stablegrad[video]'"
+    imageio = load_package("imageio.v2", "get_writer", advice)
+    load_package("imageio_ffmpeg", "get_ffmpeg_exe", advice)  # imageio finds it by itself, and says so late
+    if path.suffix.lower() != ".mp4":
+        raise UsageError(f"cannot write '{path}': a video is an MP4 file; name it '{path.with_suffix('.mp4').name}'")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"cannot write '{path}': there is no folder '{path.parent}'")
     partial = path.with_name(f".{path.stem}.partial.mp4")
