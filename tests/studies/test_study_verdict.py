@@ -33,7 +33,7 @@ def test_it_says_what_is_best_where_and_what_falls():
     assert "cure is best at 1 of 2 sizes (depth large): every paired difference has a 95% interval above 0." in words
     assert "cure is highest at 1 of 2 sizes (depth small), but not told from plain" in words
     assert "From depth small to large the score falls for plain (-9 [-9.25, -8.75])" in words
-    assert "shows no change for cure" in words
+    assert "neither falls nor rises for sure for cure (-0.067 [" in words
     assert "Fewer than 3 seeds" not in words
 
 

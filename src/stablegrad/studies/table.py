@@ -90,11 +90,16 @@ class Estimate:
 
     @property
     def sign(self) -> int:
-        """Of a difference: 1 or -1 where the interval leaves 0 out, else 0."""
+        """Of a difference: 1 or -1 where the interval leaves 0 out, else 0; without an interval nothing is known."""
         if self.interval is None:
             return 0
         low, high = self.interval
         return 1 if low > 0 else -1 if high < 0 else 0
+
+    @property
+    def equal(self) -> bool:
+        """Of a difference: whether there is none at any of several seeds."""
+        return self.interval == (0.0, 0.0)
 
 
 NOTHING = Estimate(None, None, 0)
@@ -296,6 +301,11 @@ class Table:
             for axis in self.axes
             if len({(row.values[axis], row.task) for row in self.rows}) == len(self.axes[axis])
         )
+
+    @cached_property
+    def seeds(self) -> int:
+        """How many seeds the study has."""
+        return len({row.seed for row in self.rows})
 
     @property
     def comparable(self) -> bool:
