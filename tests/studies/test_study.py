@@ -95,7 +95,8 @@ def test_what_is_expected_is_read_but_is_no_part_of_the_runs(write, tmp_path):
     assert (above.setting, above.other, above.axis) == ("stable-wide", "baseline", None)
     assert (falls.setting, falls.axis, falls.falls) == ("all", "depth", True)
     StudyFolder.open(tmp_path / "s", read_study(write(DIGITS)), file)
-    assert StudyFolder.open(tmp_path / "s", study, file).study.expect == ()  # opens: it is the same study
+    assert StudyFolder.open(tmp_path / "s", study, file).study == study  # the same runs, of which more is said
+    assert StudyFolder.read(tmp_path / "s").study.expect == study.expect
     content = json.loads((tmp_path / "s/study.json").read_text())
     del content["expect"]
     (tmp_path / "s/study.json").write_text(json.dumps(content))
@@ -198,7 +199,7 @@ def test_the_folder_keeps_the_study_and_refuses_another(write, tmp_path):
         StudyFolder.open(tmp_path / "s", changed, file)
     assert folder.path.read_bytes() == before
     reworded = read_study(write(DIGITS.replace("Depth", "# of layers")))
-    assert StudyFolder.open(tmp_path / "s", reworded, file).study == study  # words are no change
+    assert StudyFolder.open(tmp_path / "s", reworded, file).study == reworded  # words are no change
 
 
 def test_folders_that_are_no_study(write, tmp_path):

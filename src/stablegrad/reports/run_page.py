@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stablegrad.diagnostics.recorded import diagnose_recorded
+from stablegrad.errors import command
 from stablegrad.reports.classifier_page import (
     accuracy_figure,
     by_epoch,
@@ -64,7 +65,8 @@ def write_run_report(run_dir: Path | str) -> Path:
         options=option_rows([config]),
         provenance=option_rows([{key: value for key, value in provenance.items() if key != "command"}]),
         command=shlex.join(provenance["command"]) if provenance.get("command") else None,
-        directory=str(folder.path),
+        again=command("report", folder.path),
+        resume=command("resume", folder.path),
         **own,
     )
 

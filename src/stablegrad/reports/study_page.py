@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from stablegrad.errors import command
 from stablegrad.reports.charts_page import page_figures
 from stablegrad.reports.charts_picture import write_pictures
 from stablegrad.reports.page import write_page
@@ -61,7 +62,8 @@ def write_study_report(directory: Path | str) -> Path:
         speed=figure_title(SPEED[table.kind]),
         shown=list(dict.fromkeys([*([table.score] if table.score else []), *study.report])),
         runs=_runs(folder, table),
-        directory=str(folder.directory),
+        again=command("report", folder.directory),
+        resume=command("study", "resume", folder.directory),
     )
 
 

@@ -14,10 +14,12 @@ from statistics import fmean
 from typing import Any, TypeAlias
 
 from stablegrad.errors import UsageError
+from stablegrad.files import read_text
 from stablegrad.studies.comparison import Comparison, RunRecord, flatten, read_failure
 from stablegrad.studies.kinds import RELEARN, figure_of, kind_of
 from stablegrad.studies.study import Run, StudyFolder
 from stablegrad.studies.summary import stability_of, trade_off
+from stablegrad.studies.table import score_of
 from stablegrad.training.run_folder import RunFolder
 
 #: Figures of a study that say how well a run did, higher being better; what it reports first of them is its score.
@@ -417,7 +419,9 @@ def _kinds_of_axes(folder: StudyFolder) -> dict[str, str]:
 def _score(folder: StudyFolder, several: bool) -> str:
     """The first reported figure that says how well a run did; of several tasks, one that all of them share."""
     allowed = COMMON_SCALE if several else SCORES
-    found = next((name for name in folder.study.report if name in allowed), None)
+    found = score_of(folder.study, SCORES)
+    if found not in allowed:
+        found = score_of(folder.study, allowed)
     if found is None:
         wanted = "one that all its tasks share" if several else "one that is better when higher"
         raise UsageError(
@@ -545,4 +549,4 @@ def _knows(entry: _Entry) -> bool:
 
 
 def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    return read_text(path) if path.exists() else None

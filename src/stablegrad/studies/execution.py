@@ -24,6 +24,7 @@ from stablegrad.studies.comparison import Comparison, record_failure, stderr_pat
 from stablegrad.studies.processes import (
     INTERRUPTED,
     POLL_SECONDS,
+    check_workers,
     default_workers,
     die_with_parent,
     exit_reason,
@@ -110,8 +111,7 @@ def run_comparison(
         UsageError: the settings, the seeds, the workers or the folder will not do.
         KeyboardInterrupt: SIGINT or SIGTERM came; the children have written their checkpoints and are gone.
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers must be at least 1, got {workers}")
+    check_workers(workers)
     comparison = Comparison.open(directory, configs, seeds, command)
     with locked(comparison.directory, "comparison") as lock, stop_signals() as signals:
         runs = [

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 LOCK_SECONDS = 10.0
 INTERRUPTED = 130
+MAX_WORKERS = 10_000
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: between fork and exec little is allowed
 
@@ -33,6 +34,12 @@ def default_workers(configs: Iterable[RunConfig | SupervisedConfig]) -> int:
     """How many runs fill this machine: usable cores by threads of a run (0 threads: all cores), at least one."""
     cores = usable_cores()
     return max(1, cores // max(config.threads or cores for config in configs))
+
+
+def check_workers(workers: int | None) -> None:
+    """Raise UsageError for a number of runs at once that no machine has room for; None: the default."""
+    if workers is not None and not 1 <= workers <= MAX_WORKERS:
+        raise UsageError(f"workers must be at least 1 and at most {MAX_WORKERS:,}, got {workers}")
 
 
 @contextmanager

@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stablegrad.errors import StablegradError, UsageError
+from stablegrad.errors import StablegradError, UsageError, command
 from stablegrad.studies.comparison import differences
 from stablegrad.studies.search_space import fresh_seeds
+from stablegrad.studies.seeds import MAX_SEEDS
 from stablegrad.training.config import RunConfig
 from stablegrad.training.run_folder import RunFolder, write_json
 
 FORMAT = 1
-FEWEST_TRIALS = 2
+FEWEST_TRIALS, MAX_TRIALS = 2, 10_000
 SAVE_SECONDS = 10.0
 #: Runs are planned to take this much longer than those that were measured: settings differ in what a step costs.
 MARGIN = 1.15
@@ -55,14 +56,20 @@ class SearchPlan:
     def __post_init__(self) -> None:
         if self.trials is None and self.max_hours is None:
             raise UsageError("say how long to search: --trials N, --max-hours H, or both")
-        if self.trials is not None and self.trials < FEWEST_TRIALS:
-            raise UsageError(f"trials must be at least {FEWEST_TRIALS}, the baseline and another; got {self.trials}")
+        if self.trials is not None and not FEWEST_TRIALS <= self.trials <= MAX_TRIALS:
+            raise UsageError(
+                f"trials must be at least {FEWEST_TRIALS}, the baseline and another, and at most {MAX_TRIALS:,}; "
+                f"got {self.trials}"
+            )
         if self.max_hours is not None and not 0.0 < self.max_hours < math.inf:
             raise UsageError(f"max-hours must be above 0 and finite, got {self.max_hours}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise UsageError(f"seeds should be distinct integers of at least 0, got {list(self.seeds)}")
-        if self.confirm_seeds < 2:
-            raise UsageError(f"confirm-seeds must be at least 2: one pair tells nothing; got {self.confirm_seeds}")
+        if not 2 <= self.confirm_seeds <= MAX_SEEDS:
+            raise UsageError(
+                f"confirm-seeds must be at least 2, as one pair tells nothing, and at most {MAX_SEEDS:,}; "
+                f"got {self.confirm_seeds}"
+            )
         diagnosis = self.base.diagnosis
         if not diagnosis.look_every or diagnosis.on_collapse != "continue":
             raise UsageError("a search needs the diagnosis and stops trials itself: leave look-every and on-collapse")
@@ -149,7 +156,7 @@ class SearchFolder:
                 if changed and found.begun:
                     raise UsageError(
                         f"'{directory}' already holds another search; it differs in {'; '.join(changed)}. Name another "
-                        f"--run-dir, or go on with that one: stablegrad search --resume {directory}"
+                        f"--run-dir, or go on with that one: " + command("search", "--resume", directory)
                     )
                 if not changed:
                     return found

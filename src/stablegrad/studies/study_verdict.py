@@ -135,8 +135,8 @@ def over_tasks(table: Table) -> list[str]:
         ends = "" if better.interval is None else f" [{number(better.interval[0])}, {number(better.interval[1])}]"
         sentences.append(
             f"Over {len(table.tasks)} tasks {table.label(table.settings, name)} differs from "
-            f"{table.label(table.settings, names[0])} by {in_words(table, gain)} in the interquartile mean; one of its runs "
-            f"is better with a probability of {number(better.value)}{ends}."
+            f"{table.label(table.settings, names[0])} by {in_words(table, gain)} in the interquartile mean; one of its "
+            f"runs is better with a probability of {number(better.value)}{ends}."
         )
     return sentences
 

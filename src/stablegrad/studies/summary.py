@@ -53,8 +53,8 @@ def summarize(directory: Path | str, confidence: float = 0.95) -> dict[str, Any]
           ``mean``, ``interval``, ``count``, ``parameters``, ``finished`` (how many runs);
         - ``left_out``: runs that count in no mean: setting, seed, status, error;
         - ``difference``: second minus first by seed, ``mean``, ``interval``, ``count``, ``probability_of_improvement``
-          of the second over the first, ``pairs_won``, ``pairs_lost``, ``share_of_pairs_won``: all of the seeds that have
-          a return under both settings;
+          of the second over the first, ``pairs_won``, ``pairs_lost``, ``share_of_pairs_won``: all of the seeds with a
+          return under both settings;
         - ``stability``: setting -> ``spread`` and ``collapse`` by seed, ``mean_spread``, ``collapsed`` and ``judged``
           (how many runs);
         - ``cost``: setting -> seconds, speed, memory and shares of time; see :func:`cost_of`;

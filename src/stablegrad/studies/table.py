@@ -17,19 +17,17 @@ import numpy as np
 
 from stablegrad.environments.atari_scores import ALE_57
 from stablegrad.errors import StablegradError, UsageError, unknown_name
-from stablegrad.networks.sizes import resolve_depth, resolve_width
 from stablegrad.studies.bootstrap import improvement_interval, paired_bootstrap, stratified_bootstrap
 from stablegrad.studies.comparison import read_failure
 from stablegrad.studies.kinds import FIGURES, RELEARN, Config, figure_of, kind_of
 from stablegrad.studies.scores import Score, ScoreMatrix, score_matrix
 from stablegrad.studies.statistics import mean_interval, paired_difference
-from stablegrad.studies.study import Run, StudyFolder
+from stablegrad.studies.study import SIZES, Run, Study, StudyFolder
 from stablegrad.training.config import RunConfig
 
 STATUSES = ("finished", "failed", "left")
 CONFIDENCE = 0.95
 REPLICATES = 2000  # a page has hundreds of intervals; their ends are stable to a few percent of their length
-SIZES = {"depth": resolve_depth, "width": resolve_width}
 HUMAN_NORMALIZED = "human_normalized_return"
 OPTIMIZER_SECONDS = "seconds.optimizer"
 GRADIENT = "gradients/norm"
@@ -40,6 +38,11 @@ SCORES = {
 }
 #: Figures in units of the environment's own: their mean over environments says nothing.
 TASK_UNITS = frozenset({"final_return", "evaluation.mean_return", "train/return", "loss/td", "values/q"})
+#: The same of an Atari game in units that all games share.
+RETURNS = {
+    "final_return": HUMAN_NORMALIZED,
+    "evaluation.mean_return": "evaluation.human_normalized_score",
+}
 SPEED = {"agent": "steps_per_second", RELEARN: "speed/images_per_second"}
 COST = ("wall_seconds", "parameters", "peak_memory_bytes", OPTIMIZER_SECONDS)
 
@@ -364,10 +367,7 @@ def read_table(folder: StudyFolder) -> Table:
     study = folder.study
     config = study.cells[0].config
     kind = kind_of("pqn" if isinstance(config, RunConfig) else RELEARN)
-    tasks = {task_of(cell.config) for cell in study.cells}
-    score = next((name for name in study.report if name in SCORES[kind]), None)
-    if score in TASK_UNITS and len(tasks) > 1 and all(task.removesuffix("-v5") in ALE_57 for task in tasks):
-        score = HUMAN_NORMALIZED
+    score = score_of(study, SCORES[kind])
     figures = dict.fromkeys([*study.report, *([score] if score else []), GRADIENT, *COST, SPEED[kind]])
     rows = tuple(read_row(folder, run, figures) for run in study.runs)
     axes = {}
@@ -375,6 +375,15 @@ def read_table(folder: StudyFolder) -> Table:
         values = tuple(dict.fromkeys(cell.values[axis] for cell in study.cells))
         axes[axis] = tuple(sorted(values, key=SIZES[axis])) if axis in SIZES else values
     return Table(kind, rows, axes, score, score or study.report[0])
+
+
+def score_of(study: Study, scores: Iterable[str]) -> str | None:
+    """The first figure a study reports that is one of ``scores``; of several Atari games, their returns normalised."""
+    tasks = {task_of(cell.config) for cell in study.cells}
+    score = next((name for name in study.report if name in scores), None)
+    if score in RETURNS and len(tasks) > 1 and all(task.removesuffix("-v5") in ALE_57 for task in tasks):
+        return RETURNS[score]
+    return score
 
 
 def study_scores(folder: StudyFolder, figure: str, where: Mapping[str, str] | None = None) -> list[Score]:

@@ -224,7 +224,8 @@ def _left_out(summary: dict[str, Any]) -> list[str]:
     if others:
         runs = ", ".join(f"{run['setting']} seed {run['seed']}" for run in others)
         sentences.append(
-            f"{_count(len(others))} not finished and left out of all means: {runs}. The same command continues from there."
+            f"{_count(len(others))} not finished and left out of all means: {runs}. "
+            "The same command continues from there."
         )
     silent = [
         f"{name} seed {seed}"

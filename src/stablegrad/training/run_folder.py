@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stablegrad.errors import StablegradError, UsageError
+from stablegrad.errors import StablegradError, UsageError, command
 from stablegrad.training.config import provenance
 
 FORMAT = 1
@@ -95,8 +95,8 @@ class RunFolder:
         try:
             if folder.config_path.exists():
                 raise UsageError(
-                    f"run folder '{folder.path}' already holds a run; continue it with 'stablegrad resume "
-                    f"{folder.path}' or name another --run-dir"
+                    f"run folder '{folder.path}' already holds a run; continue it with "
+                    f"'{command('resume', folder.path)}' or name another --run-dir"
                 )
             # What a kill in the middle of this function left behind is nobody's.
             leftovers = {*folder.path.glob(".config.json.*")} if folder.path.exists() else set()
