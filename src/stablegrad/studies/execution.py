@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stablegrad.errors import UsageError
 from stablegrad.run_server import thread_limits
 from stablegrad.studies.comparison import Comparison, record_failure, stderr_path
 from stablegrad.studies.processes import (

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stablegrad.errors import UsageError
 from stablegrad.studies.comparison import record_failure, stderr_path
 from stablegrad.studies.executors import Executor
 from stablegrad.studies.processes import POLL_SECONDS, check_workers, exit_reason, last_metrics, locked
