@@ -132,6 +132,8 @@ def run_search(
                 search.diagnose()
                 search.run()
             trials = search.study.get_trials(deepcopy=False)
+            if not 0 <= folder.state["winner"] < len(trials):
+                raise StablegradError(f"'{folder.path}' names trial {folder.state['winner']}, which is not there")
             confirm(folder, trials, workers, clock, on_event, command, signals)
         finally:
             clock.save()

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stablegrad.diagnostics.rules import Finding
 from stablegrad.errors import StablegradError, UsageError, command
+from stablegrad.files import read_json
 from stablegrad.studies.comparison import differences
 from stablegrad.studies.search_space import fresh_seeds
 from stablegrad.studies.seeds import MAX_SEEDS
@@ -182,14 +184,32 @@ class SearchFolder:
         path = Path(directory) / "search.json"
         if not path.exists():
             raise UsageError(f"'{directory}' is no search folder: it has no search.json")
+        content = read_json(path)
         try:
-            content = json.loads(path.read_text())
             if content.pop("format") != FORMAT:
                 raise StablegradError(f"'{path}' has another format than this version of stablegrad reads, {FORMAT}")
             plan = SearchPlan.from_json(content.pop("plan"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            folder = cls(directory, plan, content)
+            folder._check_state()
+        except StablegradError as error:
+            raise StablegradError(f"'{path}' cannot be read as a search: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StablegradError(f"'{path}' cannot be read as a search: {error!r}") from error
-        return cls(directory, plan, content)
+        return folder
+
+    def _check_state(self) -> None:
+        """Raise for a state that no search has written."""
+        state, kinds = self.state, {"seconds_of_run": (int, float), "winner": (int,), "result": (dict,)}
+        for name, kind in kinds.items():
+            if state[name] is not None and type(state[name]) not in kind:
+                raise ValueError(f"{name} should not be {state[name]!r}")
+        for name in ("seconds", "confirmation_seconds"):
+            if type(state["spent"][name]) not in (int, float):
+                raise ValueError(f"spent.{name} should be a number, got {state['spent'][name]!r}")
+        if state["diagnosis"] is not None:
+            for found in ("preflight", "run"):
+                for one in state["diagnosis"][found] or []:
+                    Finding.from_dict(one)
 
 
 class Clock:

@@ -81,6 +81,12 @@ def number(value: float, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''},.{digits}f}"
 
 
+def power(exponent: int) -> str:
+    """A power of ten as people write it."""
+    superscripts = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return "10" + str(exponent).translate(superscripts)
+
+
 def duration(seconds: float | None) -> str:
     """Seconds in the two largest units that fit: 45 s, 3 min 20 s, 2 h 5 min."""
     if seconds is None:
