@@ -535,7 +535,10 @@ def _paper_budget(config: Mapping[str, Any], agents: bool) -> int | None:
 def _machine(folder: RunFolder) -> str | None:
     if not folder.config_path.exists():
         return None
-    machine = (folder.read_config().get("provenance") or {}).get("machine") or {}
+    provenance = folder.read_config().get("provenance")
+    machine = provenance.get("machine") if isinstance(provenance, dict) else None
+    if not isinstance(machine, dict):
+        return None
     parts = [
         machine.get("processor"),
         f"{machine['cores']} cores" if machine.get("cores") else None,

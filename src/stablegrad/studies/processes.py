@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import json
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stablegrad.errors import UsageError
 from stablegrad.training.config import usable_cores
-from stablegrad.training.run_folder import RunFolder
+from stablegrad.training.run_folder import RunFolder, metrics_row
 
 if TYPE_CHECKING:
     from stablegrad.supervised import SupervisedConfig
@@ -104,8 +103,7 @@ def last_metrics(folder: RunFolder, tail: int = 1 << 16) -> dict[str, Any] | Non
         return None
     for line in reversed(lines):
         try:
-            row: dict[str, Any] = json.loads(line)
+            return metrics_row(line)
         except ValueError:
             continue  # the first line of the tail may be cut
-        return row
     return None

@@ -109,14 +109,16 @@ NOTHING = Estimate(None, None, 0)
 
 
 def read_row(folder: StudyFolder, run: Run, figures: Iterable[str]) -> Row:
-    """One run of a study in whatever state it is; a summary that cannot be read is a failure."""
+    """One run of a study in whatever state it is; one whose files cannot be read is a failure."""
     run_folder, error = folder.run_folder(run), None
-    summary: Mapping[str, Any] = {}
+    finished, found = False, dict[str, float | None]()
     try:
         summary = run_folder.read_summary() or {}
+        if summary.get("status") == "finished":
+            found = {name: figure_of(run.config, run_folder, summary, name) for name in figures}
+            finished = True
     except StablegradError as unreadable:
         error = str(unreadable)
-    finished = summary.get("status") == "finished"
     if not finished and error is None:
         error = read_failure(run_folder)
     return Row(
@@ -125,7 +127,7 @@ def read_row(folder: StudyFolder, run: Run, figures: Iterable[str]) -> Row:
         seed=run.seed,
         status="finished" if finished else "left" if error is None else "failed",
         error=error,
-        figures={name: figure_of(run.config, run_folder, summary, name) if finished else None for name in figures},
+        figures={name: found.get(name) for name in figures},
         task=task_of(run.config),
         budget=run.config.total_steps if isinstance(run.config, RunConfig) else run.config.epochs,
     )
