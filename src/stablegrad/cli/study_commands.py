@@ -137,7 +137,7 @@ def _carry_out(asked: Workplace, folder: StudyFolder, file: Path | None = None) 
         return _plan(asked, study, left)
     # All that can be wrong is found before anything is written; the executor prepares itself meanwhile.
     executor = make_executor(asked.executor, _threads(study), asked.address)
-    check_cells(study.cells)
+    check_cells(study.cells, here=asked.executor == "local")
     workers = asked.workers or executor.workers or default_workers(_configs(study))
     runs: list[Run] | None = None
     max_seconds = None if asked.max_hours is None else 3600 * asked.max_hours

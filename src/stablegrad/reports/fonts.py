@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import Any
 
 from matplotlib import font_manager
 
@@ -54,6 +55,6 @@ def tell(missing: set[str]) -> None:
         )
 
 
-def text_style() -> dict[str, object]:
+def text_style() -> Any:
     """Settings of matplotlib under which text is text."""
     return {"font.family": families(), "text.parse_math": False}

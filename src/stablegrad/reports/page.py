@@ -142,7 +142,7 @@ def return_figure(series: Sequence[ReturnSeries], against_time: bool = False) ->
                 mode="lines",
                 line={"color": entry.colour, "width": 1, "dash": "solid" if finished else "dot"},
                 opacity=0.5,
-                name=f"{entry.name}, seed {seed}" + ("" if finished else " (not finished)"),
+                name=f"{escape(entry.name)}, seed {seed}" + ("" if finished else " (not finished)"),
                 showlegend=not entry.steps.size and seed == entry.runs[0][0],
                 legendgroup=entry.name,
                 hovertemplate=f"%{{x:,.4~s}} {unit}: %{{y:.4~g}}<extra>{escape(entry.name)}, seed {seed}</extra>",
@@ -153,7 +153,7 @@ def return_figure(series: Sequence[ReturnSeries], against_time: bool = False) ->
                 y=entry.mean,
                 mode="lines",
                 line={"color": entry.colour, "width": 3},
-                name=f"{entry.name}, mean",
+                name=f"{escape(entry.name)}, mean",
                 legendgroup=entry.name,
                 hovertemplate=f"%{{x:,.4~s}} {unit}: %{{y:.4~g}}<extra>{escape(entry.name)}, mean</extra>",
             )

@@ -512,6 +512,7 @@ def _risks(evidence: Evidence, advantage: Effect, growth: Effect | None, peak: E
             risks.append(Risk(code, {"count": len(own), "runs": len(evidence.runs)}, which))
     if peak.direction < 0 and peak.certainty in CERTAINTIES:
         assert peak.before_mean is not None and peak.after_mean is not None
+        values: dict[str, float | str]
         values = {"setting": second, "size": peak.before.size, "best": peak.before_mean, "largest": peak.after_mean}
         risks.append(Risk("peak", values, (peak.before, peak.after)))
     for setting in (second, first):
@@ -519,7 +520,7 @@ def _risks(evidence: Evidence, advantage: Effect, growth: Effect | None, peak: E
             judged = [run.lost for run in evidence.of(setting, size) if run.lost is not None]
             if any(judged):
                 code = "collapse" if evidence.agents else "not_relearned"
-                values: dict[str, float | str] = {"count": sum(judged), "runs": len(judged), "setting": setting}
+                values = {"count": sum(judged), "runs": len(judged), "setting": setting}
                 values["size"] = size
                 risks.append(Risk(code, values, (Cell(setting, size),)))
                 break  # the largest size that is struck says enough

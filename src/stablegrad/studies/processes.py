@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stablegrad.errors import UsageError
+from stablegrad.errors import StablegradError, UsageError
 from stablegrad.training.config import usable_cores
 from stablegrad.training.run_folder import RunFolder, metrics_row
 
@@ -101,6 +101,8 @@ def last_metrics(folder: RunFolder, tail: int = 1 << 16) -> dict[str, Any] | Non
             lines = file.read().split(b"\n")[:-1]
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise StablegradError(f"cannot read '{folder.metrics_path}': {error.strerror}") from error
     for line in reversed(lines):
         try:
             return metrics_row(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from stablegrad.errors import UsageError
 
@@ -10,7 +10,7 @@ MAX_SEEDS = 1000
 MAX_SEED = 2**63 - 1  # what torch takes
 
 
-def seed_list(value: int | Sequence[int], how_to_name_one: str) -> tuple[int, ...]:
+def seed_list(value: Any, how_to_name_one: str) -> tuple[int, ...]:
     """The seeds 1 to n for one number n; a list holds the seeds themselves.
 
     Args:
@@ -24,7 +24,7 @@ def seed_list(value: int | Sequence[int], how_to_name_one: str) -> tuple[int, ..
         if value > MAX_SEEDS:
             raise UsageError(f"seeds = {value} asks for seeds 1 to {value}, at most {MAX_SEEDS}; {how_to_name_one}")
         value = range(1, value + 1)
-    seeds = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    seeds = tuple(value) if isinstance(value, list | tuple | range) else ()
     if (
         not seeds
         or not all(type(seed) is int and 0 <= seed <= MAX_SEED for seed in seeds)

@@ -239,7 +239,7 @@ def _expand(name: str, content: Mapping[str, Any], form: str, data: str | None) 
         )
     report = _report(content.get("report", list(DEFAULT_REPORT[kind_of(algorithm)])), kind_of(algorithm))
     cells = _cells(base, settings)
-    texts = {key: " ".join(content[key].split()) for key in TEXTS if content.get(key) and key != "needs_data"}
+    texts = {key: _one_line(content[key]) for key in TEXTS if content.get(key) and key != "needs_data"}
     specification = {"base": base, "axes": dict(axes), "seeds": list(seeds), "report": list(report)}
     expect = _expect(content.get("expect", []), cells)
     return Study(name, form, texts, tuple(settings), cells, seeds, report, specification, expect)
@@ -384,6 +384,11 @@ def _label(value: Any, keep: str = "") -> str:
     if not label.strip(".-"):
         raise UsageError(f"a value and an axis need letters or digits, as they name folders; got {value!r}")
     return label
+
+
+def _one_line(text: str) -> str:
+    """Words with one space between them, and no control characters, which a terminal would obey."""
+    return " ".join("".join(" " if unicodedata.category(sign) == "Cc" else sign for sign in text).split())
 
 
 def _stays(sign: str, keep: str) -> bool:

@@ -193,9 +193,13 @@ class RunFolder:
         """
         if not self.metrics_path.exists():
             return []
+        try:
+            content = self.metrics_path.read_bytes()
+        except OSError as error:
+            raise StablegradError(f"cannot read '{self.metrics_path}': {error.strerror}") from error
         rows = []
         # What follows the last newline is nothing, or a line that a kill has cut.
-        for number, line in enumerate(self.metrics_path.read_bytes().split(b"\n")[:-1], start=1):
+        for number, line in enumerate(content.split(b"\n")[:-1], start=1):
             try:
                 rows.append(metrics_row(line))
             except ValueError as error:
