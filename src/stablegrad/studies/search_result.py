@@ -124,7 +124,7 @@ def _words(
             f"Nothing beat the baseline: its return of {number(winner['value'])} is the highest of {finished} finished "
             f"trials (of {len(rows)}), so there was nothing to confirm."
             if finished > 1
-            else f"Nothing was held against the baseline, the one finished trial of {len(rows)}, with a return of "
+            else f"Nothing beat the baseline: of {len(rows)} trials it alone is finished, with a return of "
             f"{number(winner['value'])}."
         ]
     difference, changes = confirmed["difference"], describe(winner["changes"])

@@ -108,7 +108,10 @@ def _ranking(table: Table, rows: Sequence[Row]) -> tuple[str, str]:
         return f"{_listed(top)} {same}", ", of one seed" + after if len(shared) == 1 else after
     verb = "are" if len(top) > 1 else "is"
     if len(shared) == 1:
-        return f"{_listed(top)} {verb} highest", f", but one seed cannot tell from {_listed(below)}{after}"
+        return (
+            f"{_listed(top)} {verb} highest",
+            f", but one seed cannot tell {'it' if len(top) == 1 else 'them'} from {_listed(below)}{after}",
+        )
     level = [
         name for name in below if any(difference(groups[name], groups[best], table.score).sign <= 0 for best in top)
     ]
