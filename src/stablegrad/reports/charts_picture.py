@@ -79,8 +79,9 @@ def picture(chart: AnyChart) -> Figure:
 
 def _svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    # without a date: the same figures give the same file
-    figure.savefig(buffer, format="svg", bbox_inches="tight", facecolor="white", metadata={"Date": None})
+    with styled():
+        # without a date: the same figures give the same file
+        figure.savefig(buffer, format="svg", bbox_inches="tight", facecolor="white", metadata={"Date": None})
     return buffer.getvalue()
 
 

@@ -92,7 +92,8 @@ def _figures(series: list[ReturnSeries], maps: GradientMaps | None, summary: dic
 def png(figure: Figure, dots_per_inch: int = 150) -> bytes:
     """A figure as the content of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dots_per_inch, bbox_inches="tight", facecolor="white")
+    with styled():  # some texts, as of ticks, are made only now
+        figure.savefig(buffer, format="png", dpi=dots_per_inch, bbox_inches="tight", facecolor="white")
     return buffer.getvalue()
 
 
