@@ -144,8 +144,8 @@ def _check_answers(address: str | None) -> None:
         if not address and left_by_ray.exists():
             address = left_by_ray.read_text(errors="replace").strip()
             source = f" ({left_by_ray}; 'ray stop' clears what a dead cluster left)"
-    if not address or address == "local":
-        return  # Ray starts one
+    if address in (None, "", "auto", "local"):
+        return  # Ray's own words serve
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal() or not port.isascii():
         raise UsageError(f"no Ray cluster at {address}{source}: an address is HOST:PORT or ray://HOST:PORT")

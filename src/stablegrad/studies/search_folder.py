@@ -34,6 +34,7 @@ FEWEST_TRIALS, MAX_TRIALS = 2, 10_000
 SAVE_SECONDS = 10.0
 #: Runs are planned to take this much longer than those that were measured: settings differ in what a step costs.
 MARGIN = 1.15
+RESULT = ("trials", "words", "spent", "command", "confirmation", "confirmation_prescription")  # what is shown of it
 CONFIRMATION, CONFIRMATION_PRESCRIPTION = "confirmation", "confirmation-prescription"
 
 
@@ -203,6 +204,8 @@ class SearchFolder:
         for name, kind in kinds.items():
             if state[name] is not None and type(state[name]) not in kind:
                 raise ValueError(f"{name} should not be {state[name]!r}")
+        for name in RESULT if state["result"] is not None else ():
+            _ = state["result"][name]
         for name in ("seconds", "confirmation_seconds"):
             if type(state["spent"][name]) not in (int, float):
                 raise ValueError(f"spent.{name} should be a number, got {state['spent'][name]!r}")
