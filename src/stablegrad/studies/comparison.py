@@ -163,8 +163,8 @@ class Comparison:
         path = Path(directory) / "comparison.json"
         if not path.exists():
             raise UsageError(f"'{directory}' is no comparison folder: it has no comparison.json")
-        content = read_json(path)
         try:
+            content = read_json(path)
             if content["format"] != FORMAT:
                 raise StablegradError(
                     f"'{path}' has format {content['format']!r}, this version of stablegrad reads {FORMAT}"
@@ -186,9 +186,9 @@ class Comparison:
                 configs,
                 tuple(command) if command else None,
             )
+        except StablegradError as error:
+            raise StablegradError(f"'{path}' cannot be read as a comparison: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, StablegradError):
-                raise StablegradError(f"'{path}' cannot be read as a comparison: {error}") from error
             raise StablegradError(f"'{path}' cannot be read as a comparison: {error!r}") from error
 
     def records(self) -> list[RunRecord]:

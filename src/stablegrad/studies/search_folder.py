@@ -185,8 +185,8 @@ class SearchFolder:
         path = Path(directory) / "search.json"
         if not path.exists():
             raise UsageError(f"'{directory}' is no search folder: it has no search.json")
-        content = read_json(path)
         try:
+            content = read_json(path)
             if content.pop("format") != FORMAT:
                 raise StablegradError(f"'{path}' has another format than this version of stablegrad reads, {FORMAT}")
             plan = SearchPlan.from_json(content.pop("plan"))

@@ -477,8 +477,8 @@ class StudyFolder:
         path = Path(directory) / "study.json"
         if not path.exists():
             raise UsageError(f"'{directory}' is no study folder: it has no study.json")
-        content = read_json(path)
         try:
+            content = read_json(path)
             if content.pop("format") != FORMAT:
                 raise StablegradError(f"'{path}' is of another format than this version of stablegrad reads, {FORMAT}")
             return cls(directory, _study_from_json(content))
