@@ -23,9 +23,8 @@ def seed_list(value: Any, how_to_name_one: str) -> tuple[int, ...]:
     if type(value) is int:
         if value > MAX_SEEDS:
             raise UsageError(f"seeds = {value} asks for seeds 1 to {value}, at most {MAX_SEEDS}; {how_to_name_one}")
-    seeds = (
-        tuple(range(1, value + 1)) if type(value) is int else tuple(value) if isinstance(value, list | tuple) else ()
-    )
+    asked = range(1, value + 1) if type(value) is int else value
+    seeds = tuple(asked) if isinstance(asked, list | tuple | range) else ()
     if (
         not seeds
         or not all(type(seed) is int and 0 <= seed <= MAX_SEED for seed in seeds)
