@@ -20,9 +20,8 @@ def seed_list(value: Any, how_to_name_one: str) -> tuple[int, ...]:
     Raises:
         UsageError: no seeds, too many, or not distinct integers from 0.
     """
-    if type(value) is int:
-        if value > MAX_SEEDS:
-            raise UsageError(f"seeds = {value} asks for seeds 1 to {value}, at most {MAX_SEEDS}; {how_to_name_one}")
+    if type(value) is int and value > MAX_SEEDS:
+        raise UsageError(f"seeds = {value} asks for seeds 1 to {value}, at most {MAX_SEEDS}; {how_to_name_one}")
     asked = range(1, value + 1) if type(value) is int else value
     seeds = tuple(asked) if isinstance(asked, list | tuple | range) else ()
     if (
