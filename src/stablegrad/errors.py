@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 from typing import NoReturn, TypeVar
 
@@ -69,3 +70,8 @@ def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UsageError:
     if 0 < len(choices) <= 12:
         message += f" (valid: {', '.join(choices)})"
     return UsageError(message)
+
+
+def command(*words: object) -> str:
+    """A command of this package as one types it: what holds spaces or signs of the shell is quoted."""
+    return shlex.join(["stablegrad", *map(str, words)])

@@ -1,10 +1,13 @@
+import html
 import json
+import shlex
 
 import pytest
 
 from stablegrad.cli import study
 from stablegrad.cli.main import main
 from stablegrad.studies import plan
+from stablegrad.studies.study import StudyFolder, read_study
 
 STUDY = """
 title = "Two rates"
@@ -127,3 +130,26 @@ def test_runs_get_ready_while_the_command_is_imported(here, monkeypatch, argumen
     monkeypatch.setattr("stablegrad.cli.study_commands.run", lambda arguments: 0)
     assert study.run(arguments) == 0
     assert started == threads
+
+
+def test_text_is_text_and_printed_commands_can_be_pasted(here, capsys):
+    title = "Gradients [arXiv 2506.15544] of [/data/x], [bold]small[/bold] :smile: " + "long " * 60
+    text = STUDY.replace("Two rates", title.strip())
+    text = text.replace('name = "low"', 'name = "低 [b]"').replace("rate =", '"r [dim] /" =')
+    (here / "my file's.toml").write_text(text)
+    assert main(["study", "run", "my file's.toml", "--dry-run", "--quiet"]) == 0
+    assert "r [dim] /" in capsys.readouterr().out
+    study_file = read_study(here / "my file's.toml")
+    folder = StudyFolder.open(here / "a b; $(c)", study_file, here / "my file's.toml")
+    assert main(["study", "show", str(folder.directory)]) == 0
+    out = capsys.readouterr().out
+    assert f"title: {title.strip()}\n" in out and "r [dim] /" in out and "低-b" in out
+    command = out.splitlines()[-1].removeprefix("continue with: ")
+    assert shlex.split(command) == ["stablegrad", "study", "resume", str(folder.directory)]
+    assert main(["study", "show", "my file's.toml"]) == 2
+    command = capsys.readouterr().err.strip().rpartition(": ")[2]
+    assert shlex.split(command) == ["stablegrad", "study", "run", "my file's.toml"]
+    assert main(["report", str(folder.directory)]) == 0
+    page = (folder.directory / "report.html").read_text()
+    again = html.unescape(page.rpartition("<pre><code>")[2].partition("</code>")[0]).splitlines()
+    assert [shlex.split(line)[-1] for line in again] == [str(folder.directory)] * 2

@@ -1,15 +1,20 @@
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.mathtext import MathTextParser
 
 from stablegrad.cli.main import main
-from stablegrad.reports.charts import DotChart, GridChart, Line, LineChart, limits, log_ticks, tick_label
+from stablegrad.reports.charts import Dot, DotChart, GridChart, Line, LineChart, limits, log_ticks, tick_label
 from stablegrad.reports.charts_page import page_figures
+from stablegrad.reports.charts_picture import write_pictures
+from stablegrad.reports.fonts import families
 from stablegrad.reports.study_costs import cost_rows, pareto_frontier
 from stablegrad.reports.study_figures import layout, study_charts
+from stablegrad.reports.study_page import _apart, write_study_report
 from stablegrad.studies.comparison import record_failure
 from stablegrad.studies.study import StudyFolder, read_study
 from stablegrad.studies.table import read_table
@@ -201,7 +206,7 @@ def test_the_page_is_whole_escaped_and_links_what_is_there(classifiers, capsys):
     page = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     assert not re.search(r'src=|href="(http|/)', page)
     assert "21 of 24 runs finished, 2 failed, 1 left" in page and "stable is best at" in page
-    assert "Expected &#34;stable above baseline&#34;: holds at 3 of 3 sizes" in page
+    assert "Expected &#34;stable above baseline&#34;: holds at 3 of 4 sizes; cannot be said yet at " in page
     links = [link for link in re.findall(r'href="([^"]+)"', page) if link.startswith("runs/")]
     assert len(links) == 23 and links[0].endswith("report.html")
     for link in re.findall(r'href="([^"#]+)"', page):
@@ -239,3 +244,47 @@ def test_the_study_of_the_benchmark_can_be_read(tmp_path):
     text = re.search(r'STUDY = """(.*?)"""', path.read_text(), re.DOTALL)
     (tmp_path / "b.toml").write_text(text.group(1))
     assert len(read_study(tmp_path / "b.toml").runs) == 200
+
+
+@pytest.fixture
+def no_fallbacks(monkeypatch):
+    monkeypatch.setattr("stablegrad.reports.fonts.FALLBACKS", ())
+    families.cache_clear()
+    yield
+    families.cache_clear()
+
+
+def a_chart(title):
+    return DotChart("dots", title, "", "", [("", [Dot(title, 1.0, None, "#000000")])], "score")
+
+
+def test_letters_without_a_font_are_told_once_and_are_text_in_the_svg(tmp_path, no_fallbacks, recwarn, caplog):
+    write_pictures(tmp_path, [a_chart("設定 of a study"), a_chart("設定")])
+    assert not recwarn.list
+    (record,) = caplog.records
+    assert "no installed font has 定設: " in record.getMessage() and "\n" not in record.getMessage()
+    assert "設定" in (tmp_path / "dots.svg").read_text()
+
+
+def test_dollars_are_no_formulas_and_plain_letters_stay_outlines(tmp_path, no_fallbacks, recwarn, caplog, monkeypatch):
+    chart = a_chart("costs $5 and \\frac{ $6")
+    monkeypatch.setattr(MathTextParser, "parse", lambda *_, **__: pytest.fail("a name was taken for a formula"))
+    write_pictures(tmp_path, [chart])
+    assert not recwarn.list and not caplog.records and "<text" not in (tmp_path / "dots.svg").read_text()
+
+
+def test_figures_of_axes_whose_names_differ_in_signs_have_files_of_their_own():
+    charts = [dataclasses.replace(a_chart("x"), name=name) for name in ("a_b", "A_b", "a_b", "設" * 200, "設" * 201)]
+    names = [chart.name for chart in _apart(charts)]
+    assert names[:3] == ["a_b", "A_b-2", "a_b-3"] and len({name.casefold() for name in names}) == 5
+    assert all(len(name.encode()) < 200 for name in names)
+
+
+def test_a_damaged_run_leaves_the_report_whole(tmp_path):
+    folder = make(tmp_path, CLASSIFIERS, lambda run: 0.1 * run.seed)
+    first, second = (folder.run_folder(run) for run in folder.study.runs[:2])
+    first.summary_path.write_text('{"status": "finished", "wall_seconds": "long"}')
+    second.metrics_path.write_bytes(b"{}\n" + second.metrics_path.read_bytes())
+    page = write_study_report(folder.directory).read_text()
+    assert "1 failed" in page and "wall_seconds should be a number" in page
+    assert "1 curves are left out, as their metrics cannot be read" in page

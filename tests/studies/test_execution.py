@@ -130,7 +130,7 @@ def test_wrong_requests(tmp_path):
     with pytest.raises(UsageError, match="names a folder"):
         run_comparison(tmp_path / "c", one | {"../up": configs()["stable"]}, [1])
     for seeds in ([], [1, 1], [-1]):
-        with pytest.raises(UsageError, match="distinct integers"):
+        with pytest.raises(UsageError, match="distinct ones from 0"):
             run_comparison(tmp_path / "c", configs(), seeds)
     with pytest.raises(UsageError, match="workers must be at least 1"):
         run_comparison(tmp_path / "c", configs(), [1], workers=0)

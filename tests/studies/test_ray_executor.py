@@ -1,6 +1,7 @@
 import signal
 import socket
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -48,6 +49,27 @@ def test_an_address_that_does_not_answer_is_said_at_once(ray, protocol):
     address = protocol + _refused_address()
     with pytest.raises(UsageError, match=f"no Ray cluster answers at {address}: .*refused"):
         make_executor("ray", address=address)
+
+
+@pytest.mark.parametrize("protocol", ["", "ray://"])
+@pytest.mark.parametrize("answer", [b"-ERR unknown command\r\n", b""])
+def test_a_service_that_is_no_ray_is_said_at_once(ray, protocol, answer, monkeypatch):
+    """Ray's own client waits for minutes; a service may answer nonsense, or close the connection."""
+    monkeypatch.setattr("stablegrad.studies.ray_executor._is_ray", lambda address: pytest.fail("Ray was asked"))
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+
+        def serve():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        address = f"{protocol}127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(UsageError, match=f"what answers at {address} is no Ray cluster"):
+            make_executor("ray", address=address)
+        thread.join()
 
 
 def test_what_a_dead_cluster_left_is_named(ray, monkeypatch, tmp_path):

@@ -2,8 +2,11 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stablegrad.studies import statistics
+from stablegrad.studies.scores import without_rounding
 from stablegrad.studies.statistics import Score, ScoreMatrix, score_matrix
 
 RUNS = [Score(task, seed, 1000, 10.0 * seed + len(task)) for task in ("pong", "boxing") for seed in (2, 1, 3)]
@@ -95,3 +98,25 @@ def test_statistics_take_labelled_matrices_as_arrays():
     scores = labelled()
     assert statistics.aggregate_iqm(scores) == statistics.aggregate_iqm(scores.values)
     assert statistics.stratified_bootstrap(scores) == statistics.stratified_bootstrap(scores.values)
+
+
+@given(
+    st.lists(st.integers(-(10**6), 10**6), min_size=1, max_size=20),
+    st.lists(st.sampled_from([0.0, 1e-12, -1e-12, 3e-13]), min_size=20, max_size=20),
+)
+def test_what_differs_by_rounding_becomes_one_number_and_nothing_else_does(numbers, errors):
+    exact = np.array(numbers, dtype=float)
+    rounded = exact * (1 + np.array(errors[: len(numbers)]))
+    first, second = without_rounding(exact, rounded)
+    assert (first == second).all()
+    np.testing.assert_allclose(first, exact, rtol=1e-9)
+    assert len(np.unique(first)) == len(np.unique(exact))  # whole numbers stay apart
+
+
+def test_paired_statistics_call_rounding_equal():
+    values = np.array([0.1, 0.7, 123.4])
+    again = values * (1 + 1e-13)
+    assert statistics.paired_difference(values, again).interval == (0.0, 0.0)
+    assert statistics.share_of_pairs_won(again, values) == statistics.probability_of_improvement(again, values) == 0.5
+    both = statistics.paired_bootstrap(values[:, None] * [1, 2], again[:, None] * [1, 2], replicates=200)
+    assert both.estimate == 0 and both.interval == (0, 0)

@@ -15,7 +15,8 @@ import pytest
 from stablegrad.agents.presets import apply_changes
 from stablegrad.diagnostics.rules import Finding
 from stablegrad.errors import StablegradError, UsageError
-from stablegrad.studies import search, search_confirmation
+from stablegrad.studies import search, search_confirmation, search_result, summary
+from stablegrad.studies.comparison import RunRecord
 from stablegrad.studies.plan import CellPlan
 from stablegrad.studies.search import estimate, run_search
 from stablegrad.studies.search_diagnosis import illness
@@ -208,7 +209,8 @@ def test_a_search_killed_and_resumed_repeats_nothing_and_ends_the_same(fake, tmp
     lock = tmp_path / "b/trials.log.lock"
     if not lock.is_symlink():
         lock.symlink_to("trials.log")
-    resumed = subprocess.run(_command(0.0, "--resume", str(tmp_path / "b")), capture_output=True, check=True, text=True)
+    resumed = subprocess.run(_command(0.0, "--resume", str(tmp_path / "b")), capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
     result = json.loads(resumed.stdout.splitlines()[-1])
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert all((path.parent / "starts").read_text() == "x" for path in finished)
@@ -329,3 +331,93 @@ def test_without_optuna_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UsageError, match=r"^a search needs Optuna: pip install 'stablegrad\[search\]'$"):
         load_optuna()
+
+
+def test_a_damaged_journal_is_named_with_its_line_and_left_as_it_is(fake, tmp_path):
+    folder = SearchFolder.open(tmp_path / "s", plan(2))
+    study = open_study(load_optuna(), folder.journal)
+    for _ in range(2):
+        study.enqueue_trial({}, user_attrs={"source": "sampled"})
+        study.tell(study.ask(), 1.0)
+    whole = folder.journal.read_bytes()
+    lines = whole.split(b"\n")
+    damages = {
+        b"\n".join([*lines[:2], lines[2][:20], *lines[3:]]): "line 3 is damaged",
+        b"\n".join([*lines[:1], b"[1]", *lines[1:]]): "line 2 is damaged",
+        b"\x89PNG": "line 1 is damaged",
+        b'{"op_code": 99, "worker_id": "x"}\n' + whole: "is damaged",
+        whole.replace(b'{"source":"sampled"}', b"{}"): "trial 0 has no source",
+    }
+    for damaged, message in damages.items():
+        folder.journal.write_bytes(damaged)
+        with pytest.raises(StablegradError, match=rf"trials\.log.*{message}.*; restore it from a copy"):
+            open_study(load_optuna(), folder.journal)
+        assert folder.journal.read_bytes().startswith(damaged)  # Optuna notes that the study was opened
+    for cut in (b'{"op_code": 5, "tri', b"\0\0\0", b'{"op_code"\0\0'):
+        folder.journal.write_bytes(whole + cut)
+        assert len(open_study(load_optuna(), folder.journal).get_trials()) == 2
+        assert cut not in folder.journal.read_bytes() and folder.journal.read_bytes().startswith(whole)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spent": None},
+        {"spent": {"seconds": "x", "confirmation_seconds": 0}},
+        {"winner": "first"},
+        {"diagnosis": [1]},
+        {"diagnosis": {"preflight": [{}], "run": None}},
+        {"result": []},
+        {"plan": {}},
+        {"plan": None},
+        {"seconds_of_run": "x"},
+    ],
+)
+def test_a_search_json_of_another_shape_is_one_line(tmp_path, change):
+    folder = SearchFolder.open(tmp_path / "s", plan(2))
+    folder.path.write_text(json.dumps({**json.loads(folder.path.read_text()), **change}))
+    with pytest.raises(StablegradError, match=r"search\.json' cannot be read as a search"):
+        SearchFolder.read(folder.directory)
+
+
+def test_numbers_without_bounds_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"trials must be at least 2, .* at most 10,000; got 1000000000"):
+        plan(10**9)
+    with pytest.raises(UsageError, match=r"confirm-seeds must be at least 2, .* at most 1,000"):
+        plan(2, confirm_seeds=10**9)
+    with pytest.raises(UsageError, match="workers must be at least 1 and at most 10,000, got 1000000000"):
+        run_search(SearchFolder.open(tmp_path / "s", plan(2)), 10**9)
+
+
+def confirmed(best):
+    """A confirmation's summary with these returns beside a baseline's of 1, 2, 3; None: not finished."""
+    baseline = [1.0, 2.0, 3.0]
+    records = {
+        name: [RunRecord(name, seed, "finished" if v is not None else "left", None, {"final_return": v}, [])
+               for seed, v in enumerate(values, start=5)]
+        for name, values in (("baseline", baseline), ("best", best))
+    }  # fmt: skip
+    results = {name: summary._results(own, 0.95) for name, own in records.items()}
+    return {
+        "settings": ["baseline", "best"], "seeds": [5, 6, 7], "confidence": 0.95, "results": results, "left_out": [],
+        "difference": summary._difference(records["baseline"], records["best"], 0.95),
+        "stability": summary.stability_of(records), "trade_off": summary.trade_off(("baseline", "best"), records),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("best", "said"),
+    [
+        ([None, None, None], "no pair of runs on fresh seeds is finished"),
+        ([9.0, None, None], "the one pair of runs on a fresh seed (5) cannot tell"),
+        ([1.0, 2.0, 3.0], "on fresh seeds (5, 6, 7) the best trial has the returns of the baseline"),
+        ([2.0, 1.0, None], "on fresh seeds (5, 6) the best trial is not told from the baseline"),
+        ([11.0, 12.1, None], "Found and confirmed on fresh seeds (5, 6)"),
+    ],
+)
+def test_a_confirmation_claims_no_more_than_its_pairs(best, said):
+    found = confirmed(best)
+    rows = [{"state": "finished", "value": 3.0, "changes": {}}] * 2
+    names = {search_result.CONFIRMATION: found, search_result.CONFIRMATION_PRESCRIPTION: None}
+    words = search_result._words(search_result._answer(found), rows[0], rows, plan(2), names)
+    assert said in words[0] and (said.startswith("Found") or words[0].startswith("Not confirmed: "))

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from stablegrad.errors import UsageError
+from stablegrad.errors import StablegradError, UsageError
 from stablegrad.studies import kinds, processes
 from stablegrad.studies.study import FORMS, StudyFolder, parse_expectation, read_study
 
@@ -95,7 +95,8 @@ def test_what_is_expected_is_read_but_is_no_part_of_the_runs(write, tmp_path):
     assert (above.setting, above.other, above.axis) == ("stable-wide", "baseline", None)
     assert (falls.setting, falls.axis, falls.falls) == ("all", "depth", True)
     StudyFolder.open(tmp_path / "s", read_study(write(DIGITS)), file)
-    assert StudyFolder.open(tmp_path / "s", study, file).study.expect == ()  # opens: it is the same study
+    assert StudyFolder.open(tmp_path / "s", study, file).study == study  # the same runs, of which more is said
+    assert StudyFolder.read(tmp_path / "s").study.expect == study.expect
     content = json.loads((tmp_path / "s/study.json").read_text())
     del content["expect"]
     (tmp_path / "s/study.json").write_text(json.dumps(content))
@@ -198,7 +199,7 @@ def test_the_folder_keeps_the_study_and_refuses_another(write, tmp_path):
         StudyFolder.open(tmp_path / "s", changed, file)
     assert folder.path.read_bytes() == before
     reworded = read_study(write(DIGITS.replace("Depth", "# of layers")))
-    assert StudyFolder.open(tmp_path / "s", reworded, file).study == study  # words are no change
+    assert StudyFolder.open(tmp_path / "s", reworded, file).study == reworded  # words are no change
 
 
 def test_folders_that_are_no_study(write, tmp_path):
@@ -232,3 +233,129 @@ def test_the_papers_studies_can_be_read(path, form):
         assert all(
             getattr(cell.config, "data", "digits") in ("digits", str(Path("folder").absolute())) for cell in study.cells
         )
+
+
+NAMED = """
+seeds = 1
+[base]
+algorithm = "relearn"
+width = 8
+[axes]
+"{axis}" = [ {{ name = "{first}" }}, {{ name = "{second}", preset = "stable" }} ]
+"""
+
+
+def named(write, axis="setting", first="baseline", second="stable"):
+    return read_study(write(NAMED.format(axis=axis, first=first, second=second)))
+
+
+@pytest.mark.parametrize("axis", ["../../elsewhere", "/etc/x", "a/b", ".hidden", "a\\\\b", "tab\\tand space", "設定"])
+def test_an_axis_of_any_name_keeps_it_and_its_runs_stay_in_the_folder(write, tmp_path, axis):
+    study = named(write, axis)
+    text = axis.replace("\\\\", "\\").replace("\\t", "\t")
+    assert list(study.cells[0].values) == [text]
+    folder = StudyFolder(tmp_path / "s", study)
+    for run in study.runs:
+        path = folder.run_folder(run).path
+        assert path.resolve().parent == (tmp_path / "s/runs").resolve() and "\t" not in path.name
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "labels"),
+    [
+        ("基準A", "提案A", ("基準A", "提案A")),
+        ("🚀", "🐢", ("🚀", "🐢")),
+        ("Größe\u3000eins", "naïve", ("Größe-eins", "naïve")),
+        ("e\u0301t\u00e9", "ete", ("été", "ete")),
+    ],
+)
+def test_names_of_any_language_stay_apart(write, first, second, labels):
+    study = named(write, first=first, second=second)
+    assert tuple(cell.values["setting"] for cell in study.cells) == labels
+    assert len({cell.name for cell in study.cells}) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("a b", "a/b"), ("Stable", "stable"), ("\u00e9", "e\u0301"), ("STRASSE", "straße")]
+)
+def test_names_whose_folders_would_be_one_are_refused_with_both(write, first, second):
+    with pytest.raises(UsageError, match="would have one folder; change one of them") as caught:
+        named(write, first=first, second=second)
+    assert repr(first) in str(caught.value) and repr(second) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds = 1", "seeds = 20250101", r"at most 1000; one run of the seed 20250101 is seeds = \[20250101\]"),
+        ("seeds = 1", "seeds = [18446744073709551616]", "distinct ones from 0 to 9223372036854775807"),
+        ("seeds = 1", "seeds = true", "seeds should be a number of at least 1"),
+        ('first"', "設" * 80 + '"', "would be too long"),
+        ("width = 8", "width = 99999999999", "torso width must be at most 1,000,000"),
+        ("width = 8", "depth = 100000", "torso depth must be at most 1,000"),
+        ("width = 8", "epochs = 100000000\nreshuffle_every = 1", "reshuffles are too many"),
+        ("width = 8", "epochs = -1", "epochs must be at least 1"),
+        ("setting", "depth", "unknown torso depth 'first'"),
+    ],
+)
+def test_numbers_and_names_without_bounds_are_one_line(write, old, new, message):
+    text = NAMED.format(axis="setting", first="first", second="stable").replace(old, new, 1)
+    with pytest.raises(UsageError, match=message):
+        for cell in read_study(write(text)).cells:
+            _ = cell.config.reshuffles
+
+
+def test_a_grid_of_millions_is_refused_before_it_is_expanded(write):
+    axes = "\n".join(f"{name} = {[*range(1, 101)]}" for name in ("width", "batch_size", "seed_of", "epochs"))
+    text = '[base]\nalgorithm = "relearn"\n[axes]\n' + axes.replace("seed_of", "data_limit")
+    with pytest.raises(UsageError, match="100,000,000 cells of 3 seeds; at most 10,000 cells"):
+        read_study(write(text))
+
+
+def test_a_file_of_a_windows_editor_is_read_and_kept_without_its_mark(tmp_path):
+    file = tmp_path / "s.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + DIGITS.encode())
+    folder = StudyFolder.open(tmp_path / "s", read_study(file), file)
+    assert (folder.directory / "study.toml").read_text() == DIGITS
+    file.write_bytes(DIGITS.encode("utf-16"))
+    with pytest.raises(UsageError, match="is UTF-16 text; save it as UTF-8"):
+        read_study(file)
+
+
+def test_control_characters_of_a_title_are_no_orders_to_the_terminal(write):
+    study = read_study(write(DIGITS.replace('title = "', 'title = "\\u001b[31m[red] ', 1)))
+    assert study.texts["title"].startswith("[31m[red] ")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cells": []},
+        {"cells": None},
+        {"seeds": "1"},
+        {"seeds": [-1]},
+        {"report": ["nothing"]},
+        {"texts": []},
+        {"expect": [1]},
+        {"format": 2},
+        {"specification": 1},
+        {"more": 1},
+    ],
+)
+def test_a_study_json_of_another_shape_is_one_line(write, tmp_path, change):
+    file = write(DIGITS)
+    folder = StudyFolder.open(tmp_path / "s", read_study(file), file)
+    folder.path.write_text(json.dumps({**json.loads(folder.path.read_text()), **change}))
+    with pytest.raises(StablegradError, match=r"study\.json'"):
+        StudyFolder.read(folder.directory)
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/x", "a/b", "a\0b", 3])
+def test_a_study_json_cannot_send_runs_elsewhere(write, tmp_path, name):
+    file = write(DIGITS)
+    folder = StudyFolder.open(tmp_path / "s", read_study(file), file)
+    content = json.loads(folder.path.read_text())
+    content["cells"][0]["name"] = name
+    folder.path.write_text(json.dumps(content))
+    with pytest.raises(StablegradError, match="names no folder"):
+        StudyFolder.read(folder.directory)

@@ -230,3 +230,31 @@ def test_what_is_not_there_or_not_clear(tmp_path, layouts):
     layouts.write_idx(tmp_path / "three", prefix="emnist-letters-")
     with pytest.raises(UsageError, match=r"more than one data set in .* emnist-letters-train-images-idx3-ubyte"):
         load_data(str(tmp_path / "three"))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [((0, 1), None), ((1, 2), None), ((0,), None), ((2,), "lacks data_batch_1"), ((0, 2), "lacks data_batch_1")],
+)
+def test_every_batch_is_read_whether_they_are_counted_from_0_or_1(tmp_path, numbers, message):
+    rows = np.zeros((3, 3073), np.uint8)
+    for number in numbers:
+        rows[:, 0] = number
+        (tmp_path / f"data_batch_{number}.bin").write_bytes(rows.tobytes())
+    (tmp_path / "test_batch.bin").write_bytes(rows.tobytes())
+    if message is None:
+        assert load_data(str(tmp_path)).train_labels.tolist() == [number for number in numbers for _ in range(3)]
+    else:
+        with pytest.raises(UsageError, match=message):
+            load_data(str(tmp_path))
+
+
+@pytest.mark.parametrize("shape", [(), (1,) * 200, (2, 0, 28), (2**31, 2**31, 2**31)])
+def test_an_idx_head_of_any_shape_is_one_line(tmp_path, shape):
+    head = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+    for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):
+        (tmp_path / name).write_bytes(head + b"x" * (1 if len(shape) == 200 else 0))
+    for name in ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"):
+        (tmp_path / name).write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 0, 1]))
+    with pytest.raises(UsageError, match="train-images"):
+        load_data(str(tmp_path))

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from stablegrad.cli.arguments import parse
 from stablegrad.errors import UsageError, unknown_name
+from stablegrad.terminal import text_console
 from stablegrad.training.config import provenance, resolve_device
 from stablegrad.training.run_folder import write_atomically, write_json
 from stablegrad.training.tuning import keep_freed_memory
@@ -76,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
     parsed.dir.mkdir(parents=True, exist_ok=True)
-    console, results = Console(), []
+    results = []
     for size in parsed.sizes:
         result = measure(
             size,
@@ -87,13 +87,13 @@ def run(arguments: Sequence[str]) -> int:
             device=device,
         )
         results.append(result)
-        console.print(_table(result))
+        text_console().print(_table(result))
         origin = provenance()
         record = {name: origin[name] for name in ("command", "machine", "versions")}
         settings = {"threads": torch.get_num_threads(), "batch_size": parsed.batch_size, "device": str(device)}
         write_json(parsed.dir / "optimizers.json", {**record, **settings, "sizes": results})
         write_atomically(parsed.dir / "optimizers.png", png(cost_figure(results)))
-    console.print(f"wrote {parsed.dir / 'optimizers.json'} and {parsed.dir / 'optimizers.png'}")
+    print(f"wrote {parsed.dir / 'optimizers.json'} and {parsed.dir / 'optimizers.png'}")
     if parsed.json:
         print(json.dumps(results))
     return 0

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -20,6 +19,8 @@ from stablegrad.cli.arguments import RunOptions, algorithm_and_env, option, pars
 from stablegrad.errors import UsageError
 from stablegrad.reports import write_comparison_report
 from stablegrad.studies import RunProgress, comparison_rows, run_comparison, verdict
+from stablegrad.studies.seeds import seed_list
+from stablegrad.terminal import text_console
 from stablegrad.training.config import default_run
 from stablegrad.training.interruption import Interrupted
 
@@ -70,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(f"compare needs two different settings, got {parsed.settings[0]!r} twice")
     for config in configs.values():
         config.check()
-    seeds = list(range(1, parsed.seeds[0] + 1)) if len(parsed.seeds) == 1 else list(parsed.seeds)
+    seeds = seed_list(parsed.seeds[0] if len(parsed.seeds) == 1 else parsed.seeds, "two or more numbers are the seeds")
     directory = parsed.dir or Path("runs") / f"compare-{algorithm}-{env.replace(':', '-').replace('/', '-')}"
 
     try:
@@ -113,10 +114,7 @@ def _print(summary: dict, report: Path) -> None:
     table.add_column(second, justify="right")
     for row in comparison_rows(summary):
         table.add_row(*row)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=120)  # a file or a pipe has no width: the table takes what it needs
-    console.print(table)
+    text_console().print(table)
     print()
     for sentence in verdict(summary):
         print(sentence)
@@ -133,7 +131,7 @@ class ComparisonProgress:
 
     def __enter__(self) -> ComparisonProgress:
         if not self.quiet and sys.stderr.isatty():
-            self._live = Live(console=Console(stderr=True), auto_refresh=False)
+            self._live = Live(console=text_console(stderr=True), auto_refresh=False)
             self._live.start()
         self._started = time.monotonic()
         return self

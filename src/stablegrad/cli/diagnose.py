@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -30,6 +29,7 @@ from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.studies.run_trial import changed_configs, check_size, fitting, planned_seconds, trial_steps, verify_run
 from stablegrad.studies.wording import duration
 from stablegrad.targets import nearest_target
+from stablegrad.terminal import text_console
 from stablegrad.training.config import RunConfig, usable_cores
 from stablegrad.training.interruption import Interrupted
 from stablegrad.training.run_folder import RunFolder
@@ -327,11 +327,8 @@ def _print_trial(trials: Sequence[dict[str, Any]]) -> None:
         effect = f"{trial['effect']:+,.2f} ({trial['low']:+,.2f} to {trial['high']:+,.2f})"
         factors = ("–" if trial[name] is None else f"x {trial[name]:.2f}" for name in ("step_time", "memory"))
         table.add_row(trial["title"], effect, *factors, trial["decision"])
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=140)
     print()
-    console.print(table)
+    text_console().print(table)
     print("effect: mean over paired seeds, with its 95% interval (Student t); go where the interval lies above 0")
     for trial in trials:
         if trial["effect"] is not None:

@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
 from stablegrad.cli.arguments import parse
 from stablegrad.environments import list_environments
 from stablegrad.errors import UsageError
+from stablegrad.terminal import text_console
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     if parsed.json:
         print(json.dumps([dataclasses.asdict(environment) for environment in environments]))
         return 0
-    console = Console()
+    console = text_console()
     if not console.is_terminal:
         for environment in environments:
             print("\t".join(str(value) for value in dataclasses.astuple(environment)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from stablegrad.cli.arguments import parse
-from stablegrad.errors import UsageError
+from stablegrad.errors import UsageError, command
 from stablegrad.supervised.config import ALGORITHM as SUPERVISED
 from stablegrad.training.evaluation import evaluate_run
 from stablegrad.training.run_folder import RunFolder
@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
     if RunFolder(parsed.run_dir).read_config().get("algorithm") == SUPERVISED:
         raise UsageError(
             f"run '{parsed.run_dir}' is a classifier's, which plays no episodes; "
-            f"'stablegrad report {parsed.run_dir}' shows its training and test accuracy"
+            f"'{command('report', parsed.run_dir)}' shows its training and test accuracy"
         )
     result = evaluate_run(
         parsed.run_dir,

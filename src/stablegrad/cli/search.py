@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from stablegrad.cli.arguments import RunOptions, algorithm_and_env, option, parse
-from stablegrad.errors import UsageError
+from stablegrad.errors import UsageError, command
 from stablegrad.reports import write_comparison_report
 from stablegrad.studies.kinds import RELEARN
-from stablegrad.studies.processes import default_workers
+from stablegrad.studies.processes import check_workers, default_workers
 from stablegrad.studies.search import estimate, run_search
 from stablegrad.studies.search_folder import CONFIRMATION, CONFIRMATION_PRESCRIPTION, SearchFolder, SearchPlan
 from stablegrad.studies.search_result import spent_in_words
 from stablegrad.studies.search_space import Space, describe
 from stablegrad.studies.search_storage import load_optuna
+from stablegrad.studies.seeds import seed_list
 from stablegrad.studies.wording import duration, number
+from stablegrad.terminal import text_console
 from stablegrad.training.config import default_run
 from stablegrad.training.interruption import Interrupted
 
@@ -48,8 +49,7 @@ class How:
     """Show no progress."""
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise UsageError(f"workers must be at least 1, got {self.workers}")
+        check_workers(self.workers)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
     default = dataclasses.replace(default_run(env, setting), algorithm=algorithm, threads=1)
     text = "Find what makes a network learn: diagnosis, trials, and a paired confirmation on fresh seeds."
     asked = parse(Arguments, f"search {algorithm}", rest, text, Arguments(run=SearchedRun.of(default)))
-    seeds = tuple(range(1, asked.seeds[0] + 1)) if len(asked.seeds) == 1 else asked.seeds
+    seeds = seed_list(asked.seeds[0] if len(asked.seeds) == 1 else asked.seeds, "two or more numbers are the seeds")
     plan = SearchPlan(asked.run.config, seeds, asked.confirm_seeds, asked.trials, asked.max_hours)
     plan.base.check()
     if asked.dry_run:
@@ -113,7 +113,7 @@ def _carry_out(asked: How, folder: SearchFolder, arguments: Sequence[str]) -> in
     try:
         result = run_search(folder, workers, on_event=tell, command=["stablegrad", "search", *arguments])
     except KeyboardInterrupt:
-        raise Interrupted(f"stopped; continue with 'stablegrad search --resume {folder.directory}'") from None
+        raise Interrupted(f"stopped; continue with '{command('search', '--resume', folder.directory)}'") from None
     names = [CONFIRMATION, CONFIRMATION_PRESCRIPTION]
     made = [folder.directory / name for name in names if result[name.replace("-", "_")] is not None]
     reports = [write_comparison_report(directory) for directory in made]
@@ -130,9 +130,7 @@ def _print(result: dict[str, Any], reports: Sequence[Path]) -> None:
         value = "-" if row["value"] is None else number(row["value"])
         end = row["state"] if row["reason"] is None else f"{row['state']}: {row['reason']}"
         table.add_row(str(row["number"]), row["source"], describe(row["changes"]), value, end)
-    console = Console(highlight=False)
-    # A file or a pipe has no width: the table takes what it needs.
-    (console if console.is_terminal else Console(highlight=False, width=220)).print(table)
+    text_console().print(table)
     print()
     for sentence in result["words"]:
         print(sentence)

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from stablegrad.cli.arguments import parse
-from stablegrad.errors import UsageError, unknown_name
+from stablegrad.errors import UsageError, command, unknown_name
 from stablegrad.studies.executors import EXECUTORS, make_executor
 from stablegrad.studies.plan import CellPlan, check_cells, makespan, plan_cells, seeds_within
-from stablegrad.studies.processes import default_workers
+from stablegrad.studies.processes import check_workers, default_workers
 from stablegrad.studies.runner import StudyProgress, run_study, summarize_study, unfinished
 from stablegrad.studies.study import FORMS, Run, Study, StudyFolder, read_study
 from stablegrad.studies.summary import FEW_SEEDS
+from stablegrad.terminal import text_console
 from stablegrad.training.interruption import Interrupted
 from stablegrad.training.memory import readable
 
@@ -65,8 +65,7 @@ class Workplace:
             raise unknown_name("executor", self.executor, EXECUTORS)
         if self.address is not None and self.executor != "ray":
             raise UsageError("--address is for --executor ray")
-        if self.workers is not None and self.workers < 1:
-            raise UsageError(f"workers must be at least 1, got {self.workers}")
+        check_workers(self.workers)
         if self.max_hours is not None and not 0.0 < self.max_hours < float("inf"):
             raise UsageError(f"max-hours must be above 0 and finite, got {self.max_hours}")
 
@@ -138,7 +137,7 @@ def _carry_out(asked: Workplace, folder: StudyFolder, file: Path | None = None) 
         return _plan(asked, study, left)
     # All that can be wrong is found before anything is written; the executor prepares itself meanwhile.
     executor = make_executor(asked.executor, _threads(study), asked.address)
-    check_cells(study.cells)
+    check_cells(study.cells, here=asked.executor == "local")
     workers = asked.workers or executor.workers or default_workers(_configs(study))
     runs: list[Run] | None = None
     max_seconds = None if asked.max_hours is None else 3600 * asked.max_hours
@@ -157,7 +156,7 @@ def _carry_out(asked: Workplace, folder: StudyFolder, file: Path | None = None) 
                 folder, executor, workers, runs=runs, max_seconds=max_seconds, on_progress=progress.update
             )
     except KeyboardInterrupt:
-        raise Interrupted(f"stopped; continue with 'stablegrad study resume {folder.directory}'") from None
+        raise Interrupted(f"stopped; continue with '{command('study', 'resume', folder.directory)}'") from None
     _print(summary, as_json=asked.json)
     return 1 if summary["failed"] or summary["left"] else 0
 
@@ -169,7 +168,8 @@ def _show(asked: ShowArguments) -> int:
         study = read_study(asked.study, asked.form)
         if not (study.default_directory / "study.json").exists():
             raise UsageError(
-                f"'{asked.study}' has not been started in {study.default_directory}: stablegrad study run {asked.study}"
+                f"'{asked.study}' has not been started in '{study.default_directory}': "
+                + command("study", "run", asked.study)
             )
         folder = StudyFolder.read(study.default_directory)
     _print(summarize_study(folder, by=asked.by or None), as_json=asked.json)
@@ -181,10 +181,9 @@ def _print(summary: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary))
         return
-    console = _console()
     for name in ("title", "claim", "look_at"):
         if name in summary["texts"]:
-            console.print(f"{name.replace('_', ' ')}: {summary['texts'][name]}")
+            print(f"{name.replace('_', ' ')}: {summary['texts'][name]}")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for axis in summary["axes"]:
         table.add_column(axis)
@@ -194,7 +193,7 @@ def _print(summary: dict[str, Any], *, as_json: bool) -> None:
         counts = (str(cell[name] or "-") for name in ("finished", "failed", "left"))
         figures = (_figure(cell["figures"][name]) for name in summary["report"])
         table.add_row(*cell["values"].values(), *counts, *figures)
-    console.print(table)
+    text_console().print(table)
     total = sum(summary[name] for name in ("finished", "failed", "left"))
     print(
         f"\n{summary['finished']} of {total} runs finished, {summary['failed']} failed, {summary['left']} left; "
@@ -212,7 +211,7 @@ def _print(summary: dict[str, Any], *, as_json: bool) -> None:
     if len(summary["failures"]) > FEW_SEEDS:
         print(f"and {len(summary['failures']) - FEW_SEEDS} more; {summary['directory']}/results.json has all")
     if summary["left"]:
-        print(f"continue with: stablegrad study resume {summary['directory']}")
+        print(f"continue with: {command('study', 'resume', summary['directory'])}")
 
 
 def _figure(figure: dict[str, Any]) -> str:
@@ -270,7 +269,7 @@ def _plan(asked: Workplace, study: Study, runs: list[Run]) -> int:
     for plan in plans.values():
         time_of_run = ("more than " if plan.at_least else "") + _duration(plan.seconds)
         table.add_row(*plan.cell.values.values(), f"{plan.parameters:,}", readable(plan.memory_bytes), time_of_run)
-    _console().print(table)
+    text_console().print(table)
     print(
         f"\n{len(study.runs)} runs: {len(study.cells)} cells, {len(study.seeds)} seeds; {len(kept)} to make: "
         f"{'more than' if at_least else 'about'} {_duration(total)} with {workers} workers on this machine, "
@@ -306,12 +305,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
-    # A file or a pipe has no width: the table takes what it needs.
-    return console if console.is_terminal else Console(highlight=False, width=200)
-
-
 @dataclass
 class _Progress:
     """How far a study is: a bar on a terminal, a line now and then elsewhere."""
@@ -325,10 +318,10 @@ class _Progress:
             self._bar = Progress(
                 TextColumn("{task.fields[finished]} of {task.total:.0f} runs"),
                 BarColumn(),
-                TextColumn("{task.fields[running]}"),
+                TextColumn("{task.fields[running]}", markup=False),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=text_console(stderr=True),
             )
             self._task = self._bar.add_task("", total=None, finished=0, running="")
             self._bar.start()

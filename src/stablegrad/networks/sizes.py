@@ -12,21 +12,23 @@ WIDTHS = {"small": 512, "medium": 1536, "large": 2560, "xlarge": 5120}
 
 def resolve_depth(depth: int | str) -> int:
     """Number of blocks for a name or a number; 0 is allowed (projection and output layer only)."""
-    return _resolve("depth", depth, DEPTHS, minimum=0)
+    return _resolve("depth", depth, DEPTHS, minimum=0, maximum=1000)
 
 
 def resolve_width(width: int | str) -> int:
     """Units of a hidden layer for a name or a number."""
-    return _resolve("width", width, WIDTHS, minimum=1)
+    return _resolve("width", width, WIDTHS, minimum=1, maximum=1_000_000)
 
 
-def _resolve(kind: str, value: int | str, names: dict[str, int], minimum: int) -> int:
+def _resolve(kind: str, value: int | str, names: dict[str, int], minimum: int, maximum: int) -> int:
     if isinstance(value, str):
         if value in names:
             return names[value]
         if not value.lstrip("-").isdecimal():
             raise unknown_name(f"torso {kind}", value, names)
-        value = int(value)
+        value = int(value[:20])  # longer is too large all the same
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise UsageError(f"torso {kind} must be at least {minimum} or one of {', '.join(names)}, got {value!r}")
+    if value > maximum:
+        raise UsageError(f"torso {kind} must be at most {maximum:,}, got {value}")
     return value

@@ -233,7 +233,7 @@ def _grids(chart: GridChart, kind: Grids, columns: int) -> PageFigure:
         )
         bottom, left = place + columns >= count, place % columns == 0
         figure.layout[_key("x", place)].update(
-            tickvals=list(range(len(kind.columns))), ticktext=[*map(str, kind.columns)],
+            tickvals=list(range(len(kind.columns))), ticktext=[str(escape(column)) for column in kind.columns],
             showticklabels=bottom, showgrid=False, ticks="", zeroline=False, fixedrange=True,
             range=[-0.5, len(kind.columns) - 0.5],
         )  # fmt: skip
@@ -262,7 +262,7 @@ def _grids(chart: GridChart, kind: Grids, columns: int) -> PageFigure:
         }
     )
     for place in range(max(count - columns, 0), count):
-        figure.layout[_key("x", place)].title = chart.column_title
+        figure.layout[_key("x", place)].title = str(escape(chart.column_title))
     description = f"{kind.title} by {chart.row_title} and {chart.column_title}"
     _above(figure, kind.title, NARROW)
     top = max(_height_above(other.title, NARROW) for other in chart.kinds)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -34,6 +35,7 @@ from stablegrad.reports.charts import (
     tick_label,
 )
 from stablegrad.reports.figures import new_figure, png, styled
+from stablegrad.reports.fonts import tell, watched_letters
 from stablegrad.studies.wording import number
 from stablegrad.training.run_folder import write_atomically
 
@@ -48,13 +50,20 @@ def write_pictures(folder: Path, charts: Sequence[AnyChart]) -> list[Path]:
         the files written.
     """
     folder.mkdir(exist_ok=True)
-    written = []
+    written: list[Path] = []
+    missing: set[str] = set()
     for chart in charts:
         figure = picture(chart)
-        for ending, content in (("png", png(figure, 110)), ("svg", _svg(figure))):
-            path = folder / f"{chart.name}.{ending}"
-            write_atomically(path, content)
-            written.append(path)
+        with watched_letters() as lacking:
+            pictures = {"png": png(figure, 110)}
+        with watched_letters(), mpl.rc_context({"svg.fonttype": "none" if lacking else "path"}):
+            # As text, letters are drawn with the fonts of who looks at it.
+            pictures["svg"] = _svg(figure)
+        missing |= lacking
+        for ending, content in pictures.items():
+            written.append(folder / f"{chart.name}.{ending}")
+            write_atomically(written[-1], content)
+    tell(missing)
     return written
 
 
@@ -70,8 +79,9 @@ def picture(chart: AnyChart) -> Figure:
 
 def _svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    # without a date: the same figures give the same file
-    figure.savefig(buffer, format="svg", bbox_inches="tight", facecolor="white", metadata={"Date": None})
+    with styled():
+        # without a date: the same figures give the same file
+        figure.savefig(buffer, format="svg", bbox_inches="tight", facecolor="white", metadata={"Date": None})
     return buffer.getvalue()
 
 

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from stablegrad.errors import command
 from stablegrad.reports.figures import write_figures
 from stablegrad.reports.page import (
     colour_scale,
@@ -63,8 +64,8 @@ def write_comparison_report(directory: Path | str) -> Path:
         trade=_trade_rows(summary),
         options=option_rows([comparison.configs[name] for name in comparison.settings]),
         command=shlex.join(comparison.command) if comparison.command else None,
-        directory=str(comparison.directory),
-        example_run=str(comparison.run_folder(comparison.settings[0], comparison.seeds[0]).path),
+        again=command("report", comparison.directory),
+        resume=command("resume", comparison.run_folder(comparison.settings[0], comparison.seeds[0]).path),
     )
 
 

@@ -6,6 +6,7 @@ They are drawn straight on matplotlib's Agg canvas, without pyplot: no display i
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter
 
+from stablegrad.reports.fonts import tell, text_style, watched_letters
 from stablegrad.reports.series import (
     PART_COLOURS,
     ZERO_COLOUR,
@@ -33,7 +35,7 @@ from stablegrad.reports.series import (
 )
 from stablegrad.studies.comparison import Comparison
 from stablegrad.studies.summary import summarize
-from stablegrad.studies.wording import number
+from stablegrad.studies.wording import number, power
 from stablegrad.training.run_folder import write_atomically
 
 STYLE: Any = {
@@ -65,6 +67,18 @@ def write_figures(directory: Path | str) -> list[Path]:
     maps = gradient_maps(records)
     series = return_series(records, summary)
 
+    with watched_letters() as missing:
+        pictures = {name: png(figure) for name, figure in _figures(series, maps, summary).items()}
+    tell(missing)
+    folder = comparison.directory / "figures"
+    folder.mkdir(exist_ok=True)
+    for name, content in pictures.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in pictures]
+
+
+def _figures(series: list[ReturnSeries], maps: GradientMaps | None, summary: dict[str, Any]) -> dict[str, Figure]:
+    """The pictures that there is something for, by file name."""
     figures: dict[str, Figure] = {}
     if any(entry.runs for entry in series):
         figures["learning_curves.png"] = learning_curves(series, summary)
@@ -72,18 +86,14 @@ def write_figures(directory: Path | str) -> list[Path]:
         figures["gradient_norms.png"] = gradient_heatmaps(maps, f"{summary['algorithm']} on {summary['environment']}")
     if any(cost["seconds_per_1000_steps"] is not None for cost in summary["cost"].values()):
         figures["cost.png"] = cost_bars(summary)
-
-    folder = comparison.directory / "figures"
-    folder.mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        write_atomically(folder / name, png(figure))
-    return [folder / name for name in figures]
+    return figures
 
 
 def png(figure: Figure, dots_per_inch: int = 150) -> bytes:
     """A figure as the content of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dots_per_inch, bbox_inches="tight", facecolor="white")
+    with styled():  # some texts, as of ticks, are made only now
+        figure.savefig(buffer, format="png", dpi=dots_per_inch, bbox_inches="tight", facecolor="white")
     return buffer.getvalue()
 
 
@@ -154,7 +164,9 @@ def gradient_heatmaps(maps: GradientMaps, title: str) -> Figure:
             label="gradient norm before clipping",
             extend="min",
             aspect=30,
+            format=lambda norm, _: power(round(math.log10(norm))) if norm > 0 else "0",
         )
+        bar.minorformatter = NullFormatter()
         bar.outline.set_visible(False)
         figure.suptitle(f"{title}: gradient norm by layer, first layer on top", x=0.01, ha="left", fontsize=11)
     return figure
@@ -201,7 +213,7 @@ def cost_bars(summary: dict[str, Any]) -> Figure:
 @contextmanager
 def styled() -> Iterator[None]:
     """The look of all figures."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, **text_style()}):
         yield
 
 

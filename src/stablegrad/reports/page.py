@@ -25,6 +25,7 @@ from stablegrad import __version__
 from stablegrad.reports.figures import return_limits
 from stablegrad.reports.series import PART_COLOURS, ZERO_COLOUR, GradientMaps, ReturnSeries, edges
 from stablegrad.studies.comparison import flatten
+from stablegrad.studies.wording import power
 from stablegrad.training.run_folder import write_atomically
 
 VIRIDIS = [to_hex(colormaps["viridis"](position)) for position in np.linspace(0, 1, 11)]
@@ -99,7 +100,7 @@ def write_page(path: Path, template: str, **context: Any) -> Path:
         lstrip_blocks=True,
     )
     page = environment.get_template(template).render(plotly_js=Markup(get_plotlyjs()), version=__version__, **context)
-    write_atomically(path, page)
+    write_atomically(path, page.encode(errors="replace"))  # a path may have bytes that are no text
     return path
 
 
@@ -141,7 +142,7 @@ def return_figure(series: Sequence[ReturnSeries], against_time: bool = False) ->
                 mode="lines",
                 line={"color": entry.colour, "width": 1, "dash": "solid" if finished else "dot"},
                 opacity=0.5,
-                name=f"{entry.name}, seed {seed}" + ("" if finished else " (not finished)"),
+                name=f"{escape(entry.name)}, seed {seed}" + ("" if finished else " (not finished)"),
                 showlegend=not entry.steps.size and seed == entry.runs[0][0],
                 legendgroup=entry.name,
                 hovertemplate=f"%{{x:,.4~s}} {unit}: %{{y:.4~g}}<extra>{escape(entry.name)}, seed {seed}</extra>",
@@ -152,7 +153,7 @@ def return_figure(series: Sequence[ReturnSeries], against_time: bool = False) ->
                 y=entry.mean,
                 mode="lines",
                 line={"color": entry.colour, "width": 3},
-                name=f"{entry.name}, mean",
+                name=f"{escape(entry.name)}, mean",
                 legendgroup=entry.name,
                 hovertemplate=f"%{{x:,.4~s}} {unit}: %{{y:.4~g}}<extra>{escape(entry.name)}, mean</extra>",
             )
@@ -310,12 +311,6 @@ def _option(column: Mapping[str, Any], name: str) -> str:
         return "–"
     value = column[name]
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def power(exponent: int) -> str:
-    """A power of ten as people write it."""
-    superscripts = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-    return "10" + str(exponent).translate(superscripts)
 
 
 def transparent(colour: str, alpha: float) -> str:

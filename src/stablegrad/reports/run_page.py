@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stablegrad.diagnostics.recorded import diagnose_recorded
+from stablegrad.errors import StablegradError, command
 from stablegrad.reports.classifier_page import (
     accuracy_figure,
     by_epoch,
@@ -49,13 +50,18 @@ def write_run_report(run_dir: Path | str) -> Path:
     """
     folder = RunFolder(run_dir)
     config = folder.read_config()
+    for option in ("seed", *(() if config.get("algorithm") == SUPERVISED else ("total_steps",))):
+        if type(config.get(option)) is not int:
+            raise StablegradError(f"'{folder.config_path}': {option} should be a number, found {config.get(option)!r}")
     summary = folder.read_summary() or {}
     name = str(config.get("preset") or "run")
     status = str(summary.get("status") or "unfinished")
     error = read_failure(folder) or summary.get("error")
     run = RunRecord(name, int(config["seed"]), status, error, summary, folder.read_metrics())
     own = _classifier(run, config) if config.get("algorithm") == SUPERVISED else _agent(run, config)
-    provenance = config.pop("provenance", None) or {}
+    provenance = config.pop("provenance", None)
+    provenance = provenance if isinstance(provenance, dict) else {}
+    made_by = provenance.get("command")
     config.pop("format", None)
     return write_page(
         folder.path / "report.html",
@@ -63,8 +69,9 @@ def write_run_report(run_dir: Path | str) -> Path:
         error=run.error or (summary.get("error") if own["template"] == "classifier.html" else None),
         options=option_rows([config]),
         provenance=option_rows([{key: value for key, value in provenance.items() if key != "command"}]),
-        command=shlex.join(provenance["command"]) if provenance.get("command") else None,
-        directory=str(folder.path),
+        command=shlex.join(map(str, made_by)) if isinstance(made_by, list) and made_by else None,
+        again=command("report", folder.path),
+        resume=command("resume", folder.path),
         **own,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from stablegrad.environments.atari_scores import human_normalized_score
+from stablegrad.errors import StablegradError
 from stablegrad.reports.charts import (
     GREY,
     AnyChart,
@@ -204,7 +205,7 @@ def curve_chart(folder: StudyFolder, table: Table) -> LineChart | None:
     panel_axes = (*(() if table.kind == RELEARN or normalized else _tasks(table)), *extra, *table.sizes)
     runs = {run.name: run for run in folder.study.runs}
     panels: list[Panel] = []
-    seeds, dropped = [], 0
+    seeds, dropped, unread = [], 0, list[str]()
     for labels, own in table.groups(table.rows, panel_axes).items():
         if len(panels) == MOST_PANELS:
             dropped += 1
@@ -215,7 +216,11 @@ def curve_chart(folder: StudyFolder, table: Table) -> LineChart | None:
             for row in group:
                 if row.status == "finished":
                     config = runs[row.name].config
-                    curves[row.task, row.seed] = _curve(folder, runs[row.name], normalized)
+                    try:
+                        curves[row.task, row.seed] = _curve(folder, runs[row.name], normalized)
+                    except StablegradError as error:
+                        unread.append(str(error))
+                        continue
                     if isinstance(config, SupervisedConfig):
                         marks |= set(config.reshuffles)
             found = _mean_curve(curves)
@@ -241,6 +246,8 @@ def curve_chart(folder: StudyFolder, table: Table) -> LineChart | None:
         return None
     what = "mean" if len(table.tasks) < 2 or not normalized else "interquartile mean over environments"
     cut = f" The first {MOST_PANELS} of {MOST_PANELS + dropped} panels are shown." if dropped else ""
+    if unread:
+        cut += f" {len(unread)} curves are left out, as their metrics cannot be read: {unread[0]}."
     if table.kind == RELEARN:
         return LineChart(
             "relearning",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from stablegrad.errors import command
+from stablegrad.reports.charts import AnyChart
 from stablegrad.reports.charts_page import page_figures
 from stablegrad.reports.charts_picture import write_pictures
 from stablegrad.reports.page import write_page
@@ -17,6 +21,8 @@ from stablegrad.studies.study import StudyFolder, parse_expectation
 from stablegrad.studies.study_verdict import counts_in_words, study_verdict
 from stablegrad.studies.table import SPEED, Estimate, Row, Table, read_table
 from stablegrad.studies.wording import MISSING, duration, memory, number
+
+MAX_NAME = 150  # bytes
 
 
 def write_study_report(directory: Path | str) -> Path:
@@ -34,7 +40,7 @@ def write_study_report(directory: Path | str) -> Path:
     """
     folder = StudyFolder.read(directory)
     study, table = folder.study, read_table(folder)
-    charts = [*study_charts(folder, table), *pareto_charts(table)]
+    charts = _apart([*study_charts(folder, table), *pareto_charts(table)])
     write_pictures(folder.directory / "figures", charts)
     expectations = [parse_expectation(text, study.cells) for text in study.expect]
     answer, *sentences = study_verdict(table, expectations)
@@ -61,8 +67,20 @@ def write_study_report(directory: Path | str) -> Path:
         speed=figure_title(SPEED[table.kind]),
         shown=list(dict.fromkeys([*([table.score] if table.score else []), *study.report])),
         runs=_runs(folder, table),
-        directory=str(folder.directory),
+        again=command("report", folder.directory),
+        resume=command("study", "resume", folder.directory),
     )
+
+
+def _apart(charts: Sequence[AnyChart]) -> list[AnyChart]:
+    """The same charts under names that file systems hold, no two alike."""
+    found: dict[str, AnyChart] = {}
+    for chart in charts:
+        short = os.fsencode(chart.name)[:MAX_NAME].decode(errors="ignore")
+        names = itertools.chain([short], (f"{short}-{number}" for number in itertools.count(2)))
+        name = next(name for name in names if name.casefold() not in found)
+        found[name.casefold()] = dataclasses.replace(chart, name=name)
+    return list(found.values())
 
 
 def _cost_row(row: dict[str, Any]) -> list[str]:

@@ -291,13 +291,17 @@ class _Page:
         rows = []
         for index in self._shown_sizes():
             effect, parameters = self.decision.by_size[index], self.evidence.sizes[index].parameters
+            means = self.decision.means
+            before, after = means[effect.before.setting, index], means[effect.after.setting, index]
+            if effect.count:  # so that the two differ by the difference beside them
+                before, after = effect.before_mean, effect.after_mean
             weights = "–" if parameters is None else self._link(self.words.count(parameters), effect.before)
             rows.append(
                 {
                     "size": self._size(index),
                     "parameters": weights,
-                    "before": self._score_link(self.decision.means[effect.before.setting, index], effect.before),
-                    "after": self._score_link(self.decision.means[effect.after.setting, index], effect.after),
+                    "before": self._score_link(before, effect.before),
+                    "after": self._score_link(after, effect.after),
                     "difference": self._interval(effect),
                     "certainty": self._certainty(effect),
                 }
@@ -471,10 +475,8 @@ class _Page:
                 cells: Sequence[Cell | None] = risk.cells if len(risk.cells) <= 2 else [None]
                 values[linked] = self._link(values[linked], *cells)
         if risk.code == "peak":
-            means = [self.decision.means[cell.setting, cell.size] for cell in risk.cells]
-            values["best"], values["largest"] = (
-                self._score_link(mean, cell) for mean, cell in zip(means, risk.cells, strict=True)
-            )
+            for name, cell in zip(("best", "largest"), risk.cells, strict=True):
+                values[name] = self._score_link(float(risk.values[name]), cell)
         return self.words(f"risk.{risk.code}", **values)
 
     def _stage(self, stage: Stage) -> dict[str, Any]:

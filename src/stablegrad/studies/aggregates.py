@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stablegrad.environments.atari_scores import human_normalized_score
-from stablegrad.studies.scores import ScoreMatrix, finite, matrix, same_tasks
+from stablegrad.studies.scores import ScoreMatrix, finite, matrix, same_tasks, without_rounding
 
 
 def interquartile_mean(values: ArrayLike, axis: int | None = 0) -> NDArray[np.float64]:
@@ -111,10 +111,10 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
     """
     ours, theirs = finite("x", x), finite("y", y)
     if ours.ndim == theirs.ndim == 1:
-        return float(improvement(ours[:, None], theirs[:, None]))
+        return float(improvement(*without_rounding(ours[:, None], theirs[:, None])))
     if ours.ndim != 2 or theirs.ndim != 2:
         raise ValueError(f"x and y should both be [runs], or [runs, tasks], got {ours.shape} and {theirs.shape}")
-    return float(improvement(*same_tasks(x, y, ("x", "y"))))
+    return float(improvement(*without_rounding(*same_tasks(x, y, ("x", "y")))))
 
 
 def improvement(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

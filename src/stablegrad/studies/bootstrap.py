@@ -28,7 +28,7 @@ from stablegrad.studies.aggregates import (
     human_normalized_scores,
     improvement,
 )
-from stablegrad.studies.scores import ScoreMatrix, agree, finite, matrix, same_tasks
+from stablegrad.studies.scores import ScoreMatrix, agree, finite, matrix, same_tasks, without_rounding
 
 REPLICATES = 10_000
 FEWEST_REPLICATES = 100  # fewer have no 2.5th percentile to speak of
@@ -183,7 +183,7 @@ def improvement_interval(
     Raises:
         ValueError: as in :func:`stratified_bootstrap`.
     """
-    arrays = same_tasks(x, y, ("x", "y"))
+    arrays = without_rounding(*same_tasks(x, y, ("x", "y")))
     combinations = arrays[0].shape[-2] * arrays[1].size
     return BootstrapInterval(*_interval(arrays, improvement, replicates, confidence, rng, numbers=combinations))
 
@@ -209,7 +209,7 @@ def paired_bootstrap(
     Raises:
         ValueError: the shapes or seeds differ, or as in :func:`stratified_bootstrap`.
     """
-    pairs = np.stack(same_tasks(first, second, ("first", "second"), paired=True), axis=-3)
+    pairs = np.stack(without_rounding(*same_tasks(first, second, ("first", "second"), paired=True)), axis=-3)
 
     def difference(replicate: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.subtract(statistic(replicate[..., 1, :, :]), statistic(replicate[..., 0, :, :]))

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stablegrad.errors import StablegradError, UsageError
+from stablegrad.files import read_json
+from stablegrad.studies.seeds import seed_list
 from stablegrad.training.run_folder import RunFolder, write_json
 
 if TYPE_CHECKING:
     from stablegrad.training.config import RunConfig
 
 FORMAT = 1
+SETTING_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,63}")  # it names a folder
 FAILURE_MARK = "stablegrad compare: this run failed: "
 
 
@@ -115,18 +118,16 @@ class Comparison:
         if len(configs) != 2:
             raise UsageError(f"a comparison is of 2 settings, got {len(configs)}: {', '.join(configs) or 'none'}")
         for name in configs:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,63}", name):
+            if not SETTING_NAME.fullmatch(name):
                 raise UsageError(
                     f"setting {name!r} names a folder: use up to 64 of letters, digits and . _ + = -, the first no sign"
                 )
-        if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-            raise UsageError(f"seeds should be distinct integers of at least 0, one or more; got {list(seeds)}")
-
+        seeds = seed_list(list(seeds), "")
         first, second = configs
         wanted = cls(
             Path(directory),
             (first, second),
-            tuple(int(seed) for seed in seeds),
+            seeds,
             {name: _without_seed(config.to_json()) for name, config in configs.items()},
             tuple(command) if command else None,
         )
@@ -163,21 +164,31 @@ class Comparison:
         if not path.exists():
             raise UsageError(f"'{directory}' is no comparison folder: it has no comparison.json")
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path)
             if content["format"] != FORMAT:
                 raise StablegradError(
                     f"'{path}' has format {content['format']!r}, this version of stablegrad reads {FORMAT}"
                 )
             first, second = content["settings"]
+            for name in (first, second):
+                if not SETTING_NAME.fullmatch(name):
+                    raise ValueError(f"{name!r} names no setting")
+            configs = {name: dict(content["configs"][name]) for name in (first, second)}
+            for config in configs.values():
+                _check_config(config)
             command = content.get("command")
+            if command is not None and not (isinstance(command, list) and all(isinstance(w, str) for w in command)):
+                raise TypeError(f"command should be a list of words, found {command!r}")
             return cls(
                 Path(directory),
-                (str(first), str(second)),
-                tuple(int(seed) for seed in content["seeds"]),
-                {name: dict(content["configs"][name]) for name in (first, second)},
+                (first, second),
+                seed_list(list(content["seeds"]), ""),
+                configs,
                 tuple(command) if command else None,
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except StablegradError as error:
+            raise StablegradError(f"'{path}' cannot be read as a comparison: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
             raise StablegradError(f"'{path}' cannot be read as a comparison: {error!r}") from error
 
     def records(self) -> list[RunRecord]:
@@ -244,6 +255,15 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any], most: int =
         if (name in asked) != (name in there) or asked.get(name) != there.get(name)
     ]
     return words if len(words) <= most else [*words[:most], f"and {len(words) - most} more"]
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    """Raise TypeError where what pages show of a configuration has another shape; options come and go by version."""
+    kinds = {"env": str, "algorithm": str, "total_steps": int, "agent": dict, "torso": dict}
+    for part in (config, config.get("agent") or {}):
+        for name, kind in kinds.items():
+            if name in part and type(part[name]) is not kind and (part[name] is not None or kind is dict):
+                raise TypeError(f"{name} should not be {part[name]!r}")
 
 
 def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
+import numpy as np
+
 from stablegrad.networks.sizes import DEPTHS, resolve_depth
 from stablegrad.studies.evidence import Evidence, EvidenceRun
 from stablegrad.studies.power import pairs_needed
 from stablegrad.studies.recommendation import recommend
+from stablegrad.studies.scores import without_rounding
 from stablegrad.studies.statistics import paired_difference
 from stablegrad.studies.summary import FEW_SEEDS
 
@@ -273,6 +276,8 @@ def certainty(differences: Sequence[float]) -> str:
 def _effect(evidence: Evidence, before: Cell, after: Cell) -> Effect:
     scores = zip(evidence.scores(before.setting, before.size), evidence.scores(after.setting, after.size), strict=True)
     pairs = [(first, second) for first, second in scores if first is not None and second is not None]
+    if pairs:
+        pairs = np.column_stack(without_rounding(*np.array(pairs, dtype=np.float64).T)).tolist()
     differences = [second - first for first, second in pairs]
     needed = pairs_needed(differences, CONFIDENCE) if len(pairs) >= 2 else None
     return Effect(
@@ -502,13 +507,16 @@ def _risks(evidence: Evidence, advantage: Effect, growth: Effect | None, peak: E
             which = tuple(dict.fromkeys(Cell(run.setting, run.size) for run in own))
             risks.append(Risk(code, {"count": len(own), "runs": len(evidence.runs)}, which))
     if peak.direction < 0 and peak.certainty in CERTAINTIES:
-        risks.append(Risk("peak", {"setting": second, "size": peak.before.size}, (peak.before, peak.after)))
+        assert peak.before_mean is not None and peak.after_mean is not None
+        values: dict[str, float | str]
+        values = {"setting": second, "size": peak.before.size, "best": peak.before_mean, "largest": peak.after_mean}
+        risks.append(Risk("peak", values, (peak.before, peak.after)))
     for setting in (second, first):
         for size in range(last, -1, -1):
             judged = [run.lost for run in evidence.of(setting, size) if run.lost is not None]
             if any(judged):
                 code = "collapse" if evidence.agents else "not_relearned"
-                values: dict[str, float | str] = {"count": sum(judged), "runs": len(judged), "setting": setting}
+                values = {"count": sum(judged), "runs": len(judged), "setting": setting}
                 values["size"] = size
                 risks.append(Risk(code, values, (Cell(setting, size),)))
                 break  # the largest size that is struck says enough

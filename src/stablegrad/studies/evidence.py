@@ -6,6 +6,7 @@ reads folders; what follows from them is :mod:`~stablegrad.studies.decision`'s.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from statistics import fmean
 from typing import Any, TypeAlias
 
 from stablegrad.errors import UsageError
+from stablegrad.files import read_text
 from stablegrad.studies.comparison import Comparison, RunRecord, flatten, read_failure
 from stablegrad.studies.kinds import RELEARN, figure_of, kind_of
 from stablegrad.studies.references import References, references
 from stablegrad.studies.study import Run, StudyFolder
-from stablegrad.studies.summary import cost_of, stability_of, trade_off
+from stablegrad.studies.summary import stability_of, trade_off
+from stablegrad.studies.table import score_of
 from stablegrad.training.run_folder import RunFolder, what_is_there
 
 #: Figures of a study that say how well a run did, higher being better; what it reports first of them is its score.
@@ -311,7 +314,18 @@ def _evidence(
     configs = {entry.setting: entry.config for entry in entries if entry.size == sizes[-1]}
     budgets = {entry.config.get("total_steps" if agents else "epochs") for entry in entries}
     largest = [entry for entry in entries if entry.size == sizes[-1]]
-    by_setting = {name: [entry.record for entry in largest if entry.setting == name] for name in (baseline, candidate)}
+    by_place = [
+        {
+            (entry.task, entry.record.seed): entry.record
+            for entry in largest
+            if entry.setting == name and entry.record.finished
+        }
+        for name in (baseline, candidate)
+    ]
+    both = [place for place in by_place[0] if place in by_place[1]]  # what is told of the two is of the same seeds
+    by_setting = {
+        name: [own[place] for place in both] for name, own in zip((baseline, candidate), by_place, strict=True)
+    }
     if agents and len(tasks) == 1:
         reached = _reached_by_agents(by_setting, baseline, candidate)
     elif agents:
@@ -410,7 +424,9 @@ def _kinds_of_axes(folder: StudyFolder) -> dict[str, str]:
 def _score(folder: StudyFolder, several: bool) -> str:
     """The first reported figure that says how well a run did; of several tasks, one that all of them share."""
     allowed = COMMON_SCALE if several else SCORES
-    found = next((name for name in folder.study.report if name in allowed), None)
+    found = score_of(folder.study, SCORES)
+    if found not in allowed:
+        found = score_of(folder.study, allowed)
     if found is None:
         wanted = "one that all its tasks share" if several else "one that is better when higher"
         raise UsageError(
@@ -420,14 +436,21 @@ def _score(folder: StudyFolder, several: bool) -> str:
 
 
 def _best(entries: Sequence[_Entry], baseline: str) -> str:
-    """The setting beside the baseline with the highest mean score; of equals, or without scores, the first."""
-    settings = list(dict.fromkeys(entry.setting for entry in entries if entry.setting != baseline))
+    """The setting beside the baseline with the highest mean score, of the runs that all with a score have; of equals,
+    or where there are none, the first."""
+    scores: dict[str, dict[tuple[SizeParts, str, int], float]] = {}
+    for entry in entries:
+        if entry.setting != baseline:
+            own = scores.setdefault(entry.setting, {})
+            if entry.score is not None:
+                own[entry.size, entry.task, entry.record.seed] = entry.score
+    shared = set.intersection(*([set(own) for own in scores.values() if own] or [set()]))
 
     def mean(setting: str) -> float:
-        scores = [entry.score for entry in entries if entry.setting == setting and entry.score is not None]
-        return fmean(scores) if scores else float("-inf")
+        own = scores[setting]
+        return fmean(own[place] for place in shared) if own and shared else -math.inf
 
-    return max(settings, key=mean)
+    return max(scores, key=mean)
 
 
 def _lost_agents(entries: Sequence[_Entry], settings: Sequence[str]) -> dict[Path, bool]:
@@ -464,13 +487,11 @@ _NOT_TOLD: dict[str, Any] = {
 
 def _reached_by_agents(records: dict[str, list[RunRecord]], baseline: str, candidate: str) -> dict[str, Any]:
     """What :func:`~stablegrad.studies.summary.trade_off` says of the steps to the baseline's level."""
-    returns = [run.final_return for run in records[baseline] if run.final_return is not None]
-    results: dict[str, dict[str, Any]] = {baseline: {"mean": fmean(returns) if returns else None}}
-    trade = trade_off((baseline, candidate), records, results, {name: cost_of(runs) for name, runs in records.items()})
+    trade = trade_off((baseline, candidate), records)
     steps = trade["steps_to_level"]
     whole = [run.summary["env_steps"] for run in records[baseline] if run.finished and run.summary.get("env_steps")]
     equal = trade["equal_time"]
-    known = trade["level"] is not None and not trade["level_at_start"] and any(r.finished for r in records[candidate])
+    known = trade["level"] is not None and not trade["level_at_start"]
     return {
         "steps_share": trade["steps_share"],
         "whole_run_share": steps[candidate] / fmean(whole) if steps[candidate] and whole else None,
@@ -485,10 +506,10 @@ def _reached_by_classifiers(records: dict[str, list[RunRecord]], baseline: str, 
     """Epochs to learn reshuffled labels again, means over seeds; a setting gets there where all its runs do."""
     epochs: dict[str, float | None] = {}
     for name, runs in records.items():
-        needed = [(run.summary.get("relearning") or {}).get("mean_epochs") for run in runs if run.finished]
+        needed = [(run.summary.get("relearning") or {}).get("mean_epochs") for run in runs]
         known = [value for value in needed if value is not None]
         epochs[name] = fmean(known) if known and len(known) == len(needed) else None
-    finished = all(any(run.finished for run in runs) for runs in records.values())
+    finished = all(records.values())
     first, second = epochs[baseline], epochs[candidate]
     share = second / first if first and second is not None else None
     return {
@@ -519,7 +540,10 @@ def _paper_budget(config: Mapping[str, Any], agents: bool) -> int | None:
 def _machine(folder: RunFolder) -> str | None:
     if not folder.config_path.exists():
         return None
-    machine = (folder.read_config().get("provenance") or {}).get("machine") or {}
+    provenance = folder.read_config().get("provenance")
+    machine = provenance.get("machine") if isinstance(provenance, dict) else None
+    if not isinstance(machine, dict):
+        return None
     parts = [
         machine.get("processor"),
         f"{machine['cores']} cores" if machine.get("cores") else None,
@@ -533,4 +557,4 @@ def _knows(entry: _Entry) -> bool:
 
 
 def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    return read_text(path) if path.exists() else None

@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stablegrad.errors import UsageError
 from stablegrad.run_server import thread_limits
 from stablegrad.studies.comparison import Comparison, record_failure, stderr_path
 from stablegrad.studies.processes import (
     INTERRUPTED,
     POLL_SECONDS,
+    check_workers,
     default_workers,
     die_with_parent,
     exit_reason,
@@ -110,8 +110,7 @@ def run_comparison(
         UsageError: the settings, the seeds, the workers or the folder will not do.
         KeyboardInterrupt: SIGINT or SIGTERM came; the children have written their checkpoints and are gone.
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers must be at least 1, got {workers}")
+    check_workers(workers)
     comparison = Comparison.open(directory, configs, seeds, command)
     with locked(comparison.directory, "comparison") as lock, stop_signals() as signals:
         runs = [

@@ -255,7 +255,7 @@ def figure_of(config: Config, folder: RunFolder, summary: Mapping[str, Any], nam
         value = summary
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-    return None if value is None else float(value)
+    return float(value) if type(value) in (int, float) else None
 
 
 def with_data(config: Config) -> Config:

@@ -20,10 +20,12 @@ import numpy as np
 
 from stablegrad.environments import environment_spec
 from stablegrad.errors import UsageError
+from stablegrad.hardware import available_memory
 from stablegrad.studies.executors import LocalExecutor
 from stablegrad.studies.kinds import Needs, calibration, needs
 from stablegrad.studies.study import Cell, Run
-from stablegrad.training.config import RunConfig
+from stablegrad.training.config import RunConfig, resolve_device
+from stablegrad.training.memory import readable
 from stablegrad.training.run_folder import RunFolder
 
 LOOK_SECONDS = 3.0  # of a run's steps, once they have begun
@@ -96,8 +98,12 @@ def plan_cells(
     return plans
 
 
-def check_cells(cells: Iterable[Cell]) -> dict[str, Needs]:
+def check_cells(cells: Iterable[Cell], *, here: bool = True) -> dict[str, Needs]:
     """What each cell needs, by its name.
+
+    Args:
+        cells: the cells.
+        here: whether they run on this machine, whose memory must hold them.
 
     Raises:
         UsageError: the first that cannot be run, with its name.
@@ -105,7 +111,10 @@ def check_cells(cells: Iterable[Cell]) -> dict[str, Needs]:
     need = {}
     for cell in cells:
         try:
-            need[cell.name] = needs(cell.config)
+            found = need[cell.name] = needs(cell.config)
+            free = available_memory(resolve_device(cell.config.device)) if here else None
+            if free is not None and found.memory_bytes > free:
+                raise UsageError(f"a run needs {readable(found.memory_bytes)} of memory, and {readable(free)} are free")
         except UsageError as error:
             raise UsageError(f"{error}, in {cell.name}" if cell.values else str(error)) from error
     return need

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import json
 import os
 import signal
 import sys
@@ -14,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stablegrad.errors import UsageError
+from stablegrad.errors import StablegradError, UsageError
 from stablegrad.training.config import usable_cores
-from stablegrad.training.run_folder import RunFolder
+from stablegrad.training.run_folder import RunFolder, metrics_row
 
 if TYPE_CHECKING:
     from stablegrad.supervised import SupervisedConfig
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 LOCK_SECONDS = 10.0
 INTERRUPTED = 130
+MAX_WORKERS = 10_000
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: between fork and exec little is allowed
 
@@ -33,6 +33,12 @@ def default_workers(configs: Iterable[RunConfig | SupervisedConfig]) -> int:
     """How many runs fill this machine: usable cores by threads of a run (0 threads: all cores), at least one."""
     cores = usable_cores()
     return max(1, cores // max(config.threads or cores for config in configs))
+
+
+def check_workers(workers: int | None) -> None:
+    """Raise UsageError for a number of runs at once that no machine has room for; None: the default."""
+    if workers is not None and not 1 <= workers <= MAX_WORKERS:
+        raise UsageError(f"workers must be at least 1 and at most {MAX_WORKERS:,}, got {workers}")
 
 
 @contextmanager
@@ -95,10 +101,11 @@ def last_metrics(folder: RunFolder, tail: int = 1 << 16) -> dict[str, Any] | Non
             lines = file.read().split(b"\n")[:-1]
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise StablegradError(f"cannot read '{folder.metrics_path}': {error.strerror}") from error
     for line in reversed(lines):
         try:
-            row: dict[str, Any] = json.loads(line)
+            return metrics_row(line)
         except ValueError:
             continue  # the first line of the tail may be cut
-        return row
     return None

@@ -9,6 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from stablegrad.training.config import usable_cores
 
 KILLED = -9  # the exit status of a run whose actor, or machine, is gone
 ANSWER_SECONDS = 5.0  # Ray itself tries a dead address for minutes
+RAY_SECONDS = 30.0  # with the import of Ray
 
 
 class RayExecutor:
@@ -37,7 +41,9 @@ class RayExecutor:
         self._ray = ray
         _check_answers(address)
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what fails is said in one line
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UsageError(f"no Ray cluster at {address or 'its default address'}: {error}") from error
         cores = threads or usable_cores()
@@ -121,10 +127,10 @@ class _Place:
 
 
 def _check_answers(address: str | None) -> None:
-    """See that something listens at the address that Ray would take.
+    """See that a Ray cluster listens at the address that Ray would take.
 
     Raises:
-        UsageError: nothing does.
+        UsageError: nothing does, or something else.
     """
     source = ""
     if address in (None, "auto"):
@@ -134,12 +140,40 @@ def _check_answers(address: str | None) -> None:
             os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray", "ray_current_cluster"
         )
         if not address and left_by_ray.exists():
-            address = left_by_ray.read_text().strip()
+            address = left_by_ray.read_text(errors="replace").strip()
             source = f" ({left_by_ray}; 'ray stop' clears what a dead cluster left)"
-    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdecimal():
+    if address in (None, "", "auto", "local"):
         return  # Ray's own words serve
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal() or not port.isascii():
+        raise UsageError(f"no Ray cluster at {address}{source}: an address is HOST:PORT or ray://HOST:PORT")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as connection:
+            spoken = os.environ.get("RAY_USE_TLS", "0") != "0" or _speaks_http2(connection)
     except (OSError, OverflowError) as error:
         raise UsageError(f"no Ray cluster answers at {address}{source}: {error}") from error
+    if not spoken or not (address.startswith("ray://") or _is_ray(address)):
+        raise UsageError(f"what answers at {address}{source} is no Ray cluster")
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether the other side opens HTTP/2, on which all services of Ray rest, with its SETTINGS frame (RFC 9113)."""
+    settings = b"\x04"
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + settings + bytes(5))
+    connection.settimeout(ANSWER_SECONDS)
+    head = b""
+    while len(head) < 4 and (more := connection.recv(4 - len(head))):
+        head += more
+    return head[3:4] == settings
+
+
+def _is_ray(address: str) -> bool:
+    """Whether Ray itself gets an answer there; in a process of its own, as its client waits for minutes."""
+    asking = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", asking, address], capture_output=True, timeout=RAY_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return asked.returncode == 0

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stablegrad.errors import UsageError
 from stablegrad.studies.comparison import record_failure, stderr_path
 from stablegrad.studies.executors import Executor
-from stablegrad.studies.processes import POLL_SECONDS, exit_reason, last_metrics, locked
+from stablegrad.studies.processes import POLL_SECONDS, check_workers, exit_reason, last_metrics, locked
 from stablegrad.studies.study import Run, StudyFolder
 from stablegrad.studies.table import (
     NOTHING,
@@ -88,8 +87,7 @@ def run_study(
         UsageError: no worker, or another process runs this study.
         KeyboardInterrupt: SIGINT or SIGTERM came; all is in order for the study to be continued.
     """
-    if workers < 1:
-        raise UsageError(f"workers must be at least 1, got {workers}")
+    check_workers(workers)
     started = time.monotonic()
     with locked(folder.directory, "study"), stop_signals() as signals:
         work = _Work(folder, executor, workers, folder.study.runs if runs is None else list(runs))

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+ROUNDING = 1e-9  # relative; what is closer is equal
+
 
 class Score(NamedTuple):
     """The score of one run: on which task, with which seed, after how many environment steps."""
@@ -107,6 +109,21 @@ def finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} should be finite; leave out what is missing")
     return array
+
+
+def without_rounding(*arrays: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """The same arrays, where numbers that differ by no more than rounding (``ROUNDING``, relative) are one number.
+
+    Means of the same returns, added up in another order, differ in their last digits; that is no difference.
+    """
+    values, places = np.unique(np.concatenate([array.ravel() for array in arrays]), return_inverse=True)
+    sizes = np.abs(values)
+    # Near zero, rounding is that of the larger numbers that were added up.
+    apart = np.diff(values) > np.maximum(ROUNDING * np.maximum(sizes[1:], sizes[:-1]), 1e-13 * sizes.max())
+    starts = np.concatenate([[True], apart])
+    levelled = values[starts][np.cumsum(starts) - 1][places.ravel()]
+    parts = np.split(levelled, np.cumsum([array.size for array in arrays])[:-1])
+    return tuple(part.reshape(array.shape) for part, array in zip(parts, arrays, strict=True))
 
 
 def matrix(name: str, scores: ArrayLike) -> NDArray[np.float64]:

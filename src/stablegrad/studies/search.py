@@ -23,13 +23,14 @@ from stablegrad.errors import StablegradError, UsageError
 from stablegrad.studies.comparison import record_failure, stderr_path
 from stablegrad.studies.executors import LocalExecutor
 from stablegrad.studies.plan import makespan, plan_cells
-from stablegrad.studies.processes import POLL_SECONDS, exit_reason, last_metrics, locked
+from stablegrad.studies.processes import POLL_SECONDS, check_workers, exit_reason, last_metrics, locked
 from stablegrad.studies.runner import TRIES
 from stablegrad.studies.search_confirmation import confirm, seconds_for
 from stablegrad.studies.search_diagnosis import PREFLIGHT_SECONDS, illness, preflight_findings, prescriptions_of
 from stablegrad.studies.search_folder import (
     FEWEST_TRIALS,
     MARGIN,
+    MAX_TRIALS,
     Clock,
     SearchFolder,
     SearchPlan,
@@ -88,7 +89,7 @@ def estimate(plan: SearchPlan, workers: int) -> Estimate:
     trials = plan.trials or math.inf
     if plan.max_hours is not None:
         trials = min(trials, workers * ((plan.limit - PREFLIGHT_SECONDS - confirmation) // (MARGIN * trial)))
-    trials = max(int(trials), FEWEST_TRIALS)
+    trials = max(int(min(trials, MAX_TRIALS)), FEWEST_TRIALS)
     total = PREFLIGHT_SECONDS + makespan([trial] * trials, workers) + confirmation
     return Estimate(trial, confirmation, trials, total)
 
@@ -120,8 +121,7 @@ def run_search(
         KeyboardInterrupt: SIGINT or SIGTERM came; all is in order for the search to be continued.
     """
     optuna = load_optuna()
-    if workers < 1:
-        raise UsageError(f"workers must be at least 1, got {workers}")
+    check_workers(workers)
     if folder.state["result"] is not None:
         return dict(folder.state["result"])
     with locked(folder.directory, "search"), stop_signals() as signals:
@@ -132,6 +132,8 @@ def run_search(
                 search.diagnose()
                 search.run()
             trials = search.study.get_trials(deepcopy=False)
+            if not 0 <= folder.state["winner"] < len(trials):
+                raise StablegradError(f"'{folder.path}' names trial {folder.state['winner']}, which is not there")
             confirm(folder, trials, workers, clock, on_event, command, signals)
         finally:
             clock.save()

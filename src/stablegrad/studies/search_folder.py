@@ -20,17 +20,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stablegrad.errors import StablegradError, UsageError
+from stablegrad.diagnostics.rules import Finding
+from stablegrad.errors import StablegradError, UsageError, command
+from stablegrad.files import read_json
 from stablegrad.studies.comparison import differences
 from stablegrad.studies.search_space import fresh_seeds
+from stablegrad.studies.seeds import MAX_SEEDS
 from stablegrad.training.config import RunConfig
 from stablegrad.training.run_folder import RunFolder, write_json
 
 FORMAT = 1
-FEWEST_TRIALS = 2
+FEWEST_TRIALS, MAX_TRIALS = 2, 10_000
 SAVE_SECONDS = 10.0
 #: Runs are planned to take this much longer than those that were measured: settings differ in what a step costs.
 MARGIN = 1.15
+RESULT = ("trials", "words", "spent", "command", "confirmation", "confirmation_prescription")  # what is shown of it
 CONFIRMATION, CONFIRMATION_PRESCRIPTION = "confirmation", "confirmation-prescription"
 
 
@@ -55,14 +59,20 @@ class SearchPlan:
     def __post_init__(self) -> None:
         if self.trials is None and self.max_hours is None:
             raise UsageError("say how long to search: --trials N, --max-hours H, or both")
-        if self.trials is not None and self.trials < FEWEST_TRIALS:
-            raise UsageError(f"trials must be at least {FEWEST_TRIALS}, the baseline and another; got {self.trials}")
+        if self.trials is not None and not FEWEST_TRIALS <= self.trials <= MAX_TRIALS:
+            raise UsageError(
+                f"trials must be at least {FEWEST_TRIALS}, the baseline and another, and at most {MAX_TRIALS:,}; "
+                f"got {self.trials}"
+            )
         if self.max_hours is not None and not 0.0 < self.max_hours < math.inf:
             raise UsageError(f"max-hours must be above 0 and finite, got {self.max_hours}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise UsageError(f"seeds should be distinct integers of at least 0, got {list(self.seeds)}")
-        if self.confirm_seeds < 2:
-            raise UsageError(f"confirm-seeds must be at least 2: one pair tells nothing; got {self.confirm_seeds}")
+        if not 2 <= self.confirm_seeds <= MAX_SEEDS:
+            raise UsageError(
+                f"confirm-seeds must be at least 2, as one pair tells nothing, and at most {MAX_SEEDS:,}; "
+                f"got {self.confirm_seeds}"
+            )
         diagnosis = self.base.diagnosis
         if not diagnosis.look_every or diagnosis.on_collapse != "continue":
             raise UsageError("a search needs the diagnosis and stops trials itself: leave look-every and on-collapse")
@@ -149,7 +159,7 @@ class SearchFolder:
                 if changed and found.begun:
                     raise UsageError(
                         f"'{directory}' already holds another search; it differs in {'; '.join(changed)}. Name another "
-                        f"--run-dir, or go on with that one: stablegrad search --resume {directory}"
+                        f"--run-dir, or go on with that one: " + command("search", "--resume", directory)
                     )
                 if not changed:
                     return found
@@ -176,13 +186,33 @@ class SearchFolder:
         if not path.exists():
             raise UsageError(f"'{directory}' is no search folder: it has no search.json")
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path)
             if content.pop("format") != FORMAT:
                 raise StablegradError(f"'{path}' has another format than this version of stablegrad reads, {FORMAT}")
             plan = SearchPlan.from_json(content.pop("plan"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            folder = cls(directory, plan, content)
+            folder._check_state()
+        except StablegradError as error:
+            raise StablegradError(f"'{path}' cannot be read as a search: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StablegradError(f"'{path}' cannot be read as a search: {error!r}") from error
-        return cls(directory, plan, content)
+        return folder
+
+    def _check_state(self) -> None:
+        """Raise for a state that no search has written."""
+        state, kinds = self.state, {"seconds_of_run": (int, float), "winner": (int,), "result": (dict,)}
+        for name, kind in kinds.items():
+            if state[name] is not None and type(state[name]) not in kind:
+                raise ValueError(f"{name} should not be {state[name]!r}")
+        for name in RESULT if state["result"] is not None else ():
+            _ = state["result"][name]
+        for name in ("seconds", "confirmation_seconds"):
+            if type(state["spent"][name]) not in (int, float):
+                raise ValueError(f"spent.{name} should be a number, got {state['spent'][name]!r}")
+        if state["diagnosis"] is not None:
+            for found in ("preflight", "run"):
+                for one in state["diagnosis"][found] or []:
+                    Finding.from_dict(one)
 
 
 class Clock:

@@ -5,7 +5,6 @@ What is claimed comes from the confirmation alone: the best of many trials looks
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from stablegrad.studies.processes import last_metrics
 from stablegrad.studies.search_diagnosis import prescriptions_of
 from stablegrad.studies.search_folder import CONFIRMATION, CONFIRMATION_PRESCRIPTION, SearchPlan
 from stablegrad.studies.search_space import describe, train_command
+from stablegrad.studies.summary import summarize
 from stablegrad.studies.wording import duration, number, verdict
 from stablegrad.training.config import RunConfig
 from stablegrad.training.run_folder import RunFolder
@@ -98,8 +98,7 @@ def _steps(run: Path) -> int:
 
 
 def _summary(directory: Path) -> dict[str, Any] | None:
-    path = directory / "comparison_summary.json"
-    return dict(json.loads(path.read_text())) if path.exists() else None
+    return summarize(directory) if (directory / "comparison.json").exists() else None
 
 
 def _answer(confirmed: Mapping[str, Any] | None) -> str:
@@ -124,20 +123,34 @@ def _words(
         return [
             f"Nothing beat the baseline: its return of {number(winner['value'])} is the highest of {finished} finished "
             f"trials (of {len(rows)}), so there was nothing to confirm."
+            if finished > 1
+            else f"Nothing beat the baseline: of {len(rows)} trials it alone is finished, with a return of "
+            f"{number(winner['value'])}."
         ]
-    seeds = ", ".join(map(str, plan.fresh))
-    first = {
-        BETTER: f"Found and confirmed on fresh seeds ({seeds}): {describe(winner['changes'])}.",
-        UNDECIDED: f"Not confirmed: on fresh seeds ({seeds}) the best trial is not told from the baseline by more than "
-        f"chance: {describe(winner['changes'])}.",
-        WORSE: f"Refuted on fresh seeds ({seeds}): the best trial of the search is worse than the baseline: "
-        f"{describe(winner['changes'])}.",
-    }[answer]
+    difference, changes = confirmed["difference"], describe(winner["changes"])
+    pairs = [seed for seed, value in zip(confirmed["seeds"], difference["by_seed"], strict=True) if value is not None]
+    seeds = ", ".join(map(str, pairs))
+    if not pairs:
+        first = f"Not confirmed: no pair of runs on fresh seeds is finished: {changes}."
+    elif difference["interval"] is None:
+        first = f"Not confirmed: the one pair of runs on a fresh seed ({seeds}) cannot tell: {changes}."
+    elif difference["interval"] == [0.0, 0.0]:
+        first = f"Not confirmed: on fresh seeds ({seeds}) the best trial has the returns of the baseline: {changes}."
+    else:
+        first = {
+            BETTER: f"Found and confirmed on fresh seeds ({seeds}): {changes}.",
+            UNDECIDED: f"Not confirmed: on fresh seeds ({seeds}) the best trial is not told from the baseline by more "
+            f"than chance: {changes}.",
+            WORSE: f"Refuted on fresh seeds ({seeds}): the best trial of the search is worse than the baseline: "
+            f"{changes}.",
+        }[answer]
     mean = confirmed["results"]["best"]["mean"]
     fresh = "no return" if mean is None else number(mean)
+    count = confirmed["results"]["best"]["count"]
     curse = (
         f"In the search it had {number(winner['value'])}, the highest of {finished}, which tends to flatter it "
-        f"(winner's curse); on fresh seeds it has {fresh}, and only that counts."
+        f"(winner's curse); on {count or 'no'} fresh seed{'' if count == 1 else 's'} it has {fresh}, and only that "
+        "counts."
     )
     words = [first, *verdict(confirmed), curse]
     other = confirmations[CONFIRMATION_PRESCRIPTION]

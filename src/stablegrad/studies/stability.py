@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stablegrad.studies.scores import ROUNDING
+
 MINIMUM_POINTS = 10
 
 
@@ -118,7 +120,7 @@ def early_collapse(
 
 
 def steps_to_reach(steps: ArrayLike, returns: ArrayLike, level: float) -> int | None:
-    """The first logged step at which the curve is at ``level`` or above.
+    """The first logged step at which the curve is at ``level`` (but for rounding) or above.
 
     Args:
         steps: environment steps, shape [points], increasing.
@@ -129,7 +131,7 @@ def steps_to_reach(steps: ArrayLike, returns: ArrayLike, level: float) -> int | 
         the step; None where it never is.
     """
     at, curve = _curve(steps, returns)
-    reached = np.flatnonzero(curve >= level)
+    reached = np.flatnonzero(curve >= level - ROUNDING * abs(level))
     return int(at[reached[0]]) if reached.size else None
 
 

@@ -37,7 +37,7 @@ from stablegrad.studies.bootstrap import (
     sample_efficiency_curve,
     stratified_bootstrap,
 )
-from stablegrad.studies.scores import Score, ScoreMatrix, finite, score_matrix
+from stablegrad.studies.scores import Score, ScoreMatrix, finite, score_matrix, without_rounding
 
 __all__ = [
     "BootstrapInterval",
@@ -110,7 +110,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, axis: int = 0) ->
 def paired_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> MeanInterval:
     """Mean of ``second - first`` over pairs with its Student-t interval.
 
-    Pairs that share a seed share their luck, which the difference takes out.
+    Pairs that share a seed share their luck, which the difference takes out. What differs by rounding alone is equal.
 
     Args:
         first: one value a pair, shape [pairs].
@@ -145,4 +145,5 @@ def _pairs(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.
     first, second = finite("x", x), finite("y", y)
     if first.shape != second.shape:
         raise ValueError(f"paired values should have one shape, got {first.shape} and {second.shape}")
+    first, second = without_rounding(first, second)
     return first, second

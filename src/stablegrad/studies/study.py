@@ -24,19 +24,25 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
+import os
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stablegrad.errors import StablegradError, UsageError, unknown_name
+from stablegrad.errors import StablegradError, UsageError, command, unknown_name
+from stablegrad.files import read_json, read_text
+from stablegrad.networks.sizes import resolve_depth, resolve_width
 from stablegrad.studies.comparison import differences, flatten
 from stablegrad.studies.kinds import (
     ALIASES,
     DEFAULT_REPORT,
     FIGURES,
+    RELEARN,
     RESERVED,
     Config,
     config_from_json,
@@ -45,14 +51,18 @@ from stablegrad.studies.kinds import (
     make_config,
     with_data,
 )
+from stablegrad.studies.seeds import seed_list
+from stablegrad.training.config import RunConfig
 from stablegrad.training.run_folder import RunFolder, write_atomically, write_json
 
 FORMAT = 1
 FORMS = ("full", "small")
-LONGEST_NAME = 200  # file systems hold 255, of which the seed needs some
+LONGEST_NAME = 200  # bytes; file systems hold 255, of which the seed needs some
+MAX_CELLS, MAX_RUNS = 10_000, 100_000  # a grid beyond is a slip of the pen
 TEXTS = ("title", "claim", "look_at", "needs_data")
+SIZES = {"depth": resolve_depth, "width": resolve_width}
 KEYS = (*TEXTS, "seeds", "report", "expect", "base", "axes", "small")
-EXPECTATION = re.compile(r"(?P<setting>\S+) (?:(?P<verb>falls|does not fall) with (?P<axis>\S+)|above (?P<other>\S+))")
+EXPECTATION = re.compile(r"(?P<setting>.+?) (?:(?P<verb>falls|does not fall) with (?P<axis>.+)|above (?P<other>.+))")
 
 
 @dataclass(frozen=True)
@@ -141,7 +151,8 @@ class Study:
     @property
     def default_directory(self) -> Path:
         """Where the study lies unless a folder is named."""
-        return Path("runs") / (self.name if self.form == FORMS[0] else f"{self.name}-{self.form}")
+        name = self.name.strip(".") or "study"
+        return Path("runs") / (name if self.form == FORMS[0] else f"{name}-{self.form}")
 
     def to_json(self) -> dict[str, Any]:
         """The expanded study as JSON values."""
@@ -165,11 +176,13 @@ def read_study(path: Path | str, form: str = FORMS[0], data: str | None = None) 
     if form not in FORMS:
         raise unknown_name("form of a study", form, FORMS)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_text(path))
     except OSError as error:
         raise UsageError(f"cannot read study file '{path}': {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"'{path}' is not TOML: {error}") from error
+    except StablegradError as error:
+        raise UsageError(str(error)) from error
     try:
         return _expand(path.stem, _in_form(content, form), form, data)
     except UsageError as error:
@@ -217,10 +230,16 @@ def _expand(name: str, content: Mapping[str, Any], form: str, data: str | None) 
     for option in base:
         if option not in known:
             raise unknown_name("option in [base]", option, known)
-    seeds = _seeds(content.get("seeds", 3))
+    seeds = content.get("seeds", 3)
+    seeds = seed_list(seeds, f"one run of the seed {seeds} is seeds = [{seeds}]")
+    count = math.prod(len(own) for own in settings.values())
+    if count > MAX_CELLS or count * len(seeds) > MAX_RUNS:
+        raise UsageError(
+            f"the axes make {count:,} cells of {len(seeds)} seeds; at most {MAX_CELLS:,} cells and {MAX_RUNS:,} runs"
+        )
     report = _report(content.get("report", list(DEFAULT_REPORT[kind_of(algorithm)])), kind_of(algorithm))
     cells = _cells(base, settings)
-    texts = {key: " ".join(content[key].split()) for key in TEXTS if content.get(key) and key != "needs_data"}
+    texts = {key: _one_line(content[key]) for key in TEXTS if content.get(key) and key != "needs_data"}
     specification = {"base": base, "axes": dict(axes), "seeds": list(seeds), "report": list(report)}
     expect = _expect(content.get("expect", []), cells)
     return Study(name, form, texts, tuple(settings), cells, seeds, report, specification, expect)
@@ -231,6 +250,7 @@ def _settings(axis: str, values: Any, known: Iterable[str]) -> dict[str, dict[st
     if not isinstance(values, list) or not values:
         raise UsageError(f"axis {axis!r} should be a list of at least one value, got {values!r}")
     settings: dict[str, dict[str, Any]] = {}
+    texts: dict[str, Any] = {}
     coupled = any(isinstance(value, dict) for value in values)
     if not coupled and axis not in known:
         raise unknown_name("axis", _short(axis), {*known, *ALIASES})
@@ -245,8 +265,13 @@ def _settings(axis: str, values: Any, known: Iterable[str]) -> dict[str, dict[st
             for option in options:
                 if option not in known:
                     raise unknown_name(f"option of {label!r} in axis {axis!r}", option, {*known, *ALIASES})
-        if label in settings:
-            raise UsageError(f"axis {axis!r} has the value {label!r} twice")
+        text = value["name"] if coupled else value
+        same = texts.setdefault(_folded(label), text)
+        if label in settings or same is not text:
+            folder = "" if same == text else f": {same!r} and {text!r} would have one folder; change one of them"
+            raise UsageError(f"axis {axis!r} has the value {label!r} twice{folder}")
+        if _short(axis) in SIZES:
+            SIZES[_short(axis)](label)  # raises for a name that is no size: the axis is sorted by size
         settings[label] = options
     return settings
 
@@ -270,8 +295,8 @@ def _cells(base: Mapping[str, Any], settings: Mapping[str, Mapping[str, dict[str
     found: dict[str, str] = {}
     for labels in itertools.product(*settings.values()):
         values = {_short(axis): label for axis, label in zip(settings, labels, strict=True)}
-        name = "_".join(f"{axis}={label}" for axis, label in values.items()) or "all"
-        if len(name) > LONGEST_NAME:
+        name = "_".join(f"{_label(axis, '_')}={label}" for axis, label in values.items()) or "all"
+        if len(os.fsencode(name)) > LONGEST_NAME:
             raise UsageError(f"the folder's name {name!r} would be too long; give values shorter names")
         options = dict(base)
         for axis, label in zip(settings, labels, strict=True):
@@ -287,18 +312,6 @@ def _cells(base: Mapping[str, Any], settings: Mapping[str, Mapping[str, dict[str
         found[content] = name
         cells[name] = Cell(name, values, config)
     return tuple(cells.values())
-
-
-def _seeds(value: Any) -> tuple[int, ...]:
-    seeds = list(range(1, value + 1)) if type(value) is int else value
-    if (
-        not isinstance(seeds, list)
-        or not seeds
-        or not all(type(seed) is int and seed >= 0 for seed in seeds)
-        or len(set(seeds)) < len(seeds)
-    ):
-        raise UsageError(f"seeds should be a number of at least 1, or a list of distinct ones; got {value!r}")
-    return tuple(seeds)
 
 
 def _report(value: Any, kind: str) -> tuple[str, ...]:
@@ -363,13 +376,28 @@ def _short(option: str) -> str:
     return next((alias for alias, name in ALIASES.items() if name == option), option)
 
 
-def _label(value: Any) -> str:
-    """A value as a part of a folder's name."""
+def _label(value: Any, keep: str = "") -> str:
+    """A value as a part of a folder's name: letters of any language stay, of other signs ``.+-`` and ``keep``."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    label = re.sub(r"[^A-Za-z0-9.+-]+", "-", text).strip("-")
-    if not label:
-        raise UsageError(f"a value needs letters or digits, as it names folders; got {value!r}")
+    signs = (sign if _stays(sign, keep) else " " for sign in unicodedata.normalize("NFC", text))
+    label = "-".join("".join(signs).split()).strip("-")
+    if not label.strip(".-"):
+        raise UsageError(f"a value and an axis need letters or digits, as they name folders; got {value!r}")
     return label
+
+
+def _one_line(text: str) -> str:
+    """Words with one space between them, and no control characters, which a terminal would obey."""
+    return " ".join("".join(" " if unicodedata.category(sign) == "Cc" else sign for sign in text).split())
+
+
+def _stays(sign: str, keep: str) -> bool:
+    return sign.isalnum() or sign in f".+-{keep}" if sign.isascii() else sign.isprintable()
+
+
+def _folded(label: str) -> str:
+    """The same for two labels whose folders are one on a file system that takes capitals and small letters alike."""
+    return unicodedata.normalize("NFC", label.casefold())
 
 
 class StudyFolder:
@@ -410,24 +438,33 @@ class StudyFolder:
         try:
             if folder.path.exists():
                 found = cls.read(directory)
-                changed = differences(study.specification, found.study.specification)
+                runs = ("base", "axes", "seeds")
+                asked, there = ({name: one.specification.get(name) for name in runs} for one in (study, found.study))
+                changed = differences(asked, there)
                 if changed:
                     raise UsageError(
                         f"the study in '{directory}' has changed since it started: {'; '.join(changed)}. Name another "
-                        f"--dir for the new one, or go on with the old one: stablegrad study resume {directory}"
+                        f"--dir for the new one, or go on with the old one: " + command("study", "resume", directory)
                     )
-                return found
+                # What is said of the runs may change: words, figures to report, expectations.
+                folder = cls(directory, dataclasses.replace(study, cells=found.study.cells))
+                if folder.study != found.study:
+                    folder._write(file)
+                return folder
             ours = (".lock", ".study.", "study.toml")  # what a kill in the middle of this function left behind
             if folder.directory.exists() and any(
                 not entry.name.startswith(ours) for entry in folder.directory.iterdir()
             ):
                 raise UsageError(f"folder '{directory}' is not empty and holds no study; name a new or an empty --dir")
             folder.directory.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder.directory / "study.toml", Path(file).read_bytes())
-            write_json(folder.path, study.to_json())
+            folder._write(file)
         except OSError as error:
             raise UsageError(f"cannot write study folder '{directory}': {error.strerror or error}") from error
         return folder
+
+    def _write(self, file: Path | str) -> None:
+        write_atomically(self.directory / "study.toml", read_text(Path(file)))
+        write_json(self.path, self.study.to_json())
 
     @classmethod
     def read(cls, directory: Path | str) -> StudyFolder:
@@ -441,15 +478,41 @@ class StudyFolder:
         if not path.exists():
             raise UsageError(f"'{directory}' is no study folder: it has no study.json")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if content.pop("format") != FORMAT:
                 raise StablegradError(f"'{path}' is of another format than this version of stablegrad reads, {FORMAT}")
-            cells = tuple(
-                Cell(cell["name"], cell["values"], config_from_json(cell["config"])) for cell in content.pop("cells")
-            )
-            content.update({name: tuple(content.get(name, ())) for name in ("axes", "seeds", "report", "expect")})
-            return cls(directory, Study(cells=cells, **content))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, StablegradError):
-                raise
+            return cls(directory, _study_from_json(content))
+        except StablegradError as error:
+            raise StablegradError(f"'{path}' cannot be read as a study: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StablegradError(f"'{path}' cannot be read as a study: {error!r}") from error
+
+
+def _study_from_json(content: dict[str, Any]) -> Study:
+    """Read what ``Study.to_json`` has written; whatever is wrong in it raises."""
+    content = dict(content)
+    cells = []
+    for cell in content.pop("cells"):
+        name, values = cell["name"], cell["values"]
+        # What names a folder must not lead out of the study's.
+        if not isinstance(name, str) or Path(name).name != name or "\0" in name:
+            raise ValueError(f"{name!r} names no folder")
+        cells.append(
+            Cell(name, {str(axis): str(value) for axis, value in values.items()}, config_from_json(cell["config"]))
+        )
+    study = Study(
+        cells=tuple(cells),
+        **{**content, **{name: tuple(content.get(name) or ()) for name in ("axes", "seeds", "report", "expect")}},
+    )
+    if not cells or len({cell.name for cell in cells}) < len(cells) or len({tuple(cell.values) for cell in cells}) > 1:
+        raise ValueError("its cells should be distinct, and have the same axes")
+    seed_list(study.seeds, "")
+    kind = kind_of("pqn" if isinstance(cells[0].config, RunConfig) else RELEARN)
+    _report(list(study.report), kind)
+    if not isinstance(study.specification, dict) or not isinstance(study.texts, dict):
+        raise ValueError("specification and texts should be objects")
+    for text in (*study.texts.values(), study.name, study.form, *study.expect):
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r} should be text")
+    _expect(list(study.expect), cells)
+    return study

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from stablegrad.studies.scores import without_rounding
 from stablegrad.studies.study import Expectation
 from stablegrad.studies.summary import FEW_SEEDS
 from stablegrad.studies.table import (
@@ -14,6 +17,7 @@ from stablegrad.studies.table import (
     Estimate,
     Row,
     Table,
+    by_seed,
     counts,
     difference,
     estimate,
@@ -23,6 +27,14 @@ from stablegrad.studies.wording import number
 
 PERCENT = f"{CONFIDENCE:.0%}"
 MANY = 6  # settings
+#: What the score does from the smallest to the largest size.
+VERBS = FALLS, RISES, EQUAL, UNSURE, ONE_SEED = (
+    "falls for",
+    "rises for",
+    "stays the same for",
+    "neither falls nor rises for sure for",
+    "has one seed, which cannot say, for",
+)
 
 
 def study_verdict(table: Table, expectations: Sequence[Expectation] = ()) -> list[str]:
@@ -35,7 +47,7 @@ def study_verdict(table: Table, expectations: Sequence[Expectation] = ()) -> lis
     if not any(row.status == "finished" for row in table.rows):
         return ["No run has finished yet, so there is nothing to say."]
     if table.score is None:
-        return ["This study reports no score, only costs: see the table of costs."]
+        return ["This study reports no score by which settings could be ranked: see its figures and costs."]
     sentences = []
     for name, rows in table.parts():
         where = f"{name}: " if name else ""
@@ -56,40 +68,58 @@ def counts_in_words(table: Table) -> str:
 
 def best_by_size(table: Table, rows: Sequence[Row]) -> list[str]:
     """Which setting is best at each size, and which others cannot be told from it."""
-    assert table.score is not None
     if len(table.groups(rows, table.settings)) < 2:
         return []
-    best: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    unknown = []
     sizes = table.groups(rows, table.sizes)
+    places: dict[tuple[str, str], list[str]] = {}
     for size, own in sizes.items():
-        groups = table.groups(own, table.settings)
-        values = {setting: estimate(group, table.score).value for setting, group in groups.items()}
-        known = {setting: value for setting, value in values.items() if value is not None}
-        label = table.label(table.sizes, size)
-        if not known:
-            unknown.append(label)
-            continue
-        first = max(known, key=lambda setting: known[setting])
-        # what has no number is not beaten
-        level = [
-            table.label(table.settings, setting)
-            for setting in known
-            if setting != first and difference(groups[setting], groups[first], table.score).sign <= 0
-        ]
-        best.setdefault((table.label(table.settings, first), tuple(level)), []).append(label)
-    sentences = []
-    for (name, others), places in best.items():
-        where = _places(places, len(sizes))
-        if others:
-            sentences.append(
-                f"{name} is highest {where}, but not told from {_listed(others)}: the interval includes 0."
-            )
-        else:
-            sentences.append(f"{name} is best {where}: every paired difference has a {PERCENT} interval above 0.")
-    if unknown:
-        sentences.append(f"No setting has a finished run {_places(unknown, len(sizes))}.")
+        places.setdefault(_ranking(table, own), []).append(table.label(table.sizes, size))
+    sentences = [f"{before} {_places(where, len(sizes))}{after}" for (before, after), where in places.items()]
     return sorted(sentences, key=lambda sentence: " is best " not in sentence)
+
+
+def _ranking(table: Table, rows: Sequence[Row]) -> tuple[str, str]:
+    """What is said of the settings at one size: the words before the size, and those after it.
+
+    All that is said is of the seeds that every setting has which has any.
+    """
+    assert table.score is not None
+    names = {table.label(table.settings, labels): own for labels, own in table.groups(rows, table.settings).items()}
+    seeds = {name: set(by_seed(own, table.score)) for name, own in names.items()}
+    silent = [name for name, own in seeds.items() if not own]
+    known = [name for name, own in seeds.items() if own]
+    missing = f"; there is no score of {_listed(silent)} yet" if silent else ""
+    if not known:
+        return "There is no score yet", "."
+    if len(known) == 1:
+        return f"There is a score of {known[0]} alone", ", so nothing is compared."
+    shared = set.intersection(*(seeds[name] for name in known))
+    if not shared:
+        return f"{_listed(known)} share no seed", f", so they are not compared{missing}."
+    groups = {name: [row for row in names[name] if row.seed in shared] for name in known}
+    values = without_rounding(np.array([estimate(groups[name], table.score).value for name in known]))[0]
+    top = [name for name, value in zip(known, values, strict=True) if value == values.max()]
+    below = [name for name in known if name not in top]
+    of_seeds = f" (of the {len(shared)} seeds that {'both' if len(known) == 2 else 'all'} have)"
+    after = (of_seeds if 1 < len(shared) < table.seeds else "") + missing + "."
+    if not below:
+        alike = all(difference(groups[top[0]], groups[name], table.score).equal for name in top[1:])
+        same = "are equal" if alike else "have the same mean"
+        return f"{_listed(top)} {same}", ", of one seed" + after if len(shared) == 1 else after
+    verb = "are" if len(top) > 1 else "is"
+    if len(shared) == 1:
+        return (
+            f"{_listed(top)} {verb} highest",
+            f", but one seed cannot tell {'it' if len(top) == 1 else 'them'} from {_listed(below)}{after}",
+        )
+    level = [
+        name for name in below if any(difference(groups[name], groups[best], table.score).sign <= 0 for best in top)
+    ]
+    if level:
+        words = f", but not told from {_listed(level)}: the interval includes 0"
+        return f"{_listed(top)} {verb} highest", words + after
+    words = f": every paired difference has a {PERCENT} interval above 0"
+    return f"{_listed(top)} {verb} best", words + after
 
 
 def over_tasks(table: Table) -> list[str]:
@@ -108,8 +138,8 @@ def over_tasks(table: Table) -> list[str]:
         ends = "" if better.interval is None else f" [{number(better.interval[0])}, {number(better.interval[1])}]"
         sentences.append(
             f"Over {len(table.tasks)} tasks {table.label(table.settings, name)} differs from "
-            f"{table.label(table.settings, names[0])} by {in_words(gain)} in the interquartile mean; one of its runs "
-            f"is better with a probability of {number(better.value)}{ends}."
+            f"{table.label(table.settings, names[0])} by {in_words(table, gain)} in the interquartile mean; one of its "
+            f"runs is better with a probability of {number(better.value)}{ends}."
         )
     return sentences
 
@@ -121,24 +151,28 @@ def falls_with_size(table: Table, rows: Sequence[Row]) -> list[str]:
         smallest, largest = table.axes[axis][0], table.axes[axis][-1]
         if smallest == largest:
             continue
-        words: dict[int, list[str]] = {-1: [], 1: [], 0: []}
+        words: dict[str, list[str]] = {}
         groups = table.groups(rows, table.settings)
         for setting, group in groups.items():
             found = size_difference(table, group, axis)
             if found.value is not None:
+                verb = _verb(found)
                 label = table.label(table.settings, setting)
                 # of many settings only the changes are worth their numbers
-                brief = found.sign == 0 and len(groups) > MANY
-                words[found.sign].append(label if brief else f"{label} ({in_words(found)})")
-        parts = [
-            f"{verb} for {_listed(names)}"
-            for verb, names in (("falls", words[-1]), ("rises", words[1]), ("shows no change", words[0]))
-            if names
-        ]
+                brief = verb in (EQUAL, UNSURE) and len(groups) > MANY
+                words.setdefault(verb, []).append(label if brief else f"{label} ({in_words(table, found)})")
+        parts = [f"{verb} {_listed(words[verb])}" for verb in VERBS if verb in words]
         if parts:
             short = axis.split(".")[-1]
             sentences.append(f"From {short} {smallest} to {largest} the score {'; it '.join(parts)}.")
     return sentences
+
+
+def _verb(found: Estimate) -> str:
+    """What a difference between two sizes says."""
+    if found.interval is None:
+        return ONE_SEED
+    return EQUAL if found.equal else {1: RISES, -1: FALLS, 0: UNSURE}[found.sign]
 
 
 def size_difference(table: Table, rows: Sequence[Row], axis: str) -> Estimate:
@@ -159,46 +193,50 @@ def expectation_in_words(table: Table, rows: Sequence[Row], expected: Expectatio
         if found.value is None:
             return f"{said}: cannot be said yet."
         if found.interval is None:
-            return f"{said}: one seed cannot say ({in_words(found)})."
+            return f"{said}: one seed cannot say ({in_words(table, found)})."
         fell = found.sign < 0
         if expected.falls:
             verdict = "holds" if fell else "does not hold" if found.sign > 0 else "is not shown"
         else:
             verdict = "does not hold: it falls" if fell else "is not contradicted"
-        return f"{said}: {verdict} ({in_words(found)})."
+        return f"{said}: {verdict} ({in_words(table, found)})."
     other = _of(table, rows, expected.other or "")
-    places: dict[int, list[str]] = {1: [], -1: [], 0: []}
+    places: dict[str, list[str]] = {}
     ours, theirs = table.groups(own, table.sizes), table.groups(other, table.sizes)
     for size, group in ours.items():
         found = difference(theirs.get(size, []), group, table.score)
-        if found.value is not None:
-            places[found.sign].append(f"{table.label(table.sizes, size)} ({in_words(found)})")
-    total = sum(map(len, places.values()))
-    if not total:
+        label = table.label(table.sizes, size)
+        if found.value is None:
+            places.setdefault("cannot be said yet", []).append(label)
+        else:
+            verdict = {1: "holds", -1: "does not hold", 0: "is not shown"}[found.sign]
+            verdict = "one seed cannot say" if found.interval is None else verdict
+            places.setdefault(verdict, []).append(f"{label} ({in_words(table, found)})")
+    if places.keys() <= {"cannot be said yet"}:
         return f"{said}: cannot be said yet."
-    words = f"{said}: holds at {len(places[1])} of {total} sizes"
-    if places[-1]:
-        words += f"; does not hold at {_listed(places[-1])}"
-    if places[0]:
-        words += f"; is not shown at {_listed(places[0])}"
+    words = f"{said}: holds at {len(places.get('holds', []))} of {len(ours)} sizes"
+    for verdict in ("does not hold", "is not shown", "one seed cannot say", "cannot be said yet"):
+        if verdict in places:
+            words += f"; {verdict} at {_listed(places[verdict])}"
     return words + "."
 
 
-def in_words(found: Estimate) -> str:
-    """A difference with its interval."""
+def in_words(table: Table, found: Estimate) -> str:
+    """A difference with its interval, and of how many seeds it is where these are not all."""
     if found.value is None:
         return "no number"
     if found.interval is None:
         return f"{number(found.value, signed=True)}, one seed"
     low, high = found.interval
-    return f"{number(found.value, signed=True)} [{number(low, signed=True)}, {number(high, signed=True)}]"
+    words = f"{number(found.value, signed=True)} [{number(low, signed=True)}, {number(high, signed=True)}]"
+    return words if found.seeds == table.seeds else f"{words}, {found.seeds} seeds"
 
 
 def _of(table: Table, rows: Sequence[Row], setting: str) -> list[Row]:
-    """The rows with this value on one of the axes of settings; "all": all."""
+    """The rows with this value on one of the axes; "all": all."""
     if setting == "all":
         return list(rows)
-    return [row for row in rows if any(row.values[axis] == setting for axis in table.settings)]
+    return [row for row in rows if setting in row.values.values()]
 
 
 def _cells(table: Table) -> list[list[Row]]:

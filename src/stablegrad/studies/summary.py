@@ -13,6 +13,7 @@ import numpy as np
 
 from stablegrad.studies.comparison import Comparison, RunRecord
 from stablegrad.studies.curves import Curve, extract, mean_curve
+from stablegrad.studies.scores import without_rounding
 from stablegrad.studies.stability import (
     MINIMUM_POINTS,
     Collapse,
@@ -52,7 +53,8 @@ def summarize(directory: Path | str, confidence: float = 0.95) -> dict[str, Any]
           ``mean``, ``interval``, ``count``, ``parameters``, ``finished`` (how many runs);
         - ``left_out``: runs that count in no mean: setting, seed, status, error;
         - ``difference``: second minus first by seed, ``mean``, ``interval``, ``count``, ``probability_of_improvement``
-          of the second over the first, ``pairs_won``, ``pairs_lost``, ``share_of_pairs_won``;
+          of the second over the first, ``pairs_won``, ``pairs_lost``, ``share_of_pairs_won``: all of the seeds with a
+          return under both settings;
         - ``stability``: setting -> ``spread`` and ``collapse`` by seed, ``mean_spread``, ``collapsed`` and ``judged``
           (how many runs);
         - ``cost``: setting -> seconds, speed, memory and shares of time; see :func:`cost_of`;
@@ -88,7 +90,7 @@ def summarize(directory: Path | str, confidence: float = 0.95) -> dict[str, Any]
         "difference": _difference(first, second, confidence),
         "stability": stability_of(records),
         "cost": cost,
-        "trade_off": trade_off(comparison.settings, records, results, cost),
+        "trade_off": trade_off(comparison.settings, records),
     }
 
 
@@ -105,26 +107,21 @@ def _results(runs: Sequence[RunRecord], confidence: float) -> dict[str, Any]:
 
 
 def _difference(first: Sequence[RunRecord], second: Sequence[RunRecord], confidence: float) -> dict[str, Any]:
-    by_seed = [
-        None if before.final_return is None or after.final_return is None else after.final_return - before.final_return
-        for before, after in zip(first, second, strict=True)
-    ]
-    pairs = np.array(
-        [
-            (before.final_return, after.final_return)
-            for before, after, change in zip(first, second, by_seed, strict=True)
-            if change is not None
-        ]
-    ).reshape(-1, 2)
-    befores = [run.final_return for run in first if run.final_return is not None]
-    afters = [run.final_return for run in second if run.final_return is not None]
+    returns = [(before.final_return, after.final_return) for before, after in zip(first, second, strict=True)]
+    whole = [before is not None and after is not None for before, after in returns]
+    if not any(whole):
+        nothing = {"probability_of_improvement": None, "pairs_won": 0, "pairs_lost": 0, "share_of_pairs_won": None}
+        return {"by_seed": [None] * len(returns), **_NO_MEAN, **nothing}
+    pairs = np.array([pair for pair, both in zip(returns, whole, strict=True) if both], dtype=np.float64)
+    befores, afters = without_rounding(pairs[:, 0], pairs[:, 1])
+    changes = iter((afters - befores).tolist())
     return {
-        "by_seed": by_seed,
-        **(_as_json(paired_difference(pairs[:, 0], pairs[:, 1], confidence)) if pairs.size else _NO_MEAN),
-        "probability_of_improvement": probability_of_improvement(afters, befores) if befores and afters else None,
-        "pairs_won": int((pairs[:, 1] > pairs[:, 0]).sum()),
-        "pairs_lost": int((pairs[:, 1] < pairs[:, 0]).sum()),
-        "share_of_pairs_won": share_of_pairs_won(pairs[:, 1], pairs[:, 0]) if pairs.size else None,
+        "by_seed": [next(changes) if both else None for both in whole],
+        **_as_json(paired_difference(befores, afters, confidence)),
+        "probability_of_improvement": probability_of_improvement(afters, befores),
+        "pairs_won": int((afters > befores).sum()),
+        "pairs_lost": int((afters < befores).sum()),
+        "share_of_pairs_won": share_of_pairs_won(afters, befores),
     }
 
 
@@ -187,13 +184,8 @@ def cost_of(runs: Sequence[RunRecord], finished_only: bool = True) -> dict[str, 
     }
 
 
-def trade_off(
-    settings: tuple[str, str],
-    records: dict[str, list[RunRecord]],
-    results: dict[str, dict[str, Any]],
-    cost: dict[str, dict[str, Any]],
-) -> dict[str, Any]:
-    """Whether the second setting's price per step is earned by needing fewer of them.
+def trade_off(settings: tuple[str, str], records: dict[str, list[RunRecord]]) -> dict[str, Any]:
+    """Whether the second setting's price per step is earned by needing fewer of them; of pairs that are finished.
 
     - ``time_ratio``: seconds per step, second by first, median over the pairs; ``break_even_steps`` is 1 by it: the
       second setting pays off when it needs at most that share of the first one's steps.
@@ -205,22 +197,19 @@ def trade_off(
     - ``equal_time``: the mean curves after the same wall time, as long as the cheaper of the two runs.
     """
     first, second = settings
-    pairs = [
-        (_seconds_per_step(before), _seconds_per_step(after))
-        for before, after in zip(records[first], records[second], strict=True)
-        if before.finished and after.finished
-    ]
-    ratios = [after / before for before, after in pairs if before and after]
+    pairs = [pair for pair in zip(records[first], records[second], strict=True) if all(run.finished for run in pair)]
+    paired = {first: [before for before, _ in pairs], second: [after for _, after in pairs]}
+    times = [(_seconds_per_step(before), _seconds_per_step(after)) for before, after in pairs]
+    ratios = [after / before for before, after in times if before and after]
     ratio = float(np.median(ratios)) if ratios else None
-    curves = {
-        setting: mean_curve([extract(run.metrics, RETURN) for run in runs if run.finished])
-        for setting, runs in records.items()
-    }
+    curves = {setting: mean_curve([extract(run.metrics, RETURN) for run in runs]) for setting, runs in paired.items()}
+    cost = {setting: cost_of(runs) for setting, runs in paired.items()}
 
     level = None
-    if results[first]["mean"] is not None and curves[first].values.size:
-        level = min(results[first]["mean"], float(curves[first].values[-1]))
-    at_start = level is not None and bool(curves[first].values[0] >= level)
+    mean = _over(np.mean, [run.final_return for run in paired[first]])
+    if mean is not None and all(curve.values.size for curve in curves.values()):
+        level = min(mean, float(curves[first].values[-1]))
+    at_start = level is not None and steps_to_reach(*curves[first], level) == round(curves[first].steps[0])
     steps = {
         setting: None if level is None or at_start else steps_to_reach(*curve, level)
         for setting, curve in curves.items()

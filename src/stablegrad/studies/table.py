@@ -17,19 +17,17 @@ import numpy as np
 
 from stablegrad.environments.atari_scores import ALE_57
 from stablegrad.errors import StablegradError, UsageError, unknown_name
-from stablegrad.networks.sizes import resolve_depth, resolve_width
 from stablegrad.studies.bootstrap import improvement_interval, paired_bootstrap, stratified_bootstrap
 from stablegrad.studies.comparison import read_failure
 from stablegrad.studies.kinds import FIGURES, RELEARN, Config, figure_of, kind_of
 from stablegrad.studies.scores import Score, ScoreMatrix, score_matrix
 from stablegrad.studies.statistics import mean_interval, paired_difference
-from stablegrad.studies.study import Run, StudyFolder
+from stablegrad.studies.study import SIZES, Run, Study, StudyFolder
 from stablegrad.training.config import RunConfig
 
 STATUSES = ("finished", "failed", "left")
 CONFIDENCE = 0.95
 REPLICATES = 2000  # a page has hundreds of intervals; their ends are stable to a few percent of their length
-SIZES = {"depth": resolve_depth, "width": resolve_width}
 HUMAN_NORMALIZED = "human_normalized_return"
 OPTIMIZER_SECONDS = "seconds.optimizer"
 GRADIENT = "gradients/norm"
@@ -40,6 +38,11 @@ SCORES = {
 }
 #: Figures in units of the environment's own: their mean over environments says nothing.
 TASK_UNITS = frozenset({"final_return", "evaluation.mean_return", "train/return", "loss/td", "values/q"})
+#: The same of an Atari game in units that all games share.
+RETURNS = {
+    "final_return": HUMAN_NORMALIZED,
+    "evaluation.mean_return": "evaluation.human_normalized_score",
+}
 SPEED = {"agent": "steps_per_second", RELEARN: "speed/images_per_second"}
 COST = ("wall_seconds", "parameters", "peak_memory_bytes", OPTIMIZER_SECONDS)
 
@@ -90,25 +93,32 @@ class Estimate:
 
     @property
     def sign(self) -> int:
-        """Of a difference: 1 or -1 where the interval leaves 0 out, else 0."""
+        """Of a difference: 1 or -1 where the interval leaves 0 out, else 0; without an interval nothing is known."""
         if self.interval is None:
             return 0
         low, high = self.interval
         return 1 if low > 0 else -1 if high < 0 else 0
+
+    @property
+    def equal(self) -> bool:
+        """Of a difference: whether there is none at any of several seeds."""
+        return self.interval == (0.0, 0.0)
 
 
 NOTHING = Estimate(None, None, 0)
 
 
 def read_row(folder: StudyFolder, run: Run, figures: Iterable[str]) -> Row:
-    """One run of a study in whatever state it is; a summary that cannot be read is a failure."""
+    """One run of a study in whatever state it is; one whose files cannot be read is a failure."""
     run_folder, error = folder.run_folder(run), None
-    summary: Mapping[str, Any] = {}
+    finished, found = False, dict[str, float | None]()
     try:
         summary = run_folder.read_summary() or {}
+        if summary.get("status") == "finished":
+            found = {name: figure_of(run.config, run_folder, summary, name) for name in figures}
+            finished = True
     except StablegradError as unreadable:
         error = str(unreadable)
-    finished = summary.get("status") == "finished"
     if not finished and error is None:
         error = read_failure(run_folder)
     return Row(
@@ -117,7 +127,7 @@ def read_row(folder: StudyFolder, run: Run, figures: Iterable[str]) -> Row:
         seed=run.seed,
         status="finished" if finished else "left" if error is None else "failed",
         error=error,
-        figures={name: figure_of(run.config, run_folder, summary, name) if finished else None for name in figures},
+        figures={name: found.get(name) for name in figures},
         task=task_of(run.config),
         budget=run.config.total_steps if isinstance(run.config, RunConfig) else run.config.epochs,
     )
@@ -297,6 +307,11 @@ class Table:
             if len({(row.values[axis], row.task) for row in self.rows}) == len(self.axes[axis])
         )
 
+    @cached_property
+    def seeds(self) -> int:
+        """How many seeds the study has."""
+        return len({row.seed for row in self.rows})
+
     @property
     def comparable(self) -> bool:
         """Whether the scores of different tasks may be averaged: they have one unit and one budget."""
@@ -354,10 +369,7 @@ def read_table(folder: StudyFolder) -> Table:
     study = folder.study
     config = study.cells[0].config
     kind = kind_of("pqn" if isinstance(config, RunConfig) else RELEARN)
-    tasks = {task_of(cell.config) for cell in study.cells}
-    score = next((name for name in study.report if name in SCORES[kind]), None)
-    if score in TASK_UNITS and len(tasks) > 1 and all(task.removesuffix("-v5") in ALE_57 for task in tasks):
-        score = HUMAN_NORMALIZED
+    score = score_of(study, SCORES[kind])
     figures = dict.fromkeys([*study.report, *([score] if score else []), GRADIENT, *COST, SPEED[kind]])
     rows = tuple(read_row(folder, run, figures) for run in study.runs)
     axes = {}
@@ -365,6 +377,15 @@ def read_table(folder: StudyFolder) -> Table:
         values = tuple(dict.fromkeys(cell.values[axis] for cell in study.cells))
         axes[axis] = tuple(sorted(values, key=SIZES[axis])) if axis in SIZES else values
     return Table(kind, rows, axes, score, score or study.report[0])
+
+
+def score_of(study: Study, scores: Iterable[str]) -> str | None:
+    """The first figure a study reports that is one of ``scores``; of several Atari games, their returns normalised."""
+    tasks = {task_of(cell.config) for cell in study.cells}
+    score = next((name for name in study.report if name in scores), None)
+    if score in RETURNS and len(tasks) > 1 and all(task.removesuffix("-v5") in ALE_57 for task in tasks):
+        return RETURNS[score]
+    return score
 
 
 def study_scores(folder: StudyFolder, figure: str, where: Mapping[str, str] | None = None) -> list[Score]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from stablegrad.studies.summary import FEW_SEEDS
@@ -40,8 +41,14 @@ def comparison_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     def both(label: str, show: Any) -> tuple[str, str, str]:
         return label, show(first), show(second)
 
+    unequal = results[first]["count"] != results[second]["count"]
+
+    def mean(name: str) -> str:
+        count = results[name]["count"]
+        return _with_interval(results[name]) + (f", {_count(count)}" if unequal and count > 1 else "")
+
     rows = [
-        both(f"Final return, mean ({percent} interval)", lambda name: _with_interval(results[name])),
+        both(f"Final return, mean ({percent} interval)", mean),
         both("Final return by seed", lambda name: _by_seed(summary, results[name]["final_returns"])),
         (f"Paired difference ({percent} interval)", MISSING, _with_interval(difference, signed=True)),
         ("Probability of improvement", MISSING, _probability(difference["probability_of_improvement"])),
@@ -65,11 +72,19 @@ def number(value: float, signed: bool = False) -> str:
     """A number for reading: three significant digits and more before the point, thousands set apart."""
     if value == 0:
         return "0"
+    if not math.isfinite(value):
+        return str(value)
     size = abs(value)
     digits = 0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2
     if size < 0.1:
         return f"{value:{'+' if signed else ''}.2g}"
     return f"{value:{'+' if signed else ''},.{digits}f}"
+
+
+def power(exponent: int) -> str:
+    """A power of ten as people write it."""
+    superscripts = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return "10" + str(exponent).translate(superscripts)
 
 
 def duration(seconds: float | None) -> str:
@@ -139,9 +154,11 @@ def _certainty(summary: dict[str, Any]) -> list[str]:
     probability = difference["probability_of_improvement"]
     sentences = []
     if difference["count"] > 1:
+        level = difference["count"] - difference["pairs_won"] - difference["pairs_lost"]
+        tied = f" and was level in {level}" if level else ""
         sentences.append(
-            f"{second} won {difference['pairs_won']} of {difference['count']} pairs of runs with the same seed; "
-            f"a run of {second} beats a run of {first} with a probability of {probability:.2f}."
+            f"{second} won {difference['pairs_won']}{tied} of {difference['count']} pairs of runs with the same seed; "
+            f"of these runs, one of {second} beats one of {first} with a probability of {probability:.2f}."
         )
     if 0 < difference["count"] < FEW_SEEDS:
         sentences.append(f"Fewer than {FEW_SEEDS} paired seeds: a first look, not evidence; use {FEW_SEEDS} or more.")
@@ -159,7 +176,8 @@ def _steadiness(summary: dict[str, Any]) -> list[str]:
         f"{stability[name]['collapsed']} of {stability[name]['judged']} runs of {name}" for name in summary["settings"]
     ]
     if not any(stability[name]["collapsed"] for name in summary["settings"]):
-        return ["No run learned something and lost it again (no early collapse)."]
+        judged = sum(stability[name]["judged"] for name in summary["settings"])
+        return [f"None of {judged} runs learned something and lost it again (no early collapse)."]
     return [f"Early collapse, what had been learned lost for good, struck {counts[0]} and {counts[1]}."]
 
 
@@ -208,11 +226,12 @@ def _left_out(summary: dict[str, Any]) -> list[str]:
     others = [run for run in summary["left_out"] if run["status"] != "failed"]
     if failed:
         runs = "; ".join(f"{run['setting']} seed {run['seed']} ({run['error']})" for run in failed)
-        sentences.append(f"{_count(failed)} failed and left out of all means: {runs}.")
+        sentences.append(f"{_count(len(failed))} failed and left out of all means: {runs}.")
     if others:
         runs = ", ".join(f"{run['setting']} seed {run['seed']}" for run in others)
         sentences.append(
-            f"{_count(others)} not finished and left out of all means: {runs}. The same command continues from there."
+            f"{_count(len(others))} not finished and left out of all means: {runs}. "
+            "The same command continues from there."
         )
     silent = [
         f"{name} seed {seed}"
@@ -221,12 +240,12 @@ def _left_out(summary: dict[str, Any]) -> list[str]:
         if value is None and not any(run["setting"] == name and run["seed"] == seed for run in summary["left_out"])
     ]
     if silent:
-        sentences.append(f"No episode ended in {', '.join(silent)}, so there is no return to count.")
+        sentences.append(f"No final return is known of {', '.join(silent)}, as where no episode ended.")
     return sentences
 
 
-def _count(runs: list[dict[str, Any]]) -> str:
-    return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+def _count(runs: int) -> str:
+    return "1 run" if runs == 1 else f"{runs} runs"
 
 
 def _reached(trade: dict[str, Any], name: str) -> str:

@@ -13,7 +13,7 @@ from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.networks import TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
 from stablegrad.supervised.labels import reshuffle_epochs
-from stablegrad.training.config import config_from_json
+from stablegrad.training.config import check_threads, config_from_json
 
 ALGORITHM = "supervised"
 ENCODERS = ("auto", "cnn", "none")
@@ -105,6 +105,7 @@ class SupervisedConfig:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise UsageError(f"{name.replace('_', '-')} must be at least {minimum}, got {value}")
+        check_threads(self.threads)
         if not 0.0 < self.relearn_accuracy <= 1.0:
             raise UsageError(f"relearn-accuracy must be above 0 and at most 1, got {self.relearn_accuracy}")
         if self.max_grad_norm is not None and not 0.0 < self.max_grad_norm < float("inf"):

@@ -176,13 +176,15 @@ def _one(folder: Path, name: str) -> Path:
 
 
 def _batches(folder: Path, suffix: str) -> list[Path]:
-    """data_batch_1 and so on, in the order of their numbers; one that is missing between others is said."""
-    numbers = [
+    """data_batch_1 (or 0) and so on, in the order of their numbers; one that is missing is said."""
+    numbers = sorted(
         int(match[1])
         for path in folder.iterdir()
-        if (match := re.fullmatch(rf"data_batch_(\d+){re.escape(suffix)}", path.name))
-    ]
-    return [_one(folder, f"data_batch_{number}{suffix}") for number in range(1, max(numbers) + 1)]
+        if (match := re.fullmatch(rf"data_batch_(0|[1-9]\d*){re.escape(suffix)}", path.name, re.ASCII))
+    )
+    if not numbers:
+        raise UsageError(f"data set in '{folder}' is not whole: it lacks data_batch_1{suffix}")
+    return [_one(folder, f"data_batch_{number}{suffix}") for number in range(min(numbers[0], 1), numbers[-1] + 1)]
 
 
 def _idx_file(folder: Path, parts: tuple[str, ...], content: str) -> Path:

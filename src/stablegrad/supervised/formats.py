@@ -22,6 +22,7 @@ Images = tuple[np.ndarray, np.ndarray]
 
 CIFAR_SHAPE = (3, 32, 32)
 IDX_UINT8 = 0x08
+IDX_MAX_DIMENSIONS = 4
 
 
 def read_cifar_binary(path: Path, label_bytes: int, num_classes: int) -> Images:
@@ -57,7 +58,10 @@ def read_cifar_python(path: Path, label_name: str, num_classes: int) -> Images:
             f"'{path}' is no CIFAR file: 'data' should be uint8 [N, {prod(CIFAR_SHAPE)}], "
             f"found {data.dtype} {list(data.shape)}"
         )
-    return _checked(path, data.reshape(-1, *CIFAR_SHAPE), content[label_name].astype(np.int64), num_classes)
+    labels = content[label_name]
+    if labels.dtype.kind not in "iu":
+        raise UsageError(f"'{path}' is no CIFAR file: '{label_name}' should be integers, found {labels.dtype}")
+    return _checked(path, data.reshape(-1, *CIFAR_SHAPE), labels.astype(np.int64), num_classes)
 
 
 def read_idx_pair(images_path: Path, labels_path: Path) -> Images:
@@ -86,6 +90,8 @@ def read_idx(path: Path) -> np.ndarray:
         raise UsageError(f"'{path}' is truncated or no gzip file: {error}") from error
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != IDX_UINT8 or len(content) < 4 + 4 * content[3]:
         raise UsageError(f"'{path}' is no IDX file of unsigned bytes")
+    if not 0 < content[3] <= IDX_MAX_DIMENSIONS:
+        raise UsageError(f"'{path}' should hold images or labels, an array of 3 or 1 dimensions; found {content[3]}")
     shape = struct.unpack_from(f">{content[3]}I", content, 4)
     start = 4 + 4 * len(shape)
     if len(content) - start != prod(shape):
@@ -97,7 +103,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _checked(path: Path, images: np.ndarray, labels: np.ndarray, num_classes: int) -> Images:
-    if not len(images) or labels.shape != (len(images),):
+    if not images.size or labels.shape != (len(images),):
         raise UsageError(f"'{path}' is damaged: {len(images):,} images and {labels.size:,} labels")
     if labels.min() < 0 or labels.max() >= num_classes:
         raise UsageError(

@@ -19,6 +19,8 @@ from torch import Tensor
 from stablegrad.errors import UsageError
 from stablegrad.supervised.seeds import Stream, seed_sequence
 
+MAX_RESHUFFLES = 100_000
+
 
 def reshuffle_epochs(epochs: int, every: int, at: Sequence[int] | None = None) -> list[int]:
     """After how many epochs labels are reshuffled, ascending.
@@ -35,6 +37,10 @@ def reshuffle_epochs(epochs: int, every: int, at: Sequence[int] | None = None) -
         if every >= epochs:
             raise UsageError(
                 f"reshuffle-every {every} never comes in {epochs} epochs; choose less, or 0 for labels that stay"
+            )
+        if every and epochs // every > MAX_RESHUFFLES:
+            raise UsageError(
+                f"{epochs // every:,} reshuffles are too many, at most {MAX_RESHUFFLES:,}: epochs {epochs}"
             )
         return list(range(every, epochs, every)) if every else []
     if list(at) != sorted(set(at)) or not all(0 < epoch < epochs for epoch in at):

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stablegrad.diagnostics.layers import find_layers
-from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, UsageError
+from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, UsageError, command
 from stablegrad.hardware import used_memory
 from stablegrad.networks import parameter_count
 from stablegrad.optimizers import clip_gradient_norm_
@@ -196,7 +196,7 @@ class SupervisedTrainer:
                 if asked and self.epoch < epochs:
                     raise Interrupted(
                         f"stopped by {signal.Signals(self._signals[0]).name} after {self.updates:,} updates; continue "
-                        f"with 'stablegrad resume {self.folder.path}'"
+                        f"with '{command('resume', self.folder.path)}'"
                     )
         finally:
             self.progress.close()

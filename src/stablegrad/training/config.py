@@ -28,6 +28,7 @@ from stablegrad.training.health import DiagnosisConfig
 from stablegrad.training.memory import MemoryNeed, check_memory, memory_need
 
 ALGORITHMS = ("pqn",)
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class RunConfig:
         ):
             if getattr(self, name) < minimum:
                 raise UsageError(f"{name.replace('_', '-')} must be at least {minimum}, got {getattr(self, name)}")
+        check_threads(self.threads)
         for name in ("checkpoint_every", "log_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -167,6 +169,12 @@ def config_from_json(cls: Any, value: Any, where: str) -> Any:
         return cls(**arguments)
     except TypeError as error:
         raise StablegradError(f"{where}: {error}") from error
+
+
+def check_threads(threads: int) -> None:
+    """Raise UsageError for more threads than a process can have."""
+    if threads > MAX_THREADS:
+        raise UsageError(f"threads must be at most {MAX_THREADS:,}, got {threads}")
 
 
 def resolve_device(device: str) -> torch.device:

@@ -21,12 +21,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stablegrad.errors import StablegradError, UsageError
+from stablegrad.errors import StablegradError, UsageError, command
+from stablegrad.files import parse_json, read_json
 from stablegrad.training.config import provenance
 
 FORMAT = 1
 MOST_NAMED = 6  # folders in one message
 MOST_LEVELS, MOST_FOLDERS = 4, 1000  # looked through for them: a comparison's runs lie three levels deep
+#: What a summary has of each kind, where it has it.
+NUMBERS = (
+    *("final_return", "final_accuracy", "parameters", "peak_memory_bytes", "wall_seconds"),
+    *("env_steps", "updates", "epochs", "steps_per_second"),
+)
+SHAPES = {"seconds": dict, "health": dict, "evaluation": dict, "relearning": dict, "layers": list}
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -142,8 +149,8 @@ class RunFolder:
         try:
             if folder.config_path.exists():
                 raise UsageError(
-                    f"run folder '{folder.path}' already holds a run; continue it with 'stablegrad resume "
-                    f"{folder.path}' or name another --run-dir"
+                    f"run folder '{folder.path}' already holds a run; continue it with "
+                    f"'{command('resume', folder.path)}' or name another --run-dir"
                 )
             # What a kill in the middle of this function left behind is nobody's.
             leftovers = {*folder.path.glob(".config.json.*")} if folder.path.exists() else set()
@@ -185,7 +192,7 @@ class RunFolder:
             raise UsageError(f"cannot read run folder '{self.path}': {error.strerror}") from error
         if not found:
             raise UsageError(f"'{self.path}' is no run folder: {what_is_there(self.path, 'config.json')}")
-        config = self._read_json(self.config_path)
+        config = read_json(self.config_path)
         if config.get("format") != FORMAT:
             raise StablegradError(
                 f"'{self.config_path}' has format {config.get('format')!r}, this version of stablegrad reads {FORMAT}"
@@ -196,32 +203,70 @@ class RunFolder:
         """What was changed in the running agent after it had collapsed, in order."""
         if not self.interventions_path.exists():
             return []
-        return list(self._read_json(self.interventions_path)["interventions"])
+        found = read_json(self.interventions_path).get("interventions")
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise StablegradError(f"'{self.interventions_path}' should hold a list of interventions")
+        return found
 
     def read_summary(self) -> dict[str, Any] | None:
-        """The content of summary.json; None where the run has not ended."""
-        return self._read_json(self.summary_path) if self.summary_path.exists() else None
+        """The content of summary.json; None where the run has not ended.
+
+        Raises:
+            StablegradError: the file cannot be read, or what should be a number or an object there is none.
+        """
+        if not self.summary_path.exists():
+            return None
+        summary = read_json(self.summary_path)
+        numbers = {name: summary.get(name) for name in NUMBERS}
+        for part in ("seconds", "relearning"):
+            if isinstance(summary.get(part), dict):
+                numbers |= {f"{part}.{name}": value for name, value in summary[part].items()}
+        for name, value in numbers.items():
+            if value is not None and type(value) not in (int, float):
+                raise StablegradError(f"'{self.summary_path}': {name} should be a number, found {value!r}")
+        for name, kind in SHAPES.items():
+            if summary.get(name) is not None and not isinstance(summary[name], kind):
+                what = "an object" if kind is dict else "a list"
+                raise StablegradError(f"'{self.summary_path}': {name} should be {what}, found {summary[name]!r}")
+        if not all(isinstance(layer, str) for layer in summary.get("layers") or []):
+            raise StablegradError(f"'{self.summary_path}': layers should be names, found {summary['layers']!r}")
+        return summary
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """All complete lines of metrics.jsonl, in order; a line cut by a kill is left out."""
+        """All complete lines of metrics.jsonl, in order; a line cut by a kill is left out.
+
+        Raises:
+            StablegradError: a line is none of metrics (with its number).
+        """
         if not self.metrics_path.exists():
             return []
+        try:
+            content = self.metrics_path.read_bytes()
+        except OSError as error:
+            raise StablegradError(f"cannot read '{self.metrics_path}': {error.strerror}") from error
         rows = []
-        lines = self.metrics_path.read_text().splitlines(keepends=True)
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith("\n"):
-                break
+        # What follows the last newline is nothing, or a line that a kill has cut.
+        for number, line in enumerate(content.split(b"\n")[:-1], start=1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise StablegradError(f"'{self.metrics_path}' line {number} is not JSON: {error.msg}") from error
+                rows.append(metrics_row(line))
+            except ValueError as error:
+                raise StablegradError(f"'{self.metrics_path}' line {number} is not JSON of metrics: {error}") from error
         return rows
 
-    def _read_json(self, path: Path) -> dict[str, Any]:
-        try:
-            value = json.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise StablegradError(f"'{path}' cannot be read as JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise StablegradError(f"'{path}' should hold a JSON object, found {type(value).__name__}")
-        return value
+
+def metrics_row(line: bytes) -> dict[str, float]:
+    """A line of metrics.jsonl; a number that is null is left out, as if it had not been measured.
+
+    Raises:
+        ValueError: it is no JSON object of numbers with a step.
+    """
+    row = parse_json(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"found {type(row).__name__} instead of an object")
+    row = {name: value for name, value in row.items() if value is not None}
+    for name, value in row.items():
+        if type(value) not in (int, float):
+            raise ValueError(f"{name} should be a number, found {value!r}")
+    if "step" not in row:
+        raise ValueError("it has no step")
+    return row

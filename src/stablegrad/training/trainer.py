@@ -30,7 +30,7 @@ from stablegrad.agents import PQN
 from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.environments import StepResult, environment_seeds, environment_spec, make_vector_env
-from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged
+from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, command
 from stablegrad.hardware import has_fast_bf16, used_memory
 from stablegrad.training.checkpoint import (
     list_checkpoints,
@@ -278,8 +278,8 @@ class Trainer:
         if self._collapsed:
             raise Collapsed(
                 f"stopped at step {self.env_steps:,}, as the run is collapsing: {self._collapsed}; "
-                f"'stablegrad diagnose {self.folder.path}' says what to do, "
-                f"'stablegrad resume {self.folder.path}' goes on"
+                f"'{command('diagnose', self.folder.path)}' says what to do, "
+                f"'{command('resume', self.folder.path)}' goes on"
             )
 
     def _count(self, first_step: int, collected: _Collected) -> bool:
@@ -331,7 +331,7 @@ class Trainer:
         finding = self.health.findings[0]
         self.progress.say(
             f"warning: {self.health.verdict} at step {self.env_steps:,}: {finding.reason}; "
-            f"'stablegrad diagnose {self.folder.path}' says what to do"
+            f"'{command('diagnose', self.folder.path)}' says what to do"
         )
         if self.config.diagnosis.on_collapse == "stop":
             self._collapsed = finding.reason
@@ -531,7 +531,7 @@ class Trainer:
         if asked:
             raise Interrupted(
                 f"stopped by {signal.Signals(asked[0]).name} at step {self.env_steps:,}; continue with "
-                f"'stablegrad resume {self.folder.path}'"
+                f"'{command('resume', self.folder.path)}'"
             )
 
     def _write_summary(
