@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from stablegrad.errors import UsageError, unknown_name
+from stablegrad.hardware import denormals_flushed
 from stablegrad.networks import EncoderConfig, QNetwork, TorsoConfig, parameter_count
 from stablegrad.networks.sizes import resolve_depth, resolve_width
 from stablegrad.optimizers import Kron, make_optimizer
@@ -161,6 +162,7 @@ def parse_size(size: str) -> tuple[str, str]:
     return depth, width
 
 
+@denormals_flushed()
 def measure(
     size: str,
     names: Sequence[str],
