@@ -132,6 +132,7 @@ class MatrixStack:
             state["update"] = state["update"].to(left.bank.P.dtype)
         self.update = join(states, "update")
         self._products: list[Any] = []
+        self._all_fitted = False  # once they are, bounds never fall to 0 again
 
     def views(self, stacked: Tensor) -> list[Tensor]:
         """The parts of ``momentum`` or ``update`` that belong to the parameters, in the parameters' shapes."""
@@ -157,9 +158,13 @@ class MatrixStack:
             live: parameters whose factors may change [V], bool.
             correction: what makes of the momentum an average, a scalar.
         """
-        fresh = live & (self.left.bank.L[self.left.span].view(len(live), -1).amax(1) == 0)
-        if fresh.device.type == "cpu" and not fresh.any():
-            return  # on the CPU it costs nothing to look; a GPU would have to be waited for
+        if self._all_fitted:
+            return
+        fresh = self.left.bank.L[self.left.span].view(len(live), -1).amax(1) == 0
+        if fresh.device.type == "cpu" and not fresh.any():  # a GPU would have to be waited for
+            self._all_fitted = True
+            return
+        fresh &= live
         rms = correction * root_mean_square(self.momentum, self.part.rows * self.part.columns)
         scale = first_scale(rms, fresh, sides=2)
         for bank, span, blocks in (self.left, self.right):
