@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from stablegrad.cli import compare
 from stablegrad.cli.main import COMMANDS, main
+from stablegrad.studies.optimizer_cost import build_mlp, kill_half
 
 TINY = ["--torso.width", "16", "--num-envs", "8", "--num-steps", "8", "--num-minibatches", "4", "--threads", "1"]
 TRAIN = ["train", "pqn", "--env", "CartPole-v1"]
@@ -334,6 +336,36 @@ def test_the_module_and_debug(tmp_path):
     assert "Traceback" in debug.stderr
 
 
+def test_bench_optimizers_measures_mlps_early_and_late_on_one_thread(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stablegrad.studies.optimizer_cost.LATE_STEPS", 3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    command = ["bench", "optimizers", "--sizes", "mlp/3/8", "--rounds", "1", "--batch-size", "4", "--json"]
+    try:
+        assert main([*command, "--optimizers", "radam", "kron", "--dir", "cost"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    output = capsys.readouterr().out
+    (result,) = json.loads(output.splitlines()[-1])
+    assert (result["size"], result["threads"], result["parameters"]) == ("mlp/3/8", 1, 64 * 8 + 8 + 72 + 90)
+    for entry in result["optimizers"].values():
+        assert {kind["rounds"] for kind in entry["kinds"].values()} == {10}
+        assert entry["late_step_ms"] > 0
+        assert entry["late_ratio"] > 0
+    assert "late" in output
+
+
+def test_the_late_steps_of_the_benchmark_have_dead_units():
+    network = build_mlp(4, 16)
+    kill_half(network)
+    network(torch.randn(32, 64)).square().mean().backward()
+    first, second = network[0], network[2]
+    assert not first.weight.grad[::2].any()
+    assert not second.weight.grad[:, ::2].any()
+    assert first.weight.grad[1::2].any()
+
+
 def test_bench_optimizers_measures_writes_and_says_what_is_missing(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
@@ -380,6 +412,8 @@ def test_bench_optimizers_measures_writes_and_says_what_is_missing(capsys, monke
         (["bench", "optimisers"], "did you mean 'optimizers'"),
         (["bench", "optimizers", "--sizes", "small"], "a size is depth/width, as in small/small"),
         (["bench", "optimizers", "--sizes", "small/smal"], "did you mean 'small'"),
+        (["bench", "optimizers", "--sizes", "mlp/1/16"], "an MLP's size is mlp/layers/width, both at least 2"),
+        (["bench", "optimizers", "--sizes", "mlp/wide"], "an MLP's size is mlp/layers/width, both at least 2"),
         (["bench", "optimizers", "--optimizers", "krn"], "did you mean 'kron'"),
         (["bench", "optimizers", "--rounds", "0"], "rounds, batch-size and seconds must be above 0"),
     ],

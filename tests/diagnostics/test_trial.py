@@ -12,6 +12,7 @@ from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.trial import paired_interval, training_bytes, verify, verify_training
 from stablegrad.errors import StablegradError, UsageError
+from stablegrad.hardware import flushes_denormals
 from stablegrad.optimizers import Kron
 
 SAMPLE = torch.zeros(2, 8)
@@ -192,3 +193,16 @@ def test_a_training_that_does_not_make_the_change_is_told_so():
         verify_training(regression, [prescription("kron")], seeds=(1, 1))
     with pytest.raises(StablegradError, match="no training of the trial returned a score"):
         verify_training(lambda change, seed: regression(change, seed) * float("nan"), [], seeds=(1, 2))
+
+
+def test_trials_flush_denormals_and_the_process_does_not_afterwards():
+    seen = []
+
+    def train(change, seed):
+        seen.append(flushes_denormals())
+        return regression(change, seed)
+
+    verify_training(train, [rate("lower_learning_rate", 0.5)], seeds=(1, 2))
+    assert len(seen) == 4
+    assert all(seen)
+    assert not flushes_denormals()

@@ -3,14 +3,17 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, UsageError
+from stablegrad.hardware import flushes_denormals
 from stablegrad.optimizers import OptimizerConfig
 from stablegrad.supervised import (
     Classifier,
@@ -361,3 +364,19 @@ def test_bf16_changes_rounding_only(tmp_path, tiny_run):
     assert exact["loss/cross_entropy"] != rounded["loss/cross_entropy"]
     assert exact["loss/cross_entropy"] == pytest.approx(rounded["loss/cross_entropy"], rel=0.05)
     assert all(tensor.dtype == torch.float32 for tensor in final_weights(tmp_path / "bf16").values())
+
+
+def test_a_run_flushes_denormals_and_the_process_does_not_afterwards(tiny_run, tmp_path):
+    seen = []
+    handle = register_optimizer_step_pre_hook(lambda *arguments: seen.append(flushes_denormals()))
+    try:
+        train_supervised(tiny_run, tmp_path / "run", quiet=True)
+        (tmp_path / "run" / "summary.json").unlink()
+        steps = len(seen)
+        shutil.rmtree(list_checkpoints(tmp_path / "run" / "checkpoints")[-1])
+        resume_supervised(tmp_path / "run", quiet=True)
+    finally:
+        handle.remove()
+    assert 0 < steps < len(seen)
+    assert all(seen)
+    assert not flushes_denormals()

@@ -20,19 +20,20 @@ from stablegrad.training.run_folder import write_atomically, write_json
 from stablegrad.training.tuning import keep_freed_memory
 
 SUBJECTS = ("optimizers",)
-NAMES = ("small", "medium", "large")
+#: A step of an MLP takes milliseconds, so its median needs more of them.
+MLP_ROUNDS = 10
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What ``stablegrad bench optimizers`` takes."""
 
-    sizes: tuple[str, ...] = tuple(f"{depth}/{width}" for depth in NAMES for width in NAMES)
-    """Networks, as depth/width."""
+    sizes: tuple[str, ...] = ("mlp", "nature")
+    """Networks: mlp/layers/width, or depth/width of the Nature CNN's torso; mlp and nature are six and nine of them."""
     optimizers: tuple[str, ...] = ("radam", "adam", "kron", "muon", "soap", "kron_torch", "heavyball")
     """Optimizers; radam and adam are what the others are compared with."""
     rounds: int = 15
-    """Times that every kind of step is taken."""
+    """Times that every kind of step is taken; ten times as often with an MLP."""
     batch_size: int = 128
     """Rows of the forward and backward pass."""
     seconds: float = 20.0
@@ -40,7 +41,7 @@ class Arguments:
     device: str = "auto"
     """cpu, cuda, cuda:<n>; auto: cuda where there is one."""
     threads: int = 0
-    """Threads of torch; 0: one a core."""
+    """Threads of torch; 0: one a core, and one for an MLP."""
     dir: Path = Path("runs/bench-optimizers")
     """Where optimizers.json and optimizers.png go."""
     json: bool = False
@@ -64,33 +65,42 @@ def run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     from stablegrad.reports.figures import png
     from stablegrad.reports.optimizer_cost import cost_figure
-    from stablegrad.studies.optimizer_cost import CONTENDERS, measure, parse_size
+    from stablegrad.studies.optimizer_cost import (
+        CONTENDERS,
+        MLP_SIZES,
+        NATURE_SIZES,
+        is_mlp,
+        measure,
+        parse_size,
+    )
 
-    for size in parsed.sizes:
+    groups = {"mlp": MLP_SIZES, "nature": NATURE_SIZES}
+    sizes = [size for given in parsed.sizes for size in groups.get(given, (given,))]
+    for size in sizes:
         parse_size(size)
     for name in parsed.optimizers:
         if name not in CONTENDERS:
             raise unknown_name("optimizer to measure", name, CONTENDERS)
     device = resolve_device(parsed.device)
     keep_freed_memory()
-    if parsed.threads:
-        torch.set_num_threads(parsed.threads)
+    cores = torch.get_num_threads()
     parsed.dir.mkdir(parents=True, exist_ok=True)
     results = []
-    for size in parsed.sizes:
+    for size in sizes:
+        torch.set_num_threads(parsed.threads or (1 if is_mlp(size) else cores))
         result = measure(
             size,
             parsed.optimizers,
-            rounds=parsed.rounds,
+            rounds=parsed.rounds * (MLP_ROUNDS if is_mlp(size) else 1),
             batch_size=parsed.batch_size,
             seconds=parsed.seconds,
             device=device,
         )
-        results.append(result)
+        results.append({**result, "threads": torch.get_num_threads()})
         text_console().print(_table(result))
         origin = provenance()
         record = {name: origin[name] for name in ("command", "machine", "versions")}
-        settings = {"threads": torch.get_num_threads(), "batch_size": parsed.batch_size, "device": str(device)}
+        settings = {"batch_size": parsed.batch_size, "device": str(device)}
         write_json(parsed.dir / "optimizers.json", {**record, **settings, "sizes": results})
         write_atomically(parsed.dir / "optimizers.png", png(cost_figure(results)))
     print(f"wrote {parsed.dir / 'optimizers.json'} and {parsed.dir / 'optimizers.png'}")
@@ -106,15 +116,24 @@ def _table(result: dict[str, Any]) -> Table:
     )
     table = Table(title=title, title_justify="left", box=None)
     table.add_column("optimizer", no_wrap=True)
-    for heading in ("step, ms", "by kind, ms", "training step / RAdam's", "/ Adam's", "state / parameters", "spread"):
+    for heading in (
+        "step, ms",
+        "by kind, ms",
+        "training step / RAdam's",
+        "/ Adam's",
+        "late / early",
+        "state / parameters",
+        "spread",
+    ):
         table.add_column(heading, justify="right")
     for name, entry in result["optimizers"].items():
         if "note" in entry:
             table.add_row(name, entry["note"])
             continue
         kinds = ", ".join(f"{kind} {value['ms']:.1f}" for kind, value in entry["kinds"].items())
-        ratios = [f"{entry[key]:.2f}" if key in entry else "–" for key in ("ratio_radam", "ratio_adam")]
+        keys = ("ratio_radam", "ratio_adam", "late_ratio")
+        measured = [f"{entry[key]:.2f}" if key in entry else "–" for key in keys]
         spread = "–" if entry["spread"] is None else f"{entry['spread']:.0%}"
         state = f"{entry['state_bytes'] / result['parameter_bytes']:.2f}"
-        table.add_row(name, f"{entry['step_ms']:.1f}", kinds, *ratios, state, spread)
+        table.add_row(name, f"{entry['step_ms']:.1f}", kinds, *measured, state, spread)
     return table

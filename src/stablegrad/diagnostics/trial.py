@@ -38,6 +38,7 @@ from stablegrad.diagnostics.relearning import (
     rehearse,
 )
 from stablegrad.errors import StablegradError, UsageError
+from stablegrad.hardware import denormals_flushed
 from stablegrad.optimizers import Kron
 
 CONFIDENCE = 0.95
@@ -87,6 +88,7 @@ class Trial:
         return asdict(self)
 
 
+@denormals_flushed()
 def verify(
     model: nn.Module,
     sample_input: Tensor,
@@ -174,6 +176,7 @@ def verify(
 Change = Callable[[nn.Module, Optimizer], Optimizer]
 
 
+@denormals_flushed()
 def verify_training(
     train: Callable[[Change, int], float],
     prescriptions: Sequence[Prescription],

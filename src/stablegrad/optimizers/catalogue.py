@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from stablegrad.errors import UsageError, unknown_name
-from stablegrad.optimizers.partition import matrix_shape
 
 # Kron's learning rate over Adam's. arXiv 2506.15544 divides by 3; in a sweep over small and deep networks Adam's own
 # rate was the best of a third, one and three times it (docs/benchmarks.md).
@@ -33,6 +33,7 @@ class OptimizerEntry:
         lr_ratio: its learning rate over the one at which Adam trains the same network.
         options: what differs here from the class's own defaults.
         fused: whether the class has a fused implementation.
+        sharded: whether it steps parameters that FSDP2 has sharded (DTensor).
         state_copies: tensors as large as the parameters that it keeps at least; Kron's are counted by itself.
     """
 
@@ -41,6 +42,7 @@ class OptimizerEntry:
     lr_ratio: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
     fused: bool = False
+    sharded: bool = True
     state_copies: int = 2
 
     def load(self) -> Callable[..., torch.optim.Optimizer]:
@@ -58,7 +60,7 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "radam": OptimizerEntry("torch.optim", "RAdam", options={"foreach": True}),
     "sgd": OptimizerEntry("torch.optim", "SGD", lr_ratio=40.0, fused=True, state_copies=0),
     "rmsprop": OptimizerEntry("torch.optim", "RMSprop", options={"foreach": True}, state_copies=1),
-    "adabelief": OptimizerEntry("pytorch_optimizer", "AdaBelief"),
+    "adabelief": OptimizerEntry("stablegrad.optimizers.third_party", "AdaBelief"),
     "shampoo": OptimizerEntry(
         "stablegrad.optimizers.shampoo",
         "Shampoo",
@@ -72,11 +74,15 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
         state_copies=3,
     ),
     "apollo": OptimizerEntry(
-        "pytorch_optimizer", "ApolloDQN", lr_ratio=10.0, options={"init_lr": None, "weight_decay_type": "decoupled"}
+        "stablegrad.optimizers.third_party",
+        "ApolloDQN",
+        lr_ratio=10.0,
+        options={"init_lr": None, "weight_decay_type": "decoupled"},
+        sharded=False,
     ),
-    "soap": OptimizerEntry("pytorch_optimizer", "SOAP"),
-    "muon": OptimizerEntry("pytorch_optimizer", "Muon", options={"use_adjusted_lr": True}, state_copies=1),
-    "kron": OptimizerEntry("stablegrad.optimizers.kron", "Kron", lr_ratio=KRON_LR_RATIO),
+    "soap": OptimizerEntry("stablegrad.optimizers.third_party", "SOAP", sharded=False),
+    "muon": OptimizerEntry("stablegrad.optimizers.muon", "Muon", options={"use_adjusted_lr": True}, state_copies=1),
+    "kron": OptimizerEntry("stablegrad.optimizers.kron", "Kron", lr_ratio=KRON_LR_RATIO, sharded=False),
 }
 
 
@@ -113,12 +119,24 @@ def make_optimizer(
     for argument, value in (("lr", lr), ("weight_decay", weight_decay)):
         if not 0 <= value < float("inf"):
             raise UsageError(f"optimizer {name}: {argument} must be at least 0, got {value}")
-    groups: list[Any] = list(params)
+    # The parameters are looked at before the optimizer gets them, and may come from a generator.
+    groups: list[Any] = [
+        {**group, "params": list(group["params"])}
+        if isinstance(group, dict) and isinstance(group["params"], Iterator)
+        else group
+        for group in params
+    ]
+    if not entry.sharded and (
+        shards := [tensor for group in groups for tensor in tensors_of(group) if _is_shard(tensor)]
+    ):
+        raise UsageError(
+            f"optimizer {name} needs whole tensors, got a parameter of shape {tuple(shards[0].shape)} that is sharded "
+            f"(FSDP2); those that step it: {', '.join(one for one, other in OPTIMIZERS.items() if other.sharded)}"
+        )
     settings = {**entry.options, **options}
     if entry.fused and not {"fused", "foreach"} & settings.keys():
         settings["fused" if _fusible(groups) else "foreach"] = True
     if name == "muon":
-        groups = _muon_groups(groups)
         settings = {"adamw_lr": lr, "adamw_wd": weight_decay, **settings}
     try:
         return optimizer(groups, lr=lr, weight_decay=weight_decay, **settings)
@@ -134,41 +152,24 @@ def _entry(name: str) -> OptimizerEntry:
     return OPTIMIZERS[name]
 
 
-def _tensors(group: Any) -> Iterable[Tensor]:
+def tensors_of(group: Any) -> Iterable[Tensor]:
     """The parameters of what may be a parameter, a (name, parameter) pair or a parameter group."""
     if isinstance(group, Tensor):
         return [group]
     if isinstance(group, tuple):
         return [group[1]]
     members = group["params"]
-    return [members] if isinstance(members, Tensor) else [tensor for one in members for tensor in _tensors(one)]
+    return [members] if isinstance(members, Tensor) else [tensor for one in members for tensor in tensors_of(one)]
 
 
 def _fusible(groups: list[Any]) -> bool:
-    """Whether torch's fused kernels take all parameters."""
-    tensors = [tensor for group in groups for tensor in _tensors(group)]
-    return all(tensor.is_floating_point() and tensor.device.type in ("cpu", "cuda") for tensor in tensors)
+    """Whether torch's fused kernels take all parameters; there is none of SGD for sharded ones."""
+    tensors = [tensor for group in groups for tensor in tensors_of(group)]
+    return all(
+        tensor.is_floating_point() and tensor.device.type in ("cpu", "cuda") and not _is_shard(tensor)
+        for tensor in tensors
+    )
 
 
-def _muon_groups(groups: list[Any]) -> list[dict[str, Any]]:
-    """Split parameters for Muon: matrices and convolutions to Muon, everything else to the AdamW that it carries.
-
-    A parameter group that already says ``use_muon`` stays as it is. Muon's authors also leave the first and the last
-    layer to AdamW; from the parameters alone those cannot be told, so give groups with ``use_muon`` for that.
-    """
-    result: list[dict[str, Any]] = []
-    loose = [group for group in groups if not isinstance(group, dict)]
-    for group in [{"params": loose}] if loose else groups:
-        if "use_muon" in group:
-            result.append(dict(group))
-            continue
-        members = list(_tensors(group))
-        matrices = [tensor for tensor in members if tensor.dim() >= 2 and min(matrix_shape(tensor.shape)) > 1]
-        kept = {id(tensor) for tensor in matrices}
-        others = [tensor for tensor in members if id(tensor) not in kept]
-        result += [
-            {**group, "params": part, "use_muon": use_muon}
-            for part, use_muon in ((matrices, True), (others, False))
-            if part
-        ]
-    return result
+def _is_shard(tensor: Tensor) -> bool:
+    return is_traceable_wrapper_subclass(tensor.data)

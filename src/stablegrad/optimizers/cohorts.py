@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from stablegrad.optimizers.denormals import floor_of_gradients, flush_
 from stablegrad.optimizers.partition import Partition, matrix_shape, partition
 from stablegrad.optimizers.schedule import Kind
 from stablegrad.optimizers.stacks import FactorBank, MatrixStack, Side, State, VectorStack, chunk_size, join
@@ -89,6 +90,8 @@ class Cohort:
         """
         gradients, finite = self._gradients()
         torch._foreach_lerp_(self.momenta, gradients, 1 - momentum)
+        for stack in self.stacks:
+            flush_(stack.momentum, floor_of_gradients(stack.momentum.dtype))
         self.step_counts.add_(1)
         correction = 1 / (1 - momentum ** self.step_counts[0].to(self.sizes.dtype))
         if kind == "refresh":
@@ -104,6 +107,9 @@ class Cohort:
         if weight_decay and self.decaying:
             kept = (1 - weight_decay * rate)[self.decaying_index]
             torch._foreach_mul_(self.decaying, list(kept.unbind()))
+            if kind == "refresh":  # often enough for a decay as slow as this
+                for param in self.decaying:
+                    flush_(param, floor_of_gradients(self.sizes.dtype))
         torch._foreach_addcmul_(self.params, self.updates, list(scales.unbind()))
 
     @staticmethod

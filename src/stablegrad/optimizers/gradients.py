@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_
 
 
 @torch.no_grad()
-def clip_gradient_norm_(parameters: Sequence[Tensor], max_norm: float) -> tuple[Tensor, Tensor]:
+def clip_gradient_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
     """Scale all gradients in place so that their global L2 norm is at most ``max_norm``.
 
     The same as ``torch.nn.utils.clip_grad_norm_``, which throws away the norm of every single parameter; here they come
     back, as they are what a diagnosis needs and cost nothing more.
 
     Args:
-        parameters: parameters that all have a gradient.
+        parameters: parameters, or one; those without a gradient are passed over.
         max_norm: largest global norm.
 
     Returns:
-        (total, norms): the global norm, a scalar, and the norm of each parameter's gradient, [len(parameters)], both
-        before clipping, on the device of the gradients.
+        (total, norms): the global norm, a scalar, and the norm of each parameter's gradient, [number of parameters], 0
+        where there is none, both before clipping, on the device of the first gradient.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = torch.stack(torch._foreach_norm(gradients))
-    total = torch.linalg.vector_norm(norms)
-    torch._foreach_mul_(gradients, (max_norm / (total + 1e-6)).clamp(max=1.0))
-    return total, norms
+    members = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for i, member in enumerate(members):
+        if member.grad is not None:
+            groups.setdefault((member.grad.device, member.grad.dtype), []).append(i)
+    if not groups:
+        return torch.tensor(0.0), torch.zeros(len(members))
+    first = next(iter(groups))[0]
+    norm_of: dict[int, Tensor] = {}
+    for indices in groups.values():
+        norms = torch._foreach_norm([grad for i in indices if (grad := members[i].grad) is not None])
+        norm_of.update(zip(indices, (norm.to(first) for norm in norms), strict=True))
+    found = torch.stack(list(norm_of.values()))
+    total = torch.linalg.vector_norm(found)
+    clip_grads_with_norm_(members, max_norm, total)
+    if list(norm_of) != list(range(len(members))):
+        zero = found.new_zeros(())
+        found = torch.stack([norm_of.get(i, zero).to(found.dtype) for i in range(len(members))])
+    return total, found

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from stablegrad.errors import CheckpointError, UsageError, unknown_name
 from stablegrad.optimizers import classic
 from stablegrad.optimizers.cohorts import LARGEST_UPDATE, Cohort
+from stablegrad.optimizers.denormals import floor_of_gradients, floor_of_updates, flush_, flushed_on_one_thread
 from stablegrad.optimizers.estimate import Estimate, estimate, estimate_classic
 from stablegrad.optimizers.partition import DEFAULT_BLOCK_SIZE, longest_block, partition
 from stablegrad.optimizers.schedule import KINDS, Kind, default_schedule, kind_of_step, long_run_shares
@@ -50,7 +52,7 @@ class Kron(torch.optim.Optimizer):
     that generator's state as well.
 
     Args:
-        params: parameters or parameter groups, real and dense.
+        params: parameters or parameter groups, real and dense; not sharded (DTensor, as of FSDP2).
         lr: learning rate, a float or a scalar tensor.
         momentum: decay of the gradient's running mean, in [0, 1).
         weight_decay: decoupled weight decay, multiplied by ``lr``; as in kron_torch, for tensors of two dimensions and
@@ -138,6 +140,11 @@ class Kron(torch.optim.Optimizer):
     def _check_group(self, group: dict[str, Any]) -> None:
         _check_ranges(group, self.defaults.keys(), self.rule)
         for i, param in enumerate(group["params"]):
+            if is_traceable_wrapper_subclass(param.data):
+                raise UsageError(
+                    f"Kron needs whole tensors, got {_describe(group, i)} as a {type(param.data).__name__}; for "
+                    "parameters that FSDP2 shards take adam or muon, or replicate them (DistributedDataParallel)"
+                )
             if not param.is_floating_point() or param.layout != torch.strided:
                 raise UsageError(
                     f"Kron needs real, dense parameters, got {_describe(group, i)} of {param.dtype}, {param.layout}"
@@ -169,20 +176,27 @@ class Kron(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        with flushed_on_one_thread():
+            self._step()
+        return loss
+
+    def _step(self) -> None:
         for group in self.param_groups:
             _check_gradients(group)
         for index, group in enumerate(self.param_groups):
             ready = [param for param in group["params"] if param.grad is not None and param.numel()]
             for param in ready:
-                if not self.state[param]:
+                state = self.state[param]
+                if not state:
                     self.state[param] = _initial_state(param, group, self.rule, self.compat, self._dtype(param))
+                elif state["momentum"].dtype != _state_dtype(param):  # the model has another dtype now
+                    state.update({key: _in_dtype_of(param, value) for key, value in state.items()})
             if self.rule == "classic":
                 for param in ready:
                     self._step_classic(param, group)
                 continue
             for cohort in self._cohorts(index, ready):
                 cohort.step(_advance(cohort, group), **{option: group[option] for option in STEP_OPTIONS})
-        return loss
 
     def advance(self) -> Kind:
         """Count one step, without taking it, and say what it does: "refresh", "precondition" or "repeat".
@@ -220,9 +234,10 @@ class Kron(torch.optim.Optimizer):
         """
         if kind not in KINDS:
             raise unknown_name("kind of step", kind, KINDS)
-        for index, group in enumerate(self.param_groups):
-            for cohort in self._laid_out.get(index, ([], []))[1]:
-                cohort.step(kind, **{option: group[option] for option in STEP_OPTIONS})
+        with flushed_on_one_thread():
+            for index, group in enumerate(self.param_groups):
+                for cohort in self._laid_out.get(index, ([], []))[1]:
+                    cohort.step(kind, **{option: group[option] for option in STEP_OPTIONS})
 
     @staticmethod
     def estimate(
@@ -296,6 +311,8 @@ class Kron(torch.optim.Optimizer):
         gradient = param.grad.reshape(momentum.shape).to(momentum.dtype)
         finite = gradient.isfinite().all()
         momentum.copy_(torch.where(finite, beta * momentum + (1 - beta) * gradient, momentum))
+        floor = floor_of_gradients(momentum.dtype)
+        flush_(momentum, floor)
         X = momentum / (1 - beta ** state["step"])
         factors = [state[name] for name in ("Q1", "Q2") if name in state]
         if due:
@@ -305,11 +322,12 @@ class Kron(torch.optim.Optimizer):
             X = classic.with_probe_noise(X, V)
             fitted = classic.refresh(factors, X, V, group["precondition_lr"], balance_first=balance_due)
             for held, new in zip(factors, fitted, strict=True):
-                held.copy_(torch.where(usable, new, held))
-        update = classic.precondition(factors, X)
+                held.copy_(flush_(torch.where(usable, new, held), floor))
+        update = flush_(classic.precondition(factors, X), floor_of_updates(X.dtype))
         scale = finite * group["lr"] * (LARGEST_UPDATE / update.square().mean().sqrt()).clamp_max(1.0)
         if group["weight_decay"] and param.dim() >= 2:
             param.mul_(1 - group["weight_decay"] * (finite * group["lr"]))
+            flush_(param, floor)
         param.sub_((scale * update).reshape(param.shape))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -326,7 +344,8 @@ class Kron(torch.optim.Optimizer):
         saved_ids = [index for group in state_dict["param_groups"] for index in group["params"]]
         for index, param in zip(saved_ids, self._all_params(), strict=True):
             for key, value in state_dict["state"].get(index, {}).items():
-                self.state[param][key] = value.to(param.device, copy=True) if isinstance(value, Tensor) else value
+                own = value.to(param.device, copy=True) if isinstance(value, Tensor) else value
+                self.state[param][key] = _in_dtype_of(param, own)
 
     def _check_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not {"state", "param_groups"} <= state_dict.keys():
@@ -454,6 +473,8 @@ def _check_gradients(group: dict[str, Any]) -> None:
     for i, param in enumerate(group["params"]):
         if param.grad is not None and param.grad.layout != torch.strided:
             raise UsageError(f"Kron needs dense gradients, got {param.grad.layout} for {_describe(group, i)}")
+        if param.grad is not None and param.is_meta:
+            raise UsageError(f"Kron cannot step on the meta device, where {_describe(group, i)} is; it has no numbers")
 
 
 def _advance(cohort: Cohort, group: dict[str, Any]) -> Kind:
@@ -469,6 +490,12 @@ def _product_dtype(state: torch.dtype, precision: str | None) -> torch.dtype:
 def _state_dtype(param: Tensor) -> torch.dtype:
     """Momentum and preconditioners are at least float32: rounding would stop their small steps."""
     return torch.promote_types(param.dtype, torch.float32)
+
+
+def _in_dtype_of(param: Tensor, value: Any) -> Any:
+    """An entry of a state, in the dtype that the state of ``param`` has; counts as they are."""
+    is_real = isinstance(value, Tensor) and value.is_floating_point()
+    return value.to(_state_dtype(param)) if is_real else value
 
 
 def _state_shapes(param: Tensor, group: dict[str, Any], rule: str, compat: bool) -> dict[str, tuple[int, ...]]:

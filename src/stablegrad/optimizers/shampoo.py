@@ -8,11 +8,13 @@ import torch
 from pytorch_optimizer import ScalableShampoo
 from torch import Tensor
 
+from stablegrad.optimizers.third_party import Whole
+
 #: What it keeps of a parameter as an object, whose tensors are all that a step changes.
 PARTS = ("pre_conditioner", "graft")
 
 
-class Shampoo(ScalableShampoo):
+class Shampoo(Whole, ScalableShampoo):
     """Blocked Shampoo with grafting (Anil et al., arXiv 2002.09018); arguments as of ``ScalableShampoo``."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from stablegrad.optimizers.denormals import floor_of_gradients, floor_of_updates, flush_
 from stablegrad.optimizers.partition import Partition, like
 from stablegrad.optimizers.whitening import (
     each,
@@ -81,7 +82,7 @@ class FactorBank:
     def cache_gram(self) -> None:
         """Bring P up to date."""
         for some in self._chunks:
-            self.P[some].copy_(gram(self.Q[some]))
+            self.P[some].copy_(flush_(gram(self.Q[some]), floor_of_gradients(self.Q.dtype)))
 
     def fit(self, second_moment: Tensor, scale: Tensor, live: Tensor, rate: float) -> None:
         """One refresh of all factors, P excepted.
@@ -95,7 +96,7 @@ class FactorBank:
         for some in self._chunks:
             T = scale * second_moment[some].to(self.Q.dtype)
             Q, L = refreshed(self.Q[some], self.L[some], self.P[some], T, self.tau[some], live[some], rate)
-            self.Q[some].copy_(Q)
+            self.Q[some].copy_(flush_(Q, floor_of_updates(Q.dtype)))
             self.L[some].copy_(L)
 
 
@@ -131,6 +132,7 @@ class MatrixStack:
             state["update"] = state["update"].to(left.bank.P.dtype)
         self.update = join(states, "update")
         self._products: list[Any] = []
+        self._all_fitted = False  # once they are, bounds never fall to 0 again
 
     def views(self, stacked: Tensor) -> list[Tensor]:
         """The parts of ``momentum`` or ``update`` that belong to the parameters, in the parameters' shapes."""
@@ -147,6 +149,7 @@ class MatrixStack:
                 narrowed.copy_(momentum)
             for left, right, out in products:
                 torch.bmm(left, right, out=out)
+        flush_(self.update, floor_of_updates(self.update.dtype))
 
     def scale_fresh(self, live: Tensor, correction: Tensor) -> None:
         """Give factors that were never fitted the scale of their gradient.
@@ -155,9 +158,13 @@ class MatrixStack:
             live: parameters whose factors may change [V], bool.
             correction: what makes of the momentum an average, a scalar.
         """
-        fresh = live & (self.left.bank.L[self.left.span].view(len(live), -1).amax(1) == 0)
-        if fresh.device.type == "cpu" and not fresh.any():
-            return  # on the CPU it costs nothing to look; a GPU would have to be waited for
+        if self._all_fitted:
+            return
+        fresh = self.left.bank.L[self.left.span].view(len(live), -1).amax(1) == 0
+        if fresh.device.type == "cpu" and not fresh.any():  # a GPU would have to be waited for
+            self._all_fitted = True
+            return
+        fresh &= live
         rms = correction * root_mean_square(self.momentum, self.part.rows * self.part.columns)
         scale = first_scale(rms, fresh, sides=2)
         for bank, span, blocks in (self.left, self.right):
@@ -261,6 +268,7 @@ class VectorStack:
     def precondition(self) -> None:
         """Set ``update`` to q^2 momentum."""
         torch.mul(self.q.square(), self.momentum, out=self.update)
+        flush_(self.update, floor_of_updates(self.update.dtype))
 
     def refresh(self, live: Tensor, correction: Tensor, rate: float) -> None:
         """Fit the diagonals, then precondition.

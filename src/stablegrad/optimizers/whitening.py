@@ -156,9 +156,12 @@ def refreshed_diagonal(
         The new q and L.
     """
     largest = _per_vector(x.abs(), lengths, "max")
-    squares = (x / largest.clamp_min(tiny(x))[owner]).square()
-    scale = first_scale(largest * (_per_vector(squares, lengths) / lengths).sqrt(), L == 0, sides=1)[owner]
-    p = scale.square() * q.square()
+    fresh = L == 0
+    scale: Tensor | float = 1.0
+    if fresh.device.type != "cpu" or fresh.any():  # a GPU would have to be waited for
+        squares = (x / largest.clamp_min(tiny(x))[owner]).square()
+        scale = first_scale(largest * (_per_vector(squares, lengths) / lengths).sqrt(), fresh, sides=1)[owner]
+    p = scale * scale * q.square()
     t = (p * x).square()
     weight = _per_vector(t, lengths) / (MAX_AMPLIFICATION * _per_vector(t * p, lengths)).clamp_min(tiny(t))
     t = torch.addcmul(t, weight[owner], p)

@@ -1,6 +1,8 @@
-"""What an optimizer's step costs beside the rest of a training step, on the networks of arXiv 2506.15544.
+"""What an optimizer's step costs beside the rest of a training step, on MLPs and the networks of arXiv 2506.15544.
 
 All contenders step the same network in turn, from the same gradients, so that they meet the same moods of the machine.
+Denormal numbers are not flushed here, as they are not in most training loops: MLPs are measured once more when half of
+their units have been dead for so long that an optimizer which does not mind holds such numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -32,6 +35,15 @@ LEARNING_RATE = 1e-7
 SOAP_PERIOD = 10
 # kron_torch's own schedule: every step for 500 steps, 3% of them after 4,000.
 KRON_TORCH_FLOOR = 0.03
+
+#: Linear layers and units of the MLPs, which have 64 inputs and 10 outputs.
+MLP_SIZES = tuple(f"mlp/{layers}/{width}" for layers in (4, 12, 22) for width in (128, 256))
+NATURE_SIZES = tuple(
+    f"{depth}/{width}" for depth in ("small", "medium", "large") for width in ("small", "medium", "large")
+)
+MLP_INPUTS, MLP_OUTPUTS = 64, 10
+# Steps between a unit's death and the late measurement; a momentum of 0.9 is denormal after some 800.
+LATE_STEPS = 1000
 
 Step = Callable[[], Any]
 
@@ -147,18 +159,42 @@ def build_network(depth: str, width: str) -> QNetwork:
     )
 
 
+def is_mlp(size: str) -> bool:
+    """Whether a size is that of an MLP: mlp/layers/width."""
+    return size.startswith("mlp/")
+
+
 def parse_size(size: str) -> tuple[str, str]:
-    """``depth/width`` as two names or numbers.
+    """``depth/width`` of the Nature CNN's torso, as names or numbers, or ``layers/width`` of ``mlp/layers/width``.
 
     Raises:
         UsageError: it is not.
     """
-    depth, slash, width = size.partition("/")
+    depth, slash, width = size.removeprefix("mlp/").partition("/")
+    if is_mlp(size):
+        if not (depth.isdigit() and width.isdigit() and int(depth) >= 2 and int(width) >= 2):
+            raise UsageError(f"an MLP's size is mlp/layers/width, both at least 2, as in mlp/12/256; got {size!r}")
+        return depth, width
     if not slash:
         raise UsageError(f"a size is depth/width, as in small/small or 5/2560; got {size!r}")
     resolve_depth(int(depth) if depth.isdigit() else depth)
     resolve_width(int(width) if width.isdigit() else width)
     return depth, width
+
+
+def build_mlp(layers: int, width: int) -> nn.Sequential:
+    """Linear layers with ReLUs between them."""
+    sizes = [MLP_INPUTS, *[width] * (layers - 1), MLP_OUTPUTS]
+    linears = [nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes)]
+    return nn.Sequential(*[part for linear in linears for part in (linear, nn.ReLU())][:-1])
+
+
+@torch.no_grad()
+def kill_half(network: nn.Sequential) -> None:
+    """Have every other hidden unit of an MLP never fire again, so that its gradients are 0 from here on."""
+    for linear in [part for part in network if isinstance(part, nn.Linear)][:-1]:
+        linear.weight[::2] = 0.0
+        linear.bias[::2] = -1.0
 
 
 def measure(
@@ -173,7 +209,7 @@ def measure(
     """Time one size of network.
 
     Args:
-        size: depth/width.
+        size: depth/width, or mlp/layers/width.
         names: of :data:`CONTENDERS`.
         rounds: times that every kind of step is taken.
         batch_size: of the forward and backward pass.
@@ -184,16 +220,22 @@ def measure(
         "size", "parameters", "parameter_bytes", "forward_backward_ms" and "optimizers", one entry each: "step_ms" (mean
         over its schedule of the medians by kind), "kinds" (milliseconds, "rounds" of each), "spread" (interquartile
         range over median of the commonest kind), "state_bytes", "ratio_radam" and "ratio_adam" (of whole training
-        steps), or "note" where it could not run.
+        steps), of an MLP "late_step_ms" and "late_ratio" (of its late training step to the early one), or "note" where
+        it could not run.
     """
     for name in names:
         if name not in CONTENDERS:
             raise unknown_name("optimizer to measure", name, CONTENDERS)
     torch.manual_seed(0)
     depth, width = (int(part) if part.isdigit() else part for part in parse_size(size))
-    network = build_network(depth, width).to(device)  # type: ignore[arg-type]
+    network: nn.Module
+    if is_mlp(size):
+        network = build_mlp(int(depth), int(width)).to(device)
+        observation = torch.randn(batch_size, MLP_INPUTS, device=device)
+    else:
+        network = build_network(depth, width).to(device)  # type: ignore[arg-type]
+        observation = torch.randint(0, 256, (batch_size, *OBSERVATION_SHAPE), dtype=torch.uint8, device=device)
     parameters = list(network.parameters())
-    observation = torch.randint(0, 256, (batch_size, *OBSERVATION_SHAPE), dtype=torch.uint8, device=device)
 
     def forward_backward() -> None:
         network.zero_grad(set_to_none=False)
@@ -201,13 +243,7 @@ def measure(
 
     forward_backward()
     contenders = [_started(name, parameters) for name in names]
-    passes = []
-    for _ in range(rounds):
-        passes.append(_timed(forward_backward, device))
-        for contender in contenders:
-            for kind, one in contender.kinds.items():
-                if sum(map(sum, contender.seconds.values())) < seconds or not contender.seconds.get(kind):
-                    contender.seconds.setdefault(kind, []).append(_timed(one.step, device))
+    passes = _take_turns(contenders, forward_backward, rounds, seconds, device)
     forward_backward_ms = statistics.median(passes) * 1e3
     results = {contender.name: _result(contender, parameters) for contender in contenders}
     for reference in ("radam", "adam"):
@@ -216,6 +252,19 @@ def measure(
             for result in results.values():
                 if "step_ms" in result:
                     result[f"ratio_{reference}"] = (forward_backward_ms + result["step_ms"]) / whole
+    if isinstance(network, nn.Sequential):
+        kill_half(network)
+        forward_backward()
+        for contender in contenders:
+            contender.seconds.clear()
+            _step_on(contender, seconds)
+        late_ms = statistics.median(_take_turns(contenders, forward_backward, rounds, seconds, device)) * 1e3
+        for contender in contenders:
+            result = results[contender.name]
+            if "step_ms" in result:
+                result["late_step_ms"] = _step_ms(contender)
+                early = forward_backward_ms + result["step_ms"]
+                result["late_ratio"] = (late_ms + result["late_step_ms"]) / early
     return {
         "size": size,
         "parameters": parameter_count(network),
@@ -224,6 +273,30 @@ def measure(
         "forward_backward_spread": _spread(passes),
         "optimizers": results,
     }
+
+
+def _take_turns(
+    contenders: Sequence[Contender], forward_backward: Step, rounds: int, seconds: float, device: torch.device
+) -> list[float]:
+    """Time every kind of step of all contenders ``rounds`` times; the seconds of the passes between them."""
+    passes = []
+    for _ in range(rounds):
+        passes.append(_timed(forward_backward, device))
+        for contender in contenders:
+            for kind, one in contender.kinds.items():
+                if sum(map(sum, contender.seconds.values())) < seconds or not contender.seconds.get(kind):
+                    contender.seconds.setdefault(kind, []).append(_timed(one.step, device))
+    return passes
+
+
+def _step_on(contender: Contender, seconds: float) -> None:
+    """Take :data:`LATE_STEPS` steps, or as many as ``seconds`` allow."""
+    start = time.perf_counter()
+    for _ in range(LATE_STEPS):
+        if contender.optimizer is None or time.perf_counter() - start > seconds:
+            return
+        with contextlib.redirect_stdout(io.StringIO()):
+            contender.optimizer.step()
 
 
 def _started(name: str, parameters: list[nn.Parameter]) -> Contender:
@@ -263,10 +336,10 @@ def _spread(seconds: Sequence[float]) -> float | None:
 def _result(contender: Contender, parameters: Iterable[Tensor]) -> dict[str, Any]:
     if not contender.kinds:
         return {"note": contender.note}
-    medians = {kind: statistics.median(seconds) * 1e3 for kind, seconds in contender.seconds.items()}
+    medians = _medians_ms(contender)
     commonest = max(contender.kinds, key=lambda kind: contender.kinds[kind].share)
     return {
-        "step_ms": sum(contender.kinds[kind].share * median for kind, median in medians.items()),
+        "step_ms": _step_ms(contender),
         "kinds": {
             kind: {"share": contender.kinds[kind].share, "ms": median, "rounds": len(contender.seconds[kind])}
             for kind, median in medians.items()
@@ -274,6 +347,15 @@ def _result(contender: Contender, parameters: Iterable[Tensor]) -> dict[str, Any
         "spread": _spread(contender.seconds[commonest]),
         "state_bytes": held_bytes(contender.optimizer, parameters),
     }
+
+
+def _medians_ms(contender: Contender) -> dict[str, float]:
+    return {kind: statistics.median(seconds) * 1e3 for kind, seconds in contender.seconds.items()}
+
+
+def _step_ms(contender: Contender) -> float:
+    """Milliseconds a step takes on average over its kinds."""
+    return sum(contender.kinds[kind].share * median for kind, median in _medians_ms(contender).items())
 
 
 def held_bytes(optimizer: Any, parameters: Iterable[Tensor]) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, UsageError, command
-from stablegrad.hardware import used_memory
+from stablegrad.hardware import denormals_flushed, used_memory
 from stablegrad.networks import parameter_count
 from stablegrad.optimizers import clip_gradient_norm_
 from stablegrad.optimizers.saved import load_state
@@ -46,6 +46,7 @@ EVALUATION_BATCH = 1000
 FIGURES = ("loss", "correct", "gradient_norm", "parameter_norms")
 
 
+@denormals_flushed()
 def train_supervised(config: SupervisedConfig, run_dir: Path | str, *, quiet: bool = False) -> dict[str, Any]:
     """Train a classifier in a new run folder.
 
@@ -69,6 +70,7 @@ def train_supervised(config: SupervisedConfig, run_dir: Path | str, *, quiet: bo
     return SupervisedTrainer(folder, config, data, quiet=quiet).run()
 
 
+@denormals_flushed()
 def resume_supervised(
     run_dir: Path | str, *, quiet: bool = False, clean_stop: bool = True, device: str | None = None
 ) -> dict[str, Any]:

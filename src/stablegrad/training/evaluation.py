@@ -17,6 +17,7 @@ from stablegrad.agents import PQN
 from stablegrad.environments import AtariOptions, environment_seeds, environment_spec, make_vector_env
 from stablegrad.environments.atari_scores import ALE_57, human_normalized_score
 from stablegrad.errors import CheckpointError, UsageError
+from stablegrad.hardware import denormals_flushed
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, load_weights
 from stablegrad.training.config import RunConfig, resolve_device
 from stablegrad.training.progress import PLAIN_INTERVAL
@@ -31,6 +32,7 @@ MAX_ENVS = 16
 EPISODE_LIMIT = 27_000
 
 
+@denormals_flushed()
 def evaluate_run(
     run_dir: Path | str,
     *,

@@ -31,7 +31,7 @@ from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.environments import StepResult, environment_seeds, environment_spec, make_vector_env
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, command
-from stablegrad.hardware import has_fast_bf16, used_memory
+from stablegrad.hardware import denormals_flushed, has_fast_bf16, used_memory
 from stablegrad.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -54,6 +54,7 @@ from stablegrad.training.tuning import keep_freed_memory
 RETURN_WINDOW = 100
 
 
+@denormals_flushed()
 def train(config: RunConfig, run_dir: Path | str, *, quiet: bool = False) -> dict[str, Any]:
     """Train an agent in a new run folder.
 
@@ -80,6 +81,7 @@ def train(config: RunConfig, run_dir: Path | str, *, quiet: bool = False) -> dic
     return Trainer(folder, config, quiet=quiet).run()
 
 
+@denormals_flushed()
 def resume(
     run_dir: Path | str, *, quiet: bool = False, clean_stop: bool = True, device: str | None = None
 ) -> dict[str, Any]:
