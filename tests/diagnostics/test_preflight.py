@@ -39,7 +39,7 @@ def multi_skip():
 
 @pytest.fixture(scope="module")
 def deep():
-    return diagnose(stack(12, 64, nn.Tanh), SAMPLE, phases=4)
+    return diagnose(stack(20, 64, nn.Tanh), SAMPLE, phases=4)
 
 
 class TestVerdicts:
@@ -124,7 +124,7 @@ class TestReport:
         assert [len(speed) for speed in deep.speed.values()] == [4, 4]
         assert deep.task["optimizer"] == "Adam"
         assert deep.task["steps"] == STEPS
-        assert deep.task["parameters"]["network"] == sum(p.numel() for p in stack(12, 64, nn.Tanh).parameters())
+        assert deep.task["parameters"]["network"] == sum(p.numel() for p in stack(20, 64, nn.Tanh).parameters())
         assert len(deep.history.series("gradient_norm").steps) == 25  # 4 phases of 6 looks, and the second step
         assert "twin of two hidden layers: 100%" in str(deep)
 
