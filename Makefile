@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-held-out bench-diagnosis-overhead bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures
+.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-held-out bench-diagnosis-overhead bench-callback-cost bench-kron-mlp bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -64,6 +64,12 @@ bench-diagnosis-held-out: $(VENV)/.dev ## the same on 240 trainings that were dr
 
 bench-diagnosis-overhead: $(VENV)/.base ## what looks and probings of the diagnosis cost beside updates of PQN (5 minutes)
 	$(BIN)/python benchmarks/diagnosis_overhead.py
+
+bench-callback-cost: $(VENV)/.dev ## what the callback costs Stable-Baselines3's DQN and SAC (5 minutes)
+	$(BIN)/python benchmarks/callback_cost.py
+
+bench-kron-mlp: $(VENV)/.dev ## Kron, RAdam and Adam on deep MLPs, early and with units that died long ago (5 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/stablegrad bench optimizers --sizes mlp --optimizers radam adam kron --dir benchmarks/results/optimizer_cost_mlp
 
 bench-study-report: $(VENV)/.base ## size of the report of a study of 200 runs, and its time in a headless Chromium (2 minutes)
 	$(BIN)/python benchmarks/study_report.py

@@ -272,7 +272,7 @@ def test_pictures(mine):
             UsageError,
             "unknown module 'my_package.racin'; did you mean 'my_package.racing'?",
         ),
-        ("my_envs:", UsageError, "expected package.module:make_env"),
+        ("my_envs:", UsageError, "did you mean 'my_envs:make_env'?"),
         (":make_env", UsageError, "expected package.module:make_env"),
         ("my envs:make_env", UsageError, "expected package.module:make_env"),
         ("my_envs:not_callable", UsageError, "names a value of type int; expected a function"),

@@ -5,9 +5,12 @@ torch copies an optimizer's groups, defaults and state; what these keep beside t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_optimizer
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 
@@ -28,4 +31,19 @@ class ApolloDQN(Whole, pytorch_optimizer.ApolloDQN):
 
 
 class SOAP(Whole, pytorch_optimizer.SOAP):
-    """As of pytorch_optimizer."""
+    """As of pytorch_optimizer, with a state that goes on bit for bit after it was saved.
+
+    Its bases are transposed in memory, as QR makes them, and a file keeps them in order; products of the two round
+    differently on some processors.
+    """
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step; returns the closure's loss."""
+        loss = super().step(closure)
+        for state in self.state.values():
+            for name, value in state.items():
+                if isinstance(value, list):
+                    state[name] = [one.contiguous() if isinstance(one, Tensor) else one for one in value]
+                elif isinstance(value, Tensor) and value.layout == torch.strided:
+                    state[name] = value.contiguous()
+        return loss
