@@ -161,10 +161,12 @@ def test_verdicts_take_a_fixed_fraction_of_the_time_which_is_the_monitors(monkey
     agent.learn(64, callback=callback)
     judged.clear()
     callback._judging, callback._started = 0.0, now[0]
-    for _ in range(2000):
+    seconds = callback.monitor.seconds
+    for _ in range(4000):
         now[0] += 1.0
         callback._check(callback.monitor)
-    assert 3 <= len(judged) <= 5 and callback._judging == 5.0 * len(judged)
+    assert len(judged) == 4 and callback._judging == 20.0, "0.5% of 4,000 seconds"
+    assert callback.monitor.seconds - seconds == 20.0, "their time is the monitor's"
 
 
 def test_an_error_in_the_callback_ends_no_training(monkeypatch):

@@ -34,7 +34,7 @@ except ImportError as error:
 
 
 #: Fraction of a training's time that drawing verdicts for warnings may take.
-JUDGING = 0.01
+JUDGING = 0.005
 
 
 class DiagnosisCallback(BaseCallback):
@@ -46,8 +46,8 @@ class DiagnosisCallback(BaseCallback):
         every: optimizer steps between two looks.
         probe_every: optimizer steps between two probings for ranks and churn, a multiple of ``every``; 0: never.
         thresholds: what the rules alarm at.
-        warn: print one line when the verdict gets worse. It is drawn when there are new measurements, as often as 1% of
-            the training's time allows; :meth:`report` always draws it.
+        warn: print one line when the verdict gets worse. It is drawn when there are new measurements, as often as 0.5%
+            of the training's time allows; :meth:`report` always draws it.
         verbose: of Stable-Baselines3's callbacks; 1 also prints the report at the end.
 
     Attributes:
@@ -86,6 +86,7 @@ class DiagnosisCallback(BaseCallback):
         )
         self._check = self.monitor.guard.wrap(self._log_and_warn)
         self._verdict, self._looks, self._judging, self._started = "healthy", 0, 0.0, time.perf_counter()
+        self._last = 0.0
 
     def _on_step(self) -> bool:
         return True
@@ -102,9 +103,10 @@ class DiagnosisCallback(BaseCallback):
             monitor.log(episode_return=sum(episode["r"] for episode in episodes) / len(episodes))
         now = time.perf_counter()
         # The time of a verdict grows with the number of measurements; so a fixed fraction of all time is spent on them.
-        if self.warn and self._judging <= JUDGING * (now - self._started):
+        if self.warn and self._judging + self._last <= JUDGING * (now - self._started):
             findings = judge(monitor.fetch(), self.thresholds)
-            self._judging += time.perf_counter() - now
+            self._last = time.perf_counter() - now
+            self._judging += self._last
             before, self._verdict = self._verdict, verdict_of(findings)
             if LEVELS.index(self._verdict) > LEVELS.index(before):
                 print(f"stablegrad: {self._verdict}: {findings[0].reason}", file=sys.stderr)
