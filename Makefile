@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-held-out bench-diagnosis-overhead bench-callback-cost bench-kron-mlp bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures
+.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-held-out bench-diagnosis-overhead bench-callback-cost bench-sb3-verdicts bench-kron-mlp bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -17,7 +17,7 @@ quickstart: $(VENV)/.base ## set up, then see a deep network fail and the stabil
 test: $(VENV)/.dev ## set up, then run the whole test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-fuzz: $(VENV)/.dev ## 2,000 random trainings with and without a monitor, compared bit for bit (10 minutes)
+fuzz: $(VENV)/.dev ## 2,000 random trainings with and without a monitor, compared bit for bit (3 minutes)
 	STABLEGRAD_FUZZ=2000 $(BIN)/python -m pytest tests/diagnostics/test_monitor_fuzz.py
 
 lint: $(VENV)/.dev ## ruff, formatting, types of src
@@ -67,6 +67,9 @@ bench-diagnosis-overhead: $(VENV)/.base ## what looks and probings of the diagno
 
 bench-callback-cost: $(VENV)/.dev ## what the callback costs Stable-Baselines3's DQN and SAC (5 minutes)
 	$(BIN)/python benchmarks/callback_cost.py
+
+bench-sb3-verdicts: $(VENV)/.dev ## verdicts on eleven agents of Stable-Baselines3 that learn CartPole or Pendulum (20 minutes)
+	$(BIN)/python benchmarks/sb3_verdicts.py
 
 bench-kron-mlp: $(VENV)/.dev ## Kron, RAdam and Adam on deep MLPs, early and with units that died long ago (5 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/stablegrad bench optimizers --sizes mlp --optimizers radam adam kron --dir benchmarks/results/optimizer_cost_mlp

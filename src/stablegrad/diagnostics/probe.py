@@ -165,7 +165,8 @@ class Probe:
             if self._outputs is not None and self._outputs.shape == new_outputs.shape:
                 figures[f"target_drift/{site}"] = metrics.target_drift(self._outputs, new_outputs)
             self._outputs = new_outputs
-            figures[f"output_std/{site}"] = new_outputs.std(dim=0).mean()
+            if len(new_outputs) > 1:
+                figures[f"output_std/{site}"] = new_outputs.std(dim=0).mean()
         return figures
 
     def _take(self) -> Tensor | None:
