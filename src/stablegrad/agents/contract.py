@@ -1,0 +1,210 @@
+"""What an agent is to the rest of the package: the methods it has, its configuration, and its entry in the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stablegrad.environments import EnvironmentSpec, StepResult
+from stablegrad.errors import UsageError, unknown_name
+from stablegrad.networks import EncoderConfig, TorsoConfig
+from stablegrad.optimizers.config import OptimizerConfig
+
+PRECISIONS = ("fp32", "bf16")
+#: Replaces the gradients of parameters by their means over all processes of a run.
+AverageGradients = Callable[[Sequence[Tensor]], None]
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The options that every agent has: what presets, searches and memory estimates change or read."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    torso: TorsoConfig = field(default_factory=TorsoConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    num_envs: int = 1
+    """Environments that are stepped together."""
+    discount: float = 0.99
+    """Gamma."""
+    max_grad_norm: float | None = None
+    """Gradient norm of a network above which its gradients are scaled down; None: never."""
+    precision: str = "fp32"
+    """fp32, or bf16: matrix products and convolutions in bfloat16, weights and optimizer in fp32."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, num_envs=1)
+        check_fractions(self, "discount")
+        if self.max_grad_norm is not None and not 0.0 < self.max_grad_norm < float("inf"):
+            raise UsageError(f"max-grad-norm must be above 0 and finite, or none; got {self.max_grad_norm}")
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of one network on fixed inputs, as curvature and gradient ranks need it.
+
+    Attributes:
+        inputs: [rows, ...] what the network is given.
+        loss: called with the network's output for some rows, and those rows of ``targets``; returns the sum of their
+            losses, a scalar.
+        targets: [rows, ...] each; targets of a TD loss are held fixed.
+        count: rows that count, by which the sum is divided for the mean.
+    """
+
+    inputs: Tensor
+    loss: Callable[..., Tensor]
+    targets: tuple[Tensor, ...]
+    count: Tensor | float
+
+    def mean_loss(self, network: nn.Module) -> Tensor:
+        """The mean loss with the network's current weights, a scalar with its graph."""
+        return self.loss(network(self.inputs), *self.targets) / self.count
+
+
+class Agent(Protocol):
+    """A learner: it acts in ``config.num_envs`` environments, observes what comes of it, and learns.
+
+    The interaction loop calls ``begin`` once a segment, then ``act`` and ``observe`` for every step of the
+    environments, and ``learn`` after every ``horizon`` of them.
+    """
+
+    config: Any
+    """Its configuration, an ``AgentConfig``."""
+    networks: Mapping[str, nn.Module]
+    """What is trained, by name: {"q"}, or {"actor", "critic"}. Target networks are part of ``state_dict``."""
+    optimizers: Mapping[str, Optimizer]
+    """One for each network, by its name; other learned values, such as a temperature, are part of ``state_dict``."""
+    updates: int
+    """Calls of ``learn`` that changed weights, counted in minibatch steps."""
+    horizon: int
+    """Steps of the environments between two calls of ``learn``."""
+    replay: Any
+    """The replay buffer, which checkpoints save on their own; None for an agent without one."""
+
+    def begin(self, observation: np.ndarray) -> None:
+        """Start a segment from the first observations of fresh environments, [num_envs, *observation_shape]."""
+
+    def act(self, env_steps: int) -> np.ndarray:
+        """Choose actions for the newest observations.
+
+        Args:
+            env_steps: environment steps taken so far in the run.
+
+        Returns:
+            int64 [num_envs], or float32 [num_envs, size] in [-1, 1] for a ``Box``.
+        """
+
+    def observe(self, result: StepResult) -> None:
+        """Take in what came of the actions that ``act`` returned last."""
+
+    def learn(self, env_steps: int) -> Mapping[str, Tensor]:
+        """Learn from what was observed.
+
+        Args:
+            env_steps: environment steps taken before the first of the last ``horizon`` ones.
+
+        Returns:
+            Tensors on the agent's device, not waited for, one value per update: ``loss/*``, ``values/*``,
+            ``gradients/<network>`` (norm before clipping), and ``parameter_norms/<network>``
+            [updates, number of parameters] (norms before clipping, in the order of ``network.parameters()``).
+            Empty where nothing was learned, as while a replay buffer fills.
+        """
+
+    def policy(self, observation: np.ndarray) -> np.ndarray:
+        """Deterministic actions for evaluation; observations [n, *observation_shape], actions as for ``act``."""
+
+    def probe(self, rows: int) -> Mapping[str, Tensor]:
+        """At most ``rows`` recent inputs of each network, by its name; empty where there are none yet."""
+
+    def objectives(self, rows: int) -> Mapping[str, Objective]:
+        """The loss of each network on at most ``rows`` recent rows, by its name; empty where there are none yet."""
+
+    def scalars(self, env_steps: int) -> Mapping[str, float]:
+        """What else belongs in the log, such as ``exploration/epsilon``."""
+
+    def reseed(self, seed: int) -> None:
+        """Start new random streams."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the weights of ``networks`` and ``replay``, which are saved apart."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``, after the weights of ``networks`` were loaded.
+
+        Raises:
+            ValueError: the state is of another agent or optimizer.
+        """
+
+
+class MakeAgent(Protocol):
+    """An agent's constructor."""
+
+    def __call__(
+        self,
+        config: Any,
+        spec: EnvironmentSpec,
+        *,
+        total_steps: int,
+        device: torch.device,
+        seed: int,
+        average_gradients: AverageGradients | None = None,
+    ) -> Agent:
+        """Make an agent.
+
+        Args:
+            config: of the algorithm's configuration class.
+            spec: the environment's observations and actions.
+            total_steps: environment steps of the whole run, for schedules.
+            device: where its networks live.
+            seed: draws the initial weights and, until ``reseed``, everything else.
+            average_gradients: where several processes train one agent: called with the parameters after every backward
+                pass and before clipping.
+        """
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One entry of the catalogue: everything that the package needs to know of an algorithm.
+
+    Attributes:
+        title: its name in sentences, such as "PQN".
+        agent: makes an agent.
+        config: its configuration class, an ``AgentConfig``.
+        supports: why it cannot be used in an environment, as the end of a sentence ("PQN needs ..."); None: it can.
+        defaults: the published settings for an environment.
+        build_networks: its networks by name, freshly initialised; also on the meta device.
+        experience_bytes: memory of its rollout or replay buffer.
+        metrics: keys of ``metrics.jsonl`` beside those that every agent has, which studies may report.
+        distributed: whether several processes can train one agent (torchrun).
+    """
+
+    title: str
+    agent: MakeAgent
+    config: type[AgentConfig]
+    supports: Callable[[EnvironmentSpec], str | None]
+    defaults: Callable[[EnvironmentSpec], Any]
+    build_networks: Callable[[Any, EnvironmentSpec], dict[str, nn.Module]]
+    experience_bytes: Callable[[Any, EnvironmentSpec], int]
+    metrics: tuple[str, ...] = ()
+    distributed: bool = False
+
+
+def check_at_least(config: Any, **minimum: float) -> None:
+    """Raise UsageError for an option below its minimum."""
+    for name, least in minimum.items():
+        if not getattr(config, name) >= least:
+            raise UsageError(f"{name.replace('_', '-')} must be at least {least}, got {getattr(config, name)}")
+
+
+def check_fractions(config: Any, *names: str) -> None:
+    """Raise UsageError for an option that is not within [0, 1]."""
+    for name in names:
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise UsageError(f"{name.replace('_', '-')} must be from 0 to 1, got {getattr(config, name)}")
