@@ -1,4 +1,4 @@
-"""What an agent is to the rest of the package: the methods it has, its configuration, and its entry in the catalogue."""
+"""What an agent is to the rest of the package: its methods, its configuration, its entry in the catalogue."""
 
 from __future__ import annotations
 
