@@ -15,8 +15,8 @@ from typing import Any
 
 from stablegrad.studies.statistics import mean_interval
 from stablegrad.training.config import RunConfig, provenance
+from stablegrad.training.interaction import train
 from stablegrad.training.run_folder import RunFolder, write_json
-from stablegrad.training.trainer import train
 
 RESULTS = Path(__file__).parent / "results"
 CURVE_POINTS = 60

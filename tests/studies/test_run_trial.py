@@ -36,7 +36,7 @@ def test_a_trial_goes_beyond_the_first_finding_and_not_beyond_the_run(since, ste
 
 
 def test_prescriptions_become_settings_where_they_are_some():
-    base = default_run("CartPole-v1")
+    base = default_run("pqn", "CartPole-v1")
     names = ["layer_norm", "reconnect", "multi_skip", "kron", "lower_learning_rate"]  # it has LayerNorm already
     changed = changed_configs(base, [prescription(name, 0.1 if "rate" in name else None) for name in names])
     assert list(changed) == ["multi_skip", "kron", "lower_learning_rate"]
@@ -48,35 +48,36 @@ def test_prescriptions_become_settings_where_they_are_some():
 
 def test_the_rate_that_is_tried_is_the_one_that_was_prescribed():
     """However far from the run's: a search would stay within a tenth and ten times."""
-    base = default_run("CartPole-v1")
+    base = default_run("pqn", "CartPole-v1")
     changed = changed_configs(base, [prescription("raise_learning_rate", 1000.0)])["raise_learning_rate"]
     rate = base.agent.optimizer.initial_learning_rate
     assert changed.agent.optimizer.initial_learning_rate == pytest.approx(1000 * rate)
 
 
 def test_a_smaller_network_is_tried_in_its_place_among_the_prescriptions():
-    base = default_run("CartPole-v1", "stable+torso.depth=10+torso.skip_blocks=7")
+    base = default_run("pqn", "CartPole-v1", "stable+torso.depth=10+torso.skip_blocks=7")
     changed = changed_configs(base, [prescription("smaller_network"), prescription("lower_learning_rate", 0.1)])
     assert list(changed) == ["smaller_network", "lower_learning_rate"]
     torso = changed["smaller_network"].agent.torso
     assert (torso.depth, torso.width, torso.kind) == (1, base.agent.torso.width, "multi_skip")
     assert (
-        changed_configs(default_run("CartPole-v1", "baseline+torso.depth=1"), [prescription("smaller_network")]) == {}
+        changed_configs(default_run("pqn", "CartPole-v1", "baseline+torso.depth=1"), [prescription("smaller_network")])
+        == {}
     )
 
 
 def test_what_a_run_has_already_is_not_prescribed():
     settings = ("baseline+torso.norm=none", "stable")
-    plain, stable = (fitting(default_run("CartPole-v1", setting).to_json()) for setting in settings)
+    plain, stable = (fitting(default_run("pqn", "CartPole-v1", setting).to_json()) for setting in settings)
     assert {"layer_norm", "multi_skip", "kron"} <= plain
     assert not {"layer_norm", "multi_skip", "kron"} & stable
-    elsewhere = {**default_run("CartPole-v1").to_json(), "env": "no_such_package:make_env"}
+    elsewhere = {**default_run("pqn", "CartPole-v1").to_json(), "env": "no_such_package:make_env"}
     assert fitting(elsewhere) is None
 
 
 def test_a_training_of_a_trial_goes_on_to_its_end_and_leaves_nothing_elsewhere():
     """With the run's own collapse handling the training without a change would stop, and there would be no pair."""
-    run = default_run("CartPole-v1")
+    run = default_run("pqn", "CartPole-v1")
     ill = dataclasses.replace(run.diagnosis, on_collapse="stop")
     short = shortened(dataclasses.replace(run, diagnosis=ill, wandb="project", eval_episodes=5, log_every=7), 5_000)
     assert (short.total_steps, short.threads, short.wandb, short.eval_episodes) == (5_000, 1, None, 0)
@@ -131,7 +132,7 @@ def test_changes_are_tried_in_their_order_beside_the_same_unchanged_trainings(tm
 
     monkeypatch.setattr(run_trial, "run_comparison", compare)
     names = ["multi_skip", "reconnect", "kron", "residual"]
-    base = dataclasses.replace(default_run("CartPole-v1"), seed=7)
+    base = dataclasses.replace(default_run("pqn", "CartPole-v1"), seed=7)
     for _ in range(2):  # the second time the folders are there
         trials = verify_run(tmp_path, base, [prescription(name) for name in names], steps=500, seeds=2, top=2)
         assert [(one.name, one.decision) for one in trials] == [
@@ -156,7 +157,7 @@ def test_another_rate_is_another_trial(tmp_path, monkeypatch):
     monkeypatch.setattr(run_trial, "run_comparison", compare)
     for factor in (0.1, 0.01, 0.1):
         lower = [prescription("lower_learning_rate", factor)]
-        verify_run(tmp_path, default_run("CartPole-v1"), lower, steps=500, seeds=2)
+        verify_run(tmp_path, default_run("pqn", "CartPole-v1"), lower, steps=500, seeds=2)
     assert compared == ["lower_learning_rate-0.1", "lower_learning_rate-0.01", "lower_learning_rate-0.1"]
 
 

@@ -12,11 +12,12 @@ from stablegrad.environments.atari import AtariOptions
 from stablegrad.environments.catalogue import list_environments
 from stablegrad.environments.contract import EnvironmentSpec, VectorEnv
 from stablegrad.environments.envpool_engine import EnvpoolVectorEnv, envpool_ids, envpool_spec
-from stablegrad.environments.factories import factory_spec, import_module, load_factory, make_factory_env
+from stablegrad.environments.factories import factory_spec, load_factory, make_factory_env
+from stablegrad.environments.faults import faults_of
 from stablegrad.environments.gymnasium_engine import GymnasiumVectorEnv, gymnasium_spec, in_sequence, make_single
 from stablegrad.environments.seeds import check_seeds
 from stablegrad.errors import UsageError, unknown_name
-from stablegrad.targets import nearest_target
+from stablegrad.targets import import_module, nearest_target
 
 
 class _Resolved(NamedTuple):
@@ -117,7 +118,8 @@ def _resolve(env_id: str) -> _Resolved:
     if separator and prefix == "gymnasium":
         module, separator, name = rest.rpartition(":")
         if separator:
-            import_module(env_id, module)
+            with faults_of(env_id, "its module was imported"):
+                import_module(module, "gymnasium:module:ID")
         if name not in gymnasium.registry:
             raise unknown_name("gymnasium environment", name, gymnasium.registry)
         return _Resolved("gymnasium", name)

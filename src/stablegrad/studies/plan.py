@@ -283,7 +283,7 @@ class _Trial:
 
     def _steps_a_line(self, need: Needs) -> int:
         if isinstance(self.config, RunConfig):
-            return min(self.config.agent.num_envs * self.config.agent.num_steps, need.steps)
+            return min(self.config.agent.num_envs * self.config.agent.horizon, need.steps)
         return needs(self.config).steps // self.config.epochs
 
     def _last_words(self) -> str:

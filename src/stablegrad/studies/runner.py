@@ -235,7 +235,7 @@ def summarize_study(folder: StudyFolder, confidence: float = 0.95, by: Sequence[
     for row in rows:
         groups.setdefault(tuple(row.values[axis] for axis in shown), []).append(row)
     mixed = any(len({row.task for row in own}) > 1 for own in groups.values())
-    not_averaged = [name for name in study.report if mixed and name in TASK_UNITS]
+    not_averaged = [name for name in study.report if mixed and name.startswith(TASK_UNITS)]
     cells = []
     for labels, own in groups.items():
         values = dict(zip(shown, labels, strict=True))

@@ -12,7 +12,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from stablegrad.agents.pqn import build_network
+from torch import nn
+
+from stablegrad.agents.catalogue import find_algorithm
 from stablegrad.agents.presets import PRESETS, apply_changes
 from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.environments import EnvironmentSpec, environment_spec
@@ -86,14 +88,15 @@ class Space:
             ACTIVATION: (agent.torso.activation, "relu", "gelu", "leaky_relu"),
             VARIANCE: (agent.torso.variance_preserving, False, True),
             SKIPS: (depth if agent.torso.skip_blocks is None else agent.torso.skip_blocks, *range(depth, 0, -1)),
-            CLIP: (agent.max_grad_norm, agent.max_grad_norm / 10),
+            CLIP: (agent.max_grad_norm, 1.0 if agent.max_grad_norm is None else agent.max_grad_norm / 10),
             ENCODER_NORM: (agent.encoder.norm, other_norm),
         }
         self.choices = {name: tuple(dict.fromkeys(value)) for name, value in values.items()}
 
     def parameters(self, config: RunConfig) -> int:
         """Parameters of a configuration's network, which is not allocated."""
-        return parameter_count(lambda: build_network(config.agent, self.spec))
+        networks = find_algorithm(config.algorithm).build_networks
+        return parameter_count(lambda: nn.ModuleDict(networks(config.agent, self.spec)))
 
     @property
     def base_point(self) -> Point:
@@ -244,7 +247,7 @@ def fresh_seeds(used: Sequence[int], count: int) -> tuple[int, ...]:
 
 def train_command(config: RunConfig) -> str:
     """The command line that trains ``config``: its preset, and every option that differs from what that gives."""
-    default = default_run(config.env, config.preset)
+    default = default_run(config.algorithm, config.env, config.preset)
     before, after = (flatten(dataclasses.asdict(one)) for one in (default, config))
     words = ["stablegrad", "train", config.algorithm, "--env", config.env]
     for name, value in after.items():

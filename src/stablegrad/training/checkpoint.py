@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from stablegrad.agents.contract import shown_names
 from stablegrad.errors import CheckpointError
 
 MODEL, TENSORS, STATE, SUMS = "model.safetensors", "tensors.safetensors", "state.json", "SHA256SUMS"
@@ -35,7 +36,7 @@ MODEL, TENSORS, STATE, SUMS = "model.safetensors", "tensors.safetensors", "state
 def save_checkpoint(
     directory: Path,
     step: int,
-    network: nn.Module,
+    networks: Mapping[str, nn.Module],
     state: Mapping[str, Any],
     keep: int,
     *,
@@ -46,7 +47,7 @@ def save_checkpoint(
     Args:
         directory: the run's checkpoints folder.
         step: environment steps, the checkpoint's name.
-        network: its state_dict becomes model.safetensors.
+        networks: by name; their weights become model.safetensors, where there are several under their names.
         state: nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
         keep: how many checkpoints stay.
         protected: one that stays however old it is.
@@ -54,7 +55,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: a weight is not finite: such a checkpoint would be worth nothing.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in _weights(networks).items()}
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
@@ -135,13 +136,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"checkpoint '{path}' cannot be read: {error}; {_advice(path)}") from error
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Put a checkpoint's weights into a network of the same shape.
+def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Tensor], path: Path) -> None:
+    """Put a checkpoint's weights into networks of the same shapes, see ``save_checkpoint``.
 
     Raises:
         CheckpointError: the checkpoint is of another network; the message names the first difference.
     """
-    own = network.state_dict()
+    own = _weights(networks)
     for name in sorted(own.keys() | weights.keys()):
         if name not in own:
             problem = f"it holds '{name}', which the configured network does not have"
@@ -154,7 +155,17 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) 
         else:
             continue
         raise CheckpointError(f"checkpoint '{path}' is of another network: {problem}")
-    network.load_state_dict(dict(weights))
+    for name, network in shown_names(networks).items():
+        start = f"{name}." if name else ""
+        network.load_state_dict({key.removeprefix(start): one for key, one in weights.items() if key.startswith(start)})
+
+
+def _weights(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}" if name else key: tensor
+        for name, network in shown_names(networks).items()
+        for key, tensor in network.state_dict().items()
+    }
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
