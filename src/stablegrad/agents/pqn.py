@@ -27,7 +27,7 @@ from stablegrad.agents.exploration import linear_epsilon
 from stablegrad.agents.returns import lambda_returns
 from stablegrad.agents.rollout import Rollout, rollout_bytes
 from stablegrad.diagnostics.metrics import explained_variance, value_statistics
-from stablegrad.environments import EnvironmentSpec, StepResult
+from stablegrad.environments import Discrete, EnvironmentSpec, StepResult
 from stablegrad.errors import UsageError
 from stablegrad.networks import QNetwork, TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
@@ -88,11 +88,11 @@ class PQN:
         seed: int,
         average_gradients: AverageGradients | None = None,
     ):
-        assert spec.num_actions is not None
+        assert isinstance(spec.action_space, Discrete)
         self.config = config
         self.total_steps = total_steps
         self.device = device
-        self.num_actions = spec.num_actions
+        self.num_actions = spec.action_space.n
         self.average_gradients = average_gradients
         # A fork, so that making an agent leaves the random numbers of the program around it alone.
         with torch.random.fork_rng(devices=[]):
@@ -263,9 +263,9 @@ def _td_loss(q_value: Tensor, target: Tensor, weight: Tensor, valid: Tensor) -> 
 
 def build_networks(config: PQNConfig, spec: EnvironmentSpec) -> dict[str, nn.Module]:
     """The network of a configuration, freshly initialised."""
-    assert spec.num_actions is not None
+    assert isinstance(spec.action_space, Discrete)
     network = QNetwork(
-        spec.observation_shape, spec.num_actions, encoder=config.encoder, torso=config.torso, is_image=spec.is_image
+        spec.observation_shape, spec.action_space.n, encoder=config.encoder, torso=config.torso, is_image=spec.is_image
     )
     return {"q": network}
 
@@ -293,7 +293,7 @@ def defaults(spec: EnvironmentSpec) -> PQNConfig:
 
 def supports(spec: EnvironmentSpec) -> str | None:
     """Why PQN cannot act in an environment; None: it can."""
-    return None if spec.num_actions is not None else "needs discrete actions"
+    return None if isinstance(spec.action_space, Discrete) else "needs discrete actions"
 
 
 def experience_bytes(config: PQNConfig, spec: EnvironmentSpec) -> int:

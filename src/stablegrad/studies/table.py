@@ -315,7 +315,8 @@ class Table:
     @property
     def comparable(self) -> bool:
         """Whether the scores of different tasks may be averaged: they have one unit and one budget."""
-        return len(self.tasks) < 2 or (not self.shown.startswith(TASK_UNITS) and len({row.budget for row in self.rows}) == 1)
+        one_unit = not self.shown.startswith(TASK_UNITS)
+        return len(self.tasks) < 2 or (one_unit and len({row.budget for row in self.rows}) == 1)
 
     @cached_property
     def sizes(self) -> tuple[str, ...]:
