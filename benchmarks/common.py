@@ -13,9 +13,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from stablegrad.files import write_json
 from stablegrad.studies.statistics import mean_interval
 from stablegrad.training.config import RunConfig, provenance
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 from stablegrad.training.trainer import train
 
 RESULTS = Path(__file__).parent / "results"

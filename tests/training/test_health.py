@@ -18,12 +18,13 @@ from stablegrad.diagnostics.prescriptions import prescribe
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.environments import environment_spec
 from stablegrad.errors import UsageError
+from stablegrad.files import write_json
 from stablegrad.reports.run_page import write_run_report
 from stablegrad.training import health as health_module
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, step_of
 from stablegrad.training.config import RunConfig
 from stablegrad.training.health import HEALTHY, LIVE, DiagnosisConfig, Health
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 from stablegrad.training.trainer import Collapsed, Trainer, resume, train
 
 

@@ -43,7 +43,7 @@ def test_what_is_said_beforehand_is_what_a_step_takes(name):
 
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_allocated(monkeypatch):
     run = default_run("CartPole-v1", "stable+torso.width=200000")
-    with pytest.raises(UsageError, match=r"needs at least \d+\.\d GiB of memory .*choose a smaller --torso"):
+    with pytest.raises(UsageError, match=r"needs at least \d+\.\d\d GiB of memory .*choose a smaller --torso"):
         run.check()
     small = dataclasses.replace(run, agent=default_run("CartPole-v1", "stable").agent)
     small.check()

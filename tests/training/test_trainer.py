@@ -22,11 +22,12 @@ from stablegrad.diagnostics import LEVELS
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.environments import StepResult, environment_spec
 from stablegrad.errors import CheckpointError, EnvironmentFault, StablegradError, TrainingDiverged, UsageError
+from stablegrad.files import write_json
 from stablegrad.training import trainer as trainer_module
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 from stablegrad.training.config import RunConfig, default_run, resolve_device
 from stablegrad.training.interruption import Interrupted
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 from stablegrad.training.trainer import resume, train
 
 TIMES = {"wall_seconds", "speed/steps_per_second"}

@@ -31,7 +31,7 @@ from stablegrad.reports.charts import (
     tick_label,
 )
 from stablegrad.reports.page import VIRIDIS, PageFigure, page_figure, transparent
-from stablegrad.studies.wording import number
+from stablegrad.text import number
 
 SCALE = [[index / (len(VIRIDIS) - 1), colour] for index, colour in enumerate(VIRIDIS)]
 PANEL_HEIGHT = 190  # pixels

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stablegrad.errors import command
+from stablegrad.files import write_json
 from stablegrad.reports.figures import write_figures
 from stablegrad.reports.page import (
     colour_scale,
@@ -19,8 +20,8 @@ from stablegrad.reports.page import (
 from stablegrad.reports.series import gradient_maps, records_by_setting, return_series
 from stablegrad.studies.comparison import Comparison
 from stablegrad.studies.summary import summarize
-from stablegrad.studies.wording import MISSING, comparison_rows, duration, number, verdict
-from stablegrad.training.run_folder import write_json
+from stablegrad.studies.wording import comparison_rows, verdict
+from stablegrad.text import MISSING, duration, number
 
 
 def write_comparison_report(directory: Path | str) -> Path:
@@ -51,7 +52,7 @@ def write_comparison_report(directory: Path | str) -> Path:
         f"{summary['algorithm']} on {summary['environment']}",
         settings=comparison.settings,
         summary=summary,
-        steps=MISSING if summary["total_steps"] is None else number(summary["total_steps"]),
+        steps=number(summary["total_steps"]),
         answer=sentences[0],
         sentences=sentences[1:],
         rows=comparison_rows(summary),
@@ -90,8 +91,8 @@ def _seed_rows(summary: dict[str, Any], comparison: Comparison) -> list[dict[str
                 {
                     "seed": str(seed),
                     "setting": setting,
-                    "final": MISSING if value is None else number(value),
-                    "spread": MISSING if spread is None else number(spread),
+                    "final": number(value),
+                    "spread": number(spread),
                     "collapse": collapsed,
                     "state": state if run is None or run["error"] is None else f"{state}: {run['error']}",
                 }

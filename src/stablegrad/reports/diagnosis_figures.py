@@ -18,8 +18,9 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 from stablegrad.diagnostics.history import LAYER_METRICS, NETWORK, History, Series
 from stablegrad.diagnostics.rules import Thresholds
-from stablegrad.reports.page import VIRIDIS, PageFigure, page_figure, power
+from stablegrad.reports.page import VIRIDIS, PageFigure, page_figure
 from stablegrad.reports.series import SETTING_COLOURS, ZERO_COLOUR
+from stablegrad.text import power
 
 NONFINITE_COLOUR = "#e0218a"  # in none of the scales
 SHARES = [to_hex(colormaps["cividis"](position)) for position in np.linspace(0, 1, 11)]

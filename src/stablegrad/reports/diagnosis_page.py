@@ -26,7 +26,7 @@ from stablegrad.reports.diagnosis_figures import (
     short_name,
 )
 from stablegrad.reports.page import write_page
-from stablegrad.studies.wording import MISSING, duration, number
+from stablegrad.text import MISSING, duration, number
 
 STACKS = {"torch": "Plain PyTorch", "sb3": "Stable-Baselines3", "cli": "stablegrad command"}
 TOP = 3  # findings that stand as sentences at the top

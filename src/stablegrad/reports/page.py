@@ -22,11 +22,11 @@ from matplotlib.colors import to_hex
 from plotly.offline import get_plotlyjs
 
 from stablegrad import __version__
+from stablegrad.files import write_atomically
 from stablegrad.reports.figures import return_limits
 from stablegrad.reports.series import PART_COLOURS, ZERO_COLOUR, GradientMaps, ReturnSeries, edges
 from stablegrad.studies.comparison import flatten
-from stablegrad.studies.wording import power
-from stablegrad.training.run_folder import write_atomically
+from stablegrad.text import power
 
 VIRIDIS = [to_hex(colormaps["viridis"](position)) for position in np.linspace(0, 1, 11)]
 ROW_HEIGHT = 15  # pixels a layer

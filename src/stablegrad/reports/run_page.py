@@ -29,9 +29,9 @@ from stablegrad.reports.page import (
 from stablegrad.reports.series import gradient_maps, return_series
 from stablegrad.studies.comparison import RunRecord, read_failure
 from stablegrad.studies.summary import cost_of
-from stablegrad.studies.wording import MISSING, duration, memory, number
 from stablegrad.supervised import SupervisedConfig
 from stablegrad.supervised.config import ALGORITHM as SUPERVISED
+from stablegrad.text import duration, memory, number
 from stablegrad.training.run_folder import RunFolder
 
 
@@ -140,10 +140,10 @@ def _facts(run: RunRecord, config: dict[str, Any], cost: dict[str, Any]) -> list
     facts = [
         ("State", run.status),
         ("Environment steps", f"{number(steps)} of {number(config['total_steps'])}"),
-        ("Final return, mean of the last 100 episodes", MISSING if final is None else number(final)),
-        ("Parameters", MISSING if parameters is None else number(parameters)),
+        ("Final return, mean of the last 100 episodes", number(final)),
+        ("Parameters", number(parameters)),
         ("Wall time", duration(summary.get("wall_seconds"))),
-        ("Steps per second", MISSING if cost["steps_per_second"] is None else number(cost["steps_per_second"])),
+        ("Steps per second", number(cost["steps_per_second"])),
         ("Peak memory", memory(cost["peak_memory_bytes"])),
     ]
     evaluation = summary.get("evaluation") or {}

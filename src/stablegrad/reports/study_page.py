@@ -20,7 +20,7 @@ from stablegrad.reports.study_figures import PERCENT, figure_title, note_on, stu
 from stablegrad.studies.study import StudyFolder, parse_expectation
 from stablegrad.studies.study_verdict import counts_in_words, study_verdict
 from stablegrad.studies.table import SPEED, Estimate, Row, Table, read_table
-from stablegrad.studies.wording import MISSING, duration, memory, number
+from stablegrad.text import MISSING, duration, memory, number, percent
 
 MAX_NAME = 150  # bytes
 
@@ -89,11 +89,11 @@ def _cost_row(row: dict[str, Any]) -> list[str]:
     return [
         row["size"],
         row["setting"],
-        _number(row["parameters"]),
+        number(row["parameters"]),
         duration(row["seconds"].value),
-        _number(row["speed"]),
+        number(row["speed"]),
         memory(row["memory"]),
-        MISSING if share is None else f"{share:.0%}",
+        percent(share),
         "1" if row["ratio"] is None else _estimate(row["ratio"]),
     ]
 
@@ -112,7 +112,7 @@ def _runs(folder: StudyFolder, table: Table) -> list[dict[str, Any]]:
                 "name": row.name,
                 "link": link,
                 "status": _status(row),
-                "figures": [_number(row.figures.get(name)) for name in names],
+                "figures": [number(row.figures.get(name)) for name in names],
             }
         )
     return found
@@ -120,10 +120,6 @@ def _runs(folder: StudyFolder, table: Table) -> list[dict[str, Any]]:
 
 def _status(row: Row) -> str:
     return f"{row.status}: {row.error}" if row.error else row.status
-
-
-def _number(value: float | None) -> str:
-    return MISSING if value is None else number(value)
 
 
 def _estimate(found: Estimate) -> str:

@@ -24,7 +24,7 @@ from stablegrad.studies.decision import LONGER, SAME_TIME, Cell, Criterion, Deci
 from stablegrad.studies.evidence import Evidence, read_evidence
 from stablegrad.studies.next_command import next_command
 from stablegrad.studies.summary import FEW_SEEDS
-from stablegrad.studies.wording import memory, number
+from stablegrad.text import memory, number
 
 MOST_LINKS = 12  # of an entry's runs that are printed; the screen has them all
 MOST_SIZES = 6  # rows of the table; more would not fit on two pages

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, UsageError, command
+from stablegrad.files import write_json
 from stablegrad.hardware import denormals_flushed, used_memory
 from stablegrad.networks import parameter_count
 from stablegrad.optimizers import clip_gradient_norm_
@@ -36,7 +37,7 @@ from stablegrad.training.config import resolve_device, usable_cores
 from stablegrad.training.interruption import Interrupted, stop_signals
 from stablegrad.training.metrics import MetricsWriter
 from stablegrad.training.progress import TrainingProgress
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 from stablegrad.training.timing import PartTimer
 from stablegrad.training.trainer import by_layer
 from stablegrad.training.tuning import keep_freed_memory

@@ -31,6 +31,7 @@ from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.environments import StepResult, environment_seeds, environment_spec, make_vector_env
 from stablegrad.errors import CheckpointError, StablegradError, TrainingDiverged, command
+from stablegrad.files import write_json
 from stablegrad.hardware import denormals_flushed, has_fast_bf16, used_memory
 from stablegrad.training.checkpoint import (
     list_checkpoints,
@@ -47,7 +48,7 @@ from stablegrad.training.health import HEALTHY, MAX_ROLLBACKS, DiagnosisConfig, 
 from stablegrad.training.interruption import Interrupted, stop_signals
 from stablegrad.training.metrics import MetricsWriter
 from stablegrad.training.progress import TrainingProgress
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 from stablegrad.training.timing import PartTimer
 from stablegrad.training.tuning import keep_freed_memory
 
