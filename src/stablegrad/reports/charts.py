@@ -13,7 +13,7 @@ from typing import TypeAlias
 from matplotlib import colormaps
 from matplotlib.ticker import EngFormatter
 
-from stablegrad.reports.series import SETTING_COLOURS
+from stablegrad.pages import SETTING_COLOURS
 from stablegrad.text import number, power
 
 #: The two colours of comparisons, then others that stay apart for colour-blind readers.

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from stablegrad.pages import PageFigure
 from stablegrad.reports.charts import GREY, Line, LineChart, Panel, colour_of
 from stablegrad.reports.charts_page import page_figures
-from stablegrad.reports.page import PageFigure
 from stablegrad.studies.comparison import RunRecord
 from stablegrad.studies.curves import extract
 from stablegrad.supervised import SupervisedConfig

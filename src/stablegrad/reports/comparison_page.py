@@ -8,15 +8,9 @@ from typing import Any
 
 from stablegrad.errors import command
 from stablegrad.files import write_json
+from stablegrad.pages import write_page
 from stablegrad.reports.figures import write_figures
-from stablegrad.reports.page import (
-    colour_scale,
-    cost_figure,
-    gradient_figures,
-    option_rows,
-    return_figure,
-    write_page,
-)
+from stablegrad.reports.page import colour_scale, cost_figure, gradient_figures, option_rows, return_figure
 from stablegrad.reports.series import gradient_maps, records_by_setting, return_series
 from stablegrad.studies.comparison import Comparison
 from stablegrad.studies.summary import summarize
@@ -47,7 +41,7 @@ def write_comparison_report(directory: Path | str) -> Path:
     write_figures(directory)
     return write_page(
         comparison.directory / "report.html",
-        "comparison.html",
+        "reports/templates/comparison.html",
         title=f"{comparison.settings[1]} against {comparison.settings[0]}: "
         f"{summary['algorithm']} on {summary['environment']}",
         settings=comparison.settings,

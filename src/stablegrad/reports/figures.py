@@ -23,10 +23,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, NullFormatter
 
 from stablegrad.files import write_atomically
+from stablegrad.pages import ZERO_COLOUR
 from stablegrad.reports.fonts import tell, text_style, watched_letters
 from stablegrad.reports.series import (
     PART_COLOURS,
-    ZERO_COLOUR,
     GradientMaps,
     ReturnSeries,
     edges,

@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 from stablegrad.errors import command
+from stablegrad.pages import write_page
 from stablegrad.reports.charts import AnyChart
 from stablegrad.reports.charts_page import page_figures
 from stablegrad.reports.charts_picture import write_pictures
-from stablegrad.reports.page import write_page
 from stablegrad.reports.study_costs import cost_rows, pareto_charts
 from stablegrad.reports.study_figures import PERCENT, figure_title, note_on, study_charts
 from stablegrad.studies.study import StudyFolder, parse_expectation
@@ -46,7 +46,7 @@ def write_study_report(directory: Path | str) -> Path:
     answer, *sentences = study_verdict(table, expectations)
     return write_page(
         folder.directory / "report.html",
-        "study.html",
+        "reports/templates/study.html",
         title=study.texts.get("title", f"Study {study.name}"),
         texts=study.texts,
         form=study.form,
