@@ -21,8 +21,8 @@ import numpy as np
 from stablegrad.environments import environment_spec
 from stablegrad.errors import UsageError
 from stablegrad.hardware import available_memory
-from stablegrad.studies.executors import LocalExecutor
 from stablegrad.studies.kinds import Needs, calibration, needs
+from stablegrad.studies.local_executor import LocalExecutor
 from stablegrad.studies.study import Cell, Run
 from stablegrad.text import memory
 from stablegrad.training.config import RunConfig, resolve_device
