@@ -18,6 +18,7 @@ from stablegrad.diagnostics.prescriptions import prescribe
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.environments import environment_spec
 from stablegrad.errors import UsageError
+from stablegrad.files import write_json
 from stablegrad.reports.run_page import write_run_report
 from stablegrad.training import health as health_module
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, step_of
@@ -25,7 +26,7 @@ from stablegrad.training.config import RunConfig
 from stablegrad.training.health import HEALTHY, LIVE, DiagnosisConfig, Health
 from stablegrad.training.interaction import lifecycle, resume, train
 from stablegrad.training.lifecycle import Collapsed
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 
 
 def watched(run, *, on_collapse="continue", look_every=4, probe_every=8, curvature_every=0, **changes):

@@ -22,13 +22,14 @@ from stablegrad.diagnostics import LEVELS
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.environments import StepResult, environment_spec
 from stablegrad.errors import CheckpointError, EnvironmentFault, StablegradError, TrainingDiverged, UsageError
+from stablegrad.files import write_json
 from stablegrad.training import interaction, lifecycle
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 from stablegrad.training.config import RunConfig, default_run, resolve_device
 from stablegrad.training.interaction import resume, train
 from stablegrad.training.interruption import Interrupted
 from stablegrad.training.lifecycle import Lifecycle
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 from stablegrad.training.update_metrics import norms_by_layer
 
 TIMES = {"wall_seconds", "speed/steps_per_second"}

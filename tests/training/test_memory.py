@@ -38,12 +38,12 @@ def test_what_is_said_beforehand_is_what_a_step_takes(name):
         assert held < need.optimizer
     else:
         assert need.optimizer == pytest.approx(held, rel=0.02, abs=200)
-    assert need.rollout == (agent.num_steps + 1) * agent.num_envs * math.prod(spec.observation_shape) * 4
+    assert need.experience == (agent.num_steps + 1) * agent.num_envs * math.prod(spec.observation_shape) * 4
 
 
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_allocated(monkeypatch):
     run = default_run("pqn", "CartPole-v1", "stable+torso.width=200000")
-    with pytest.raises(UsageError, match=r"needs at least \d+\.\d GiB of memory .*choose a smaller --torso"):
+    with pytest.raises(UsageError, match=r"needs at least \d+\.\d\d GiB of memory .*choose a smaller --torso"):
         run.check()
     small = dataclasses.replace(run, agent=default_run("pqn", "CartPole-v1", "stable").agent)
     small.check()

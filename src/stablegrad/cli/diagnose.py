@@ -27,9 +27,9 @@ from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, verify
 from stablegrad.errors import StablegradError, UsageError, command, unknown_name
 from stablegrad.studies.run_trial import changed_configs, check_size, fitting, planned_seconds, trial_steps, verify_run
-from stablegrad.studies.wording import duration
 from stablegrad.targets import nearest_target
 from stablegrad.terminal import text_console
+from stablegrad.text import duration
 from stablegrad.training.config import RunConfig, usable_cores
 from stablegrad.training.interruption import Interrupted
 from stablegrad.training.run_folder import RunFolder

@@ -25,8 +25,8 @@ from stablegrad.studies.search_result import spent_in_words
 from stablegrad.studies.search_space import Space, describe
 from stablegrad.studies.search_storage import load_optuna
 from stablegrad.studies.seeds import seed_list
-from stablegrad.studies.wording import duration, number
 from stablegrad.terminal import text_console
+from stablegrad.text import duration, number
 from stablegrad.training.config import default_run
 from stablegrad.training.interruption import Interrupted
 

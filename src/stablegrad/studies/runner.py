@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stablegrad.files import write_json
 from stablegrad.studies.comparison import record_failure, stderr_path
 from stablegrad.studies.executors import Executor
 from stablegrad.studies.processes import POLL_SECONDS, check_workers, exit_reason, last_metrics, locked
@@ -29,7 +30,7 @@ from stablegrad.studies.table import (
 from stablegrad.training.checkpoint import list_checkpoints
 from stablegrad.training.config import RunConfig
 from stablegrad.training.interruption import stop_signals
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 
 FORMAT = 1
 TRIES = 3  # in a row that brought a run no new checkpoint

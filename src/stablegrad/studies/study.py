@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from stablegrad.errors import StablegradError, UsageError, command, unknown_name
-from stablegrad.files import read_json, read_text
+from stablegrad.files import read_json, read_text, write_atomically, write_json
 from stablegrad.networks.sizes import resolve_depth, resolve_width
 from stablegrad.studies.comparison import differences, flatten
 from stablegrad.studies.kinds import (
@@ -52,7 +52,7 @@ from stablegrad.studies.kinds import (
     with_data,
 )
 from stablegrad.studies.seeds import seed_list
-from stablegrad.training.run_folder import RunFolder, write_atomically, write_json
+from stablegrad.training.run_folder import RunFolder
 
 FORMAT = 1
 FORMS = ("full", "small")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from stablegrad.errors import CheckpointError, StablegradError, command
+from stablegrad.files import write_json
 from stablegrad.hardware import used_memory
 from stablegrad.training.checkpoint import (
     list_checkpoints,
@@ -34,7 +35,7 @@ from stablegrad.training.loop import Loop
 from stablegrad.training.metrics import MetricsWriter
 from stablegrad.training.progress import TrainingProgress
 from stablegrad.training.resources import Resources
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 
 NO_DIAGNOSIS = DiagnosisConfig(look_every=0)
 

@@ -16,10 +16,10 @@ from stablegrad.hardware import available_memory, used_memory
 from stablegrad.optimizers import Kron
 from stablegrad.optimizers.catalogue import OPTIMIZERS
 from stablegrad.optimizers.config import OptimizerConfig
+from stablegrad.text import memory
 
-MIB, GIB = 2**20, 2**30
 #: What the process grows by, whatever it trains: environments, autograd, code that is loaded when it is first used.
-PROGRAM_GROWTH = 200 * MIB
+PROGRAM_GROWTH = 200 * 2**20
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,8 @@ class MemoryNeed:
         }
 
     def __str__(self) -> str:
-        listed = ", ".join(f"{name} {readable(size)}" for name, size in self.parts.items() if size)
-        return f"about {readable(self.peak)} of memory at its peak ({listed})"
-
-
-def readable(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"
+        listed = ", ".join(f"{name} {memory(size)}" for name, size in self.parts.items() if size)
+        return f"about {memory(self.peak)} of memory at its peak ({listed})"
 
 
 def memory_need(
@@ -114,12 +109,12 @@ def check_memory(algorithm: str, config: AgentConfig, spec: EnvironmentSpec, dev
     need, free = memory_need(algorithm, config, spec, device), available_memory(device)
     if free is not None and need.total > free:
         staying = {name: need.parts[name] for name in ("weights and gradients", "optimizer", "experience")}
-        listed = ", ".join(f"{name} {readable(size)}" for name, size in staying.items())
+        listed = ", ".join(f"{name} {memory(size)}" for name, size in staying.items())
         options = ("buffer_size",) if isinstance(config, ReplayConfig) else ("num_envs", "num_steps")
         if need.experience <= need.total / 2:
             options = ("torso.width", "torso.depth")
         smaller = " or ".join(f"--{option.replace('_', '-')}" for option in options)
         raise UsageError(
-            f"this run needs at least {readable(need.total)} of memory ({listed}), and {readable(free)} are free on "
+            f"this run needs at least {memory(need.total)} of memory ({listed}), and {memory(free)} are free on "
             f"{device}; choose a smaller {smaller}"
         )
