@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stablegrad.agents.replay import Replay
 from stablegrad.environments import EnvironmentSpec, StepResult
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.networks import EncoderConfig, TorsoConfig
@@ -120,7 +121,7 @@ class Agent(Protocol):
         """Minibatch steps taken so far."""
 
     @property
-    def replay(self) -> Any:
+    def replay(self) -> Replay | None:
         """The replay buffer, which checkpoints save on their own; None for an agent without one."""
 
     def begin(self, observation: np.ndarray) -> None:

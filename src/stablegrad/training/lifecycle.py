@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from stablegrad.agents.replay import Replay
 from stablegrad.errors import CheckpointError, StablegradError, command
 from stablegrad.files import write_json
 from stablegrad.hardware import used_memory
@@ -29,6 +30,7 @@ from stablegrad.training.checkpoint import (
     step_of,
 )
 from stablegrad.training.distributed import checksums
+from stablegrad.training.experience import EXPERIENCE, load_experience
 from stablegrad.training.health import HEALTHY, MAX_ROLLBACKS, DiagnosisConfig, Health, apply_live
 from stablegrad.training.interruption import Interrupted, stop_signals
 from stablegrad.training.loop import Loop
@@ -284,6 +286,7 @@ class Lifecycle:
             state,
             self.keep_checkpoints,
             protected=self._healthy_checkpoint if self.on_collapse == "rollback" else None,
+            experience=self._replay,
         )
         if self.health.verdict in HEALTHY:
             self._healthy_checkpoint = self.last_checkpoint
@@ -307,6 +310,8 @@ class Lifecycle:
         """Take over a checkpoint."""
         weights, state = load_checkpoint(path)
         load_weights(self.loop.networks, weights, path)
+        if self._replay is not None and EXPERIENCE in state:
+            load_experience(self.folder.checkpoints_path / EXPERIENCE, state[EXPERIENCE], self._replay)
         try:
             self.loop.load_state_dict(state)
             self.wall_seconds = state["wall_seconds"]
@@ -320,6 +325,10 @@ class Lifecycle:
             raise CheckpointError(f"checkpoint '{path}' does not fit this run's optimizer: {error}") from error
         self.last_checkpoint = path
         self._note_differences(state)
+
+    @property
+    def _replay(self) -> Replay | None:
+        return None if self.loop.agent is None else self.loop.agent.replay
 
     def _note_differences(self, state: Mapping[str, Any]) -> None:
         """Say what keeps a resumed run from being, bit for bit, one that was never stopped."""
