@@ -13,12 +13,10 @@ from typing import Any
 
 import torch
 
-from stablegrad.agents.catalogue import find_algorithm
 from stablegrad.diagnostics import interventions
 from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, UNCHANGED, Trial, decide
-from stablegrad.environments import environment_spec
 from stablegrad.errors import StablegradError, UsageError
 from stablegrad.networks.sizes import DEPTHS, WIDTHS, resolve_depth, resolve_width
 from stablegrad.studies.comparison import Comparison
@@ -49,12 +47,12 @@ def fitting(saved: Mapping[str, Any]) -> frozenset[str] | None:
     """
     try:
         config = RunConfig.from_json(saved)
-        spec = environment_spec(config.env, atari=config.atari)
+        with torch.device("meta"):
+            networks = config.build_networks().values()
+            trained = [(network, config.agent.optimizer.build(network)) for network in networks]
     except StablegradError:
         return None
-    with torch.device("meta"):
-        networks = find_algorithm(config.algorithm).build_networks(config.agent, spec).values()
-    return interventions.fitting(*((network, config.agent.optimizer.build(network)) for network in networks))
+    return interventions.fitting(*trained)
 
 
 def shortened(config: RunConfig, steps: int) -> RunConfig:

@@ -16,7 +16,7 @@ from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.diagnostics.rules import Finding
-from stablegrad.environments import environment_seeds, environment_spec, make_vector_env
+from stablegrad.environments import environment_seeds, make_vector_env
 from stablegrad.errors import StablegradError
 from stablegrad.training.config import RunConfig
 
@@ -40,11 +40,15 @@ def preflight_findings(config: RunConfig) -> list[Finding]:
     agent_config = config.agent
     if isinstance(agent_config, ReplayConfig):
         agent_config = dataclasses.replace(agent_config, buffer_size=SAMPLE_ROWS)
-    spec = environment_spec(config.env, atari=config.atari)
+    spec = config.spec
     agent = algorithm.agent(agent_config, spec, total_steps=config.total_steps, device=torch.device("cpu"), seed=0)
     num_envs = agent_config.num_envs
     env = make_vector_env(
-        config.env, num_envs, seeds=environment_seeds(0, 0, num_envs), atari=config.atari, num_threads=1
+        config.env,
+        num_envs,
+        seeds=environment_seeds(0, 0, num_envs),
+        atari=config.atari,
+        action_repeat=config.action_repeat,
     )
     try:
         agent.begin(env.reset())
