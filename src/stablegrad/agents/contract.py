@@ -45,6 +45,10 @@ class AgentConfig:
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
 
+    def optimizer_of(self, network: str) -> OptimizerConfig:
+        """How a network is optimized, by its name; an algorithm whose networks differ overrides this."""
+        return self.optimizer
+
 
 @dataclass(frozen=True)
 class Objective:

@@ -22,9 +22,9 @@ from matplotlib.colors import to_hex
 from plotly.offline import get_plotlyjs
 
 from stablegrad import __version__
+from stablegrad.options import flatten
 from stablegrad.reports.figures import return_limits
 from stablegrad.reports.series import PART_COLOURS, ZERO_COLOUR, GradientMaps, ReturnSeries, edges
-from stablegrad.studies.comparison import flatten
 from stablegrad.studies.wording import power
 from stablegrad.training.run_folder import write_atomically
 

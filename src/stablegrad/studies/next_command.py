@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stablegrad.studies.comparison import flatten
+from stablegrad.options import flatten
 from stablegrad.studies.decision import LONGER, Decision, deeper
 from stablegrad.studies.evidence import Evidence
 from stablegrad.studies.kinds import UNPREFIXED, make_config
