@@ -40,7 +40,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments)
     folders, processes = {}, []
     for preset in ("baseline", "stable"):
-        run = default_run("Breakout-v5", f"{preset}+precision={arguments.precision}")
+        run = default_run("pqn", "Breakout-v5", f"{preset}+precision={arguments.precision}")
         run = dataclasses.replace(
             run, total_steps=arguments.total_steps, seed=arguments.seed, threads=1, eval_episodes=16
         )

@@ -97,7 +97,7 @@ def cleanrl(script: Path, scratch: Path) -> float:
 
 def ours(precision: str, scratch: Path) -> float:
     """Steps/s of the last five of six rollouts."""
-    run = default_run("Breakout-v5", f"baseline+torso.depth=0+precision={precision}")
+    run = default_run("pqn", "Breakout-v5", f"baseline+torso.depth=0+precision={precision}")
     run = dataclasses.replace(run, total_steps=STEPS - 64, log_every=1, checkpoint_every=10**9)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         RunFolder.create(Path(folder) / "run", run.to_json())
@@ -111,7 +111,7 @@ def ours(precision: str, scratch: Path) -> float:
 
 def limits() -> dict[str, float]:
     """What a rollout cannot do without: its multiplications and additions, and the emulators."""
-    run = default_run("Breakout-v5", "baseline+torso.depth=0")
+    run = default_run("pqn", "Breakout-v5", "baseline+torso.depth=0")
     config, cpu = run.agent, torch.device("cpu")
     spec = environment_spec("Breakout-v5", atari=run.atari)
     seeds = environment_seeds(1, 0, config.num_envs)

@@ -13,10 +13,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from stablegrad.files import write_json
 from stablegrad.studies.statistics import mean_interval
 from stablegrad.training.config import RunConfig, provenance
-from stablegrad.training.run_folder import RunFolder, write_json
-from stablegrad.training.trainer import train
+from stablegrad.training.interaction import train
+from stablegrad.training.run_folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 CURVE_POINTS = 60

@@ -44,7 +44,7 @@ class Arguments:
 def run(setting: str, seed: int, total_steps: int, width: int) -> dict[str, Any]:
     """One training."""
     changes = "".join(f"+optimizer.{change}" for change in setting.split("+") if change)
-    config = default_run(ENV, f"{BASE}+torso.width={width}{changes}")
+    config = default_run("pqn", ENV, f"{BASE}+torso.width={width}{changes}")
     result = train_once(dataclasses.replace(config, total_steps=total_steps, seed=seed, threads=1, eval_episodes=0))
     kept = {name: result[name] for name in ("final_return", "wall_seconds", "seconds", "curve")}
     return kept | {"shown": f"{result['final_return']:.1f}, {result['wall_seconds']:.0f} s"}

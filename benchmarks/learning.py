@@ -52,7 +52,7 @@ class Arguments:
 
 def config(task: str, seed: int) -> RunConfig:
     env, steps, setting = TASKS[task]
-    return dataclasses.replace(default_run(env, setting), total_steps=steps, seed=seed, threads=1)
+    return dataclasses.replace(default_run("pqn", env, setting), total_steps=steps, seed=seed, threads=1)
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ class Arguments:
 def config(network: str, optimizer: str, ratio: str, seed: int) -> RunConfig:
     rate = BASE_RATE * RATIOS[ratio]
     setting = f"baseline+{NETWORKS[network]}+optimizer.name={optimizer}+optimizer.learning_rate={rate}"
-    return dataclasses.replace(default_run("LunarLander-v3", setting), total_steps=STEPS, seed=seed, threads=1)
+    return dataclasses.replace(default_run("pqn", "LunarLander-v3", setting), total_steps=STEPS, seed=seed, threads=1)
 
 
 def main() -> None:

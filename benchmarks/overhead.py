@@ -24,7 +24,7 @@ PARTS = ("environment", "act", "update", "optimizer")
 def main() -> None:
     shares = {}
     for name, (env, setting, steps) in RUNS.items():
-        run = dataclasses.replace(default_run(env, setting), total_steps=steps, threads=2)
+        run = dataclasses.replace(default_run("pqn", env, setting), total_steps=steps, threads=2)
         result = train_all({name: run}, workers=1)[name]
         shares[name] = {
             "share": sum(result["seconds"][part] for part in PARTS) / result["wall_seconds"],

@@ -21,8 +21,8 @@ import tyro
 
 from common import save
 from stablegrad.training.config import default_run
+from stablegrad.training.interaction import train
 from stablegrad.training.run_folder import RunFolder
-from stablegrad.training.trainer import train
 
 PRESETS = {"RAdam": "baseline", "Kron": "kron+optimizer.kron.refresh_warmup=10"}
 
@@ -41,7 +41,7 @@ class Arguments:
 
 def seconds_a_rollout(preset: str, size: str, rollouts: int) -> float:
     """Mean of the timed rollouts: acting, environments, 64 updates."""
-    run = default_run("Breakout-v5", f"{preset}+torso.depth={size}+torso.width={size}")
+    run = default_run("pqn", "Breakout-v5", f"{preset}+torso.depth={size}+torso.width={size}")
     rollout = run.agent.num_envs * run.agent.num_steps
     # A line of metrics a rollout. Rows that only carry a reset are not steps, so a rollout has a few less than rows.
     run = dataclasses.replace(run, total_steps=rollouts * rollout, log_every=1, checkpoint_every=10**9)

@@ -45,7 +45,7 @@ def start(folder: RunFolder) -> subprocess.Popen:
 
 
 def config(env: str) -> RunConfig:
-    run = default_run(env, SETTINGS[env])
+    run = default_run("pqn", env, SETTINGS[env])
     return dataclasses.replace(run, total_steps=40_000, checkpoint_every=2_000, threads=1, keep_checkpoints=3)
 
 

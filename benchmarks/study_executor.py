@@ -26,7 +26,7 @@ import torch
 import tyro
 
 from common import save
-from stablegrad.studies.executors import LocalExecutor
+from stablegrad.studies.local_executor import LocalExecutor
 from stablegrad.studies.runner import run_study
 from stablegrad.studies.study import StudyFolder
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint

@@ -31,11 +31,12 @@ import numpy as np
 
 from browser import open_browser
 from common import RESULTS
+from stablegrad.files import write_json
 from stablegrad.reports import write_study_report
 from stablegrad.studies.comparison import record_failure
 from stablegrad.studies.study import Run, StudyFolder, read_study
 from stablegrad.training.config import provenance
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 
 STUDY = """
 title = "A study of 200 runs, written for the benchmark"

@@ -30,9 +30,10 @@ from torch import nn
 
 from stablegrad.diagnostics import Monitor, Report
 from stablegrad.diagnostics.interventions import INTERVENTIONS
-from stablegrad.reports.diagnosis_figures import LINES
+from stablegrad.diagnostics.page_figures import LINES
+from stablegrad.pages import ZERO_COLOUR
 from stablegrad.reports.figures import new_figure, png, styled
-from stablegrad.reports.series import ZERO_COLOUR, edges
+from stablegrad.reports.series import edges
 from stablegrad.supervised.data import load_data
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"

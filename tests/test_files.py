@@ -1,12 +1,13 @@
 import json
 import math
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stablegrad.errors import StablegradError
-from stablegrad.files import parse_json, read_json, read_text
+from stablegrad.files import parse_json, read_json, read_text, write_atomically, write_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(),
@@ -56,3 +57,28 @@ def test_other_bytes_are_one_line(tmp_path, content, message):
     with pytest.raises(StablegradError, match=message) as caught:
         read_json(path)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_written_can_be_read_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, {"old": 1})
+    write_json(path, {"new": [1, None, "ü"]})
+    assert read_json(path) == {"new": [1, None, "ü"]}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "value.txt"
+    write_atomically(path, "old")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, math.nan)
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_has_the_usual_permissions(tmp_path):
+    write_atomically(tmp_path / "atomic", b"")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode

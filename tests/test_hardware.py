@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from stablegrad.hardware import denormals_flushed, flushes_denormals
 from stablegrad.training.config import default_run
 from stablegrad.training.evaluation import evaluate_run
-from stablegrad.training.trainer import resume, train
+from stablegrad.training.interaction import resume, train
 
 
 def test_it_is_as_before_afterwards_whatever_happens():
@@ -78,7 +78,7 @@ def steps():
 
 
 def test_agents_and_their_evaluation_flush(tmp_path, steps, monkeypatch):
-    run = default_run("CartPole-v1", "baseline+torso.width=8+torso.depth=1+num_envs=4+num_steps=8")
+    run = default_run("pqn", "CartPole-v1", "baseline+torso.width=8+torso.depth=1+num_envs=4+num_steps=8")
     run = dataclasses.replace(run, total_steps=400, threads=1, checkpoint_every=200, eval_episodes=0)
     train(run, tmp_path / "run", quiet=True)
     assert steps

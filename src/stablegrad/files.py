@@ -1,10 +1,12 @@
-"""Files of text that others wrote: UTF-8, with or without a byte order mark, or one line on what they are instead."""
+"""Files of text: read with one line on what is wrong with them, written whole or not at all."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import math
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +58,35 @@ def _finite(text: str) -> float | None:
 
 def _representable(text: str) -> int | None:
     return int(text) if len(text) <= 300 else None
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part (also after a power cut)."""
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically. NaN and infinities are refused: JSON has none."""
+    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to the disk, so that files that were made or renamed in it survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,7 +7,7 @@ import os
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-PRELOADED = ("__main__", "stablegrad.studies.executors", "torch._dynamo", "sklearn.datasets")
+PRELOADED = ("__main__", "stablegrad.studies.local_executor", "torch._dynamo", "sklearn.datasets")
 
 
 def start_run_server(threads: int) -> ForkServerContext:

@@ -8,7 +8,7 @@ import pytest
 
 from stablegrad.cli.main import main
 from stablegrad.supervised import resume_supervised
-from stablegrad.supervised.task import SupervisedTrainer
+from stablegrad.supervised.relabelling import Relabelling
 
 TINY = [
     "relearn",
@@ -80,13 +80,13 @@ def test_json_is_the_summary_on_the_last_line(capsys, tmp_path):
 def test_interrupting_writes_a_checkpoint_and_exits_130(capsys, monkeypatch, tmp_path):
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
-        original = SupervisedTrainer._finish_epoch
+        original = Relabelling._finish_epoch
 
         def finish_epoch(self, *arguments):
             original(self, *arguments)
             os.kill(os.getpid(), signal.SIGINT)
 
-        patch.setattr(SupervisedTrainer, "_finish_epoch", finish_epoch)
+        patch.setattr(Relabelling, "_finish_epoch", finish_epoch)
         assert main([*TINY, "--run-dir", str(run_dir), "--quiet"]) == 130
     error = capsys.readouterr().err
     assert error == f"stablegrad: stopped by SIGINT after 1 updates; continue with 'stablegrad resume {run_dir}'\n"

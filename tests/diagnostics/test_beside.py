@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from stablegrad.diagnostics import History, Monitor, Report, Thresholds, judge
+from stablegrad.diagnostics.page import view
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.diagnostics.rules import BESIDE
 from stablegrad.errors import UsageError
 from stablegrad.networks import MultiSkipTorso
-from stablegrad.reports.diagnosis_page import view
 
 LOOKS = 12
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from stablegrad.diagnostics import Finding, History, Monitor, Report, Thresholds, judge
+from stablegrad.diagnostics.page import view
 from stablegrad.diagnostics.prescriptions import prescribe
-from stablegrad.reports.diagnosis_page import view
 
 
 def finding(rule="dead_units", level="collapsing", site="0", reason="all units are dead"):

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from stablegrad.cli.main import main
+from stablegrad.files import write_json
 from stablegrad.networks import TorsoConfig
 from stablegrad.reports import write_run_report
 from stablegrad.supervised import SupervisedConfig, train_supervised
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 
 _specification = importlib.util.spec_from_file_location("pages", Path(__file__).with_name("test_pages.py"))
 _pages = importlib.util.module_from_spec(_specification)

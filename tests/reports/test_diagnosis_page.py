@@ -13,19 +13,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stablegrad.diagnostics import Finding, History, Monitor, Report, judge
+from stablegrad.diagnostics.page import view, write_diagnosis_page
+from stablegrad.diagnostics.page_figures import MAX_LOOKS, NONFINITE_COLOUR, charts, heatmaps, short_name
 from stablegrad.diagnostics.preflight import PreflightReport
 from stablegrad.diagnostics.rules import verdict_of
 from stablegrad.diagnostics.trial import Trial
+from stablegrad.pages import ZERO_COLOUR
 from stablegrad.reports import write_run_report
-from stablegrad.reports.diagnosis_figures import (
-    MAX_LOOKS,
-    NONFINITE_COLOUR,
-    charts,
-    heatmaps,
-    short_name,
-)
-from stablegrad.reports.diagnosis_page import view, write_diagnosis_page
-from stablegrad.reports.series import ZERO_COLOUR
 
 
 def _load(name):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection, QuadMesh
 
+from stablegrad.pages import SETTING_COLOURS
 from stablegrad.reports import write_figures
 from stablegrad.reports.figures import cost_bars, gradient_heatmaps, learning_curves, png
-from stablegrad.reports.series import SETTING_COLOURS, gradient_maps, records_by_setting, return_series
+from stablegrad.reports.series import gradient_maps, records_by_setting, return_series
 from stablegrad.studies import Comparison, summarize
 
 

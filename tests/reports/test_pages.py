@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from stablegrad.errors import UsageError
+from stablegrad.pages import _script_safe
 from stablegrad.reports import write_comparison_report, write_run_report
-from stablegrad.reports.page import _script_safe, option_rows
+from stablegrad.reports.page import option_rows
 from stablegrad.studies import summarize, verdict
 
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>"

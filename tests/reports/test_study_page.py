@@ -8,6 +8,7 @@ import pytest
 from matplotlib.mathtext import MathTextParser
 
 from stablegrad.cli.main import main
+from stablegrad.files import write_json
 from stablegrad.reports.charts import Dot, DotChart, GridChart, Line, LineChart, limits, log_ticks, tick_label
 from stablegrad.reports.charts_page import page_figures
 from stablegrad.reports.charts_picture import write_pictures
@@ -18,7 +19,7 @@ from stablegrad.reports.study_page import _apart, write_study_report
 from stablegrad.studies.comparison import record_failure
 from stablegrad.studies.study import StudyFolder, read_study
 from stablegrad.studies.table import read_table
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 
 PAPER = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 EPOCHS, RESHUFFLE = 6, 3

@@ -208,7 +208,7 @@ PAIRS = {
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_outcome_has_words(name, language, tmp_path, monkeypatch):
     """Also where there is no number: no value is left unfilled, and none is shown that is not there."""
-    monkeypatch.setattr("stablegrad.reports.page.get_plotlyjs", str)
+    monkeypatch.setattr("stablegrad.pages.get_plotlyjs", str)
     monkeypatch.setattr("stablegrad.reports.summary_page.next_command", lambda *_: "a command")
     baseline, candidate = PAIRS[name]
     evidence = _evidence_of()(baseline, candidate, directory=tmp_path)

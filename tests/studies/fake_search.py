@@ -7,11 +7,12 @@ import json
 import sys
 import time
 
+from stablegrad.files import write_json
 from stablegrad.studies import search, search_confirmation
 from stablegrad.studies.comparison import Comparison
 from stablegrad.studies.execution import ComparisonResult
 from stablegrad.studies.summary import summarize
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 
 POINTS = 16
 

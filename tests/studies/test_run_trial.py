@@ -40,7 +40,7 @@ def test_a_trial_goes_beyond_the_first_finding_and_not_beyond_the_run(since, ste
 
 
 def test_prescriptions_become_settings_where_they_are_some():
-    base = default_run("CartPole-v1")
+    base = default_run("pqn", "CartPole-v1")
     names = ["layer_norm", "reconnect", "multi_skip", "kron", "lower_learning_rate"]  # it has LayerNorm already
     changed = changed_configs(base, [prescription(name, 0.1 if "rate" in name else None) for name in names])
     assert list(changed) == ["multi_skip", "kron", "lower_learning_rate"]
@@ -52,35 +52,36 @@ def test_prescriptions_become_settings_where_they_are_some():
 
 def test_the_rate_that_is_tried_is_the_one_that_was_prescribed():
     """However far from the run's: a search would stay within a tenth and ten times."""
-    base = default_run("CartPole-v1")
+    base = default_run("pqn", "CartPole-v1")
     changed = changed_configs(base, [prescription("raise_learning_rate", 1000.0)])["raise_learning_rate"]
     rate = base.agent.optimizer.initial_learning_rate
     assert changed.agent.optimizer.initial_learning_rate == pytest.approx(1000 * rate)
 
 
 def test_a_smaller_network_is_tried_in_its_place_among_the_prescriptions():
-    base = default_run("CartPole-v1", "stable+torso.depth=10+torso.skip_blocks=7")
+    base = default_run("pqn", "CartPole-v1", "stable+torso.depth=10+torso.skip_blocks=7")
     changed = changed_configs(base, [prescription("smaller_network"), prescription("lower_learning_rate", 0.1)])
     assert list(changed) == ["smaller_network", "lower_learning_rate"]
     torso = changed["smaller_network"].agent.torso
     assert (torso.depth, torso.width, torso.kind) == (1, base.agent.torso.width, "multi_skip")
     assert (
-        changed_configs(default_run("CartPole-v1", "baseline+torso.depth=1"), [prescription("smaller_network")]) == {}
+        changed_configs(default_run("pqn", "CartPole-v1", "baseline+torso.depth=1"), [prescription("smaller_network")])
+        == {}
     )
 
 
 def test_what_a_run_has_already_is_not_prescribed():
     settings = ("baseline+torso.norm=none", "stable")
-    plain, stable = (fitting(default_run("CartPole-v1", setting).to_json()) for setting in settings)
+    plain, stable = (fitting(default_run("pqn", "CartPole-v1", setting).to_json()) for setting in settings)
     assert {"layer_norm", "multi_skip", "kron"} <= plain
     assert not {"layer_norm", "multi_skip", "kron"} & stable
-    elsewhere = {**default_run("CartPole-v1").to_json(), "env": "no_such_package:make_env"}
+    elsewhere = {**default_run("pqn", "CartPole-v1").to_json(), "env": "no_such_package:make_env"}
     assert fitting(elsewhere) is None
 
 
 def test_a_training_of_a_trial_goes_on_to_its_end_and_leaves_nothing_elsewhere():
     """With the run's own collapse handling the training without a change would stop, and there would be no pair."""
-    run = default_run("CartPole-v1")
+    run = default_run("pqn", "CartPole-v1")
     ill = dataclasses.replace(run.diagnosis, on_collapse="stop")
     short = shortened(dataclasses.replace(run, diagnosis=ill, wandb="project", eval_episodes=5, log_every=7), 5_000)
     assert (short.total_steps, short.threads, short.wandb, short.eval_episodes) == (5_000, 1, None, 0)
@@ -135,7 +136,7 @@ def test_changes_are_tried_in_their_order_beside_the_same_unchanged_trainings(tm
 
     monkeypatch.setattr(run_trial, "run_comparison", compare)
     names = ["multi_skip", "reconnect", "kron", "residual"]
-    base = dataclasses.replace(default_run("CartPole-v1"), seed=7)
+    base = dataclasses.replace(default_run("pqn", "CartPole-v1"), seed=7)
     for _ in range(2):  # the second time the folders are there
         trials = verify_run(tmp_path, base, [prescription(name) for name in names], steps=500, seeds=2, top=2)
         assert [(one.name, one.decision) for one in trials] == [
@@ -160,7 +161,7 @@ def test_another_rate_is_another_trial(tmp_path, monkeypatch):
     monkeypatch.setattr(run_trial, "run_comparison", compare)
     for factor in (0.1, 0.01, 0.1):
         lower = [prescription("lower_learning_rate", factor)]
-        verify_run(tmp_path, default_run("CartPole-v1"), lower, steps=500, seeds=2)
+        verify_run(tmp_path, default_run("pqn", "CartPole-v1"), lower, steps=500, seeds=2)
     assert compared == ["lower_learning_rate-0.1", "lower_learning_rate-0.01", "lower_learning_rate-0.1"]
 
 
@@ -170,7 +171,7 @@ def test_how_long_it_takes():
 
 
 def test_the_command_for_a_run_is_its_own_with_the_change():
-    run = default_run("CartPole-v1", "stable+torso.depth=2")
+    run = default_run("pqn", "CartPole-v1", "stable+torso.depth=2")
     saved = json.loads(json.dumps(dataclasses.replace(run, total_steps=77).to_json()))
     full, short = commands_of(saved), short_commands_of(saved)
     for command in (full, short):
@@ -184,7 +185,7 @@ def test_the_command_for_a_run_is_its_own_with_the_change():
 
 
 def test_a_run_whose_environment_is_not_there_and_a_classifier_get_commands_of_what_is_known():
-    saved = {**default_run("CartPole-v1").to_json(), "env": "no_such_package:make_env"}
+    saved = {**default_run("pqn", "CartPole-v1").to_json(), "env": "no_such_package:make_env"}
     assert commands_of(saved)("kron", None) == (
         "stablegrad train pqn --env no_such_package:make_env --optimizer.name kron"
     )
@@ -195,7 +196,7 @@ def test_a_run_whose_environment_is_not_there_and_a_classifier_get_commands_of_w
 
 
 def test_all_that_a_record_says_is_tried():
-    base = default_run("Breakout-v5", "baseline+torso.activation=gelu+optimizer.schedule=linear")
+    base = default_run("pqn", "Breakout-v5", "baseline+torso.activation=gelu+optimizer.schedule=linear")
     changed = changed_configs(base, [prescription(name) for name in ("activation", "steady_rate", "normalise_inputs")])
     assert list(changed) == ["activation", "steady_rate"]  # images are normalised already
     agent = changed["activation"].agent

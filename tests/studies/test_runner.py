@@ -12,7 +12,7 @@ import torch
 
 from stablegrad.errors import UsageError
 from stablegrad.studies import runner
-from stablegrad.studies.executors import LocalExecutor
+from stablegrad.studies.local_executor import LocalExecutor
 from stablegrad.studies.runner import TRIES, run_study, summarize_study
 from stablegrad.studies.study import StudyFolder, read_study
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
@@ -144,7 +144,7 @@ def driver(study_in):
     """A process that runs a study, whose runs have written checkpoints."""
     folder = study_in(CLASSIFIERS, "driven")
     program = f"""
-        from stablegrad.studies.executors import LocalExecutor
+        from stablegrad.studies.local_executor import LocalExecutor
         from stablegrad.studies.runner import run_study
         from stablegrad.studies.study import StudyFolder
         if __name__ == "__main__":

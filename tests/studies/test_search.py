@@ -39,7 +39,7 @@ def fake(monkeypatch):
 
 
 def plan(trials=8, *, changes=None, **options):
-    config = default_run("CartPole-v1")
+    config = default_run("pqn", "CartPole-v1")
     agent = apply_changes(config.agent, {"torso.width": 16, "torso.depth": 2, **(changes or {})})
     config = dataclasses.replace(config, agent=agent, threads=1, total_steps=1600)
     return SearchPlan(config, trials=trials, **{"confirm_seeds": 3, **options})

@@ -30,7 +30,7 @@ from stablegrad.training.config import RunConfig, default_run
 
 
 def base(env="CartPole-v1", setting="baseline", **changes):
-    config = default_run(env, setting)
+    config = default_run("pqn", env, setting)
     return dataclasses.replace(config, agent=apply_changes(config.agent, {"torso.width": 24, **changes}))
 
 
@@ -96,7 +96,7 @@ def said(command):
     assert words[:3] == ["stablegrad", "train", "pqn"]
     env = words[words.index("--env") + 1]
     preset = words[words.index("--preset") + 1] if "--preset" in words else "baseline"
-    return parse(RunOptions, "train", words[3:], "", RunOptions.of(default_run(env, preset))).config
+    return parse(RunOptions, "train", words[3:], "", RunOptions.of(default_run("pqn", env, preset))).config
 
 
 def test_the_base_point_is_the_baseline():

@@ -1,10 +1,8 @@
 import copy
 
 import numpy as np
-import pytest
 
 from stablegrad.studies import comparison_rows, summarize, verdict
-from stablegrad.studies.wording import duration, memory, number
 
 
 def spoken(synthetic, directory, baseline, stable, **changes):
@@ -85,27 +83,6 @@ def test_words_leave_the_summary_alone(synthetic, tmp_path):
     before = copy.deepcopy(summary)
     verdict(summary), comparison_rows(summary)
     assert summary == before
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"), (3, "3"), (-248.4, "-248"), (1234567.0, "1,234,567"), (12.345, "12.3"), (1.5, "1.50"),
-        (0.2, "0.20"), (0.0123, "0.012"), (1e-9, "1e-09"), (99.99, "100.0"),
-    ],
-)  # fmt: skip
-def test_number(value, text):
-    assert number(value) == text
-
-
-def test_units():
-    assert number(3.0, signed=True) == "+3"
-    assert duration(None) == memory(None) == "–"
-    assert duration(45.04) == "45.0 s"
-    assert duration(200) == "3 min 20 s"
-    assert duration(7500) == "2 h 5 min"
-    assert memory(512 * 2**20) == "512 MiB"
-    assert memory(3 * 2**30) == "3.00 GiB"
 
 
 def test_a_first_setting_that_learned_nothing_is_named(synthetic, tmp_path):

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stablegrad.agents.presets import PRESETS
 from stablegrad.errors import StablegradError, UsageError
-from stablegrad.supervised import PRESETS, ImageEncoderConfig, SupervisedConfig, preset_config
+from stablegrad.supervised import ImageEncoderConfig, SupervisedConfig, preset_config
 
 
 def test_the_baseline_is_the_papers():

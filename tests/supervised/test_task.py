@@ -23,8 +23,8 @@ from stablegrad.supervised import (
     resume_supervised,
     train_supervised,
 )
+from stablegrad.supervised.relabelling import Relabelling
 from stablegrad.supervised.seeds import Stream, torch_seed
-from stablegrad.supervised.task import SupervisedTrainer
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 from stablegrad.training.interruption import Interrupted
 from stablegrad.training.run_folder import RunFolder
@@ -56,7 +56,7 @@ class Killed(BaseException):
 
 def interrupting(monkeypatch, updates, act):
     """Call ``act`` in the middle of the run's update of that number, counted from 1."""
-    original = SupervisedTrainer._update
+    original = Relabelling._update
     calls = 0
 
     def update(self, *arguments):
@@ -66,7 +66,7 @@ def interrupting(monkeypatch, updates, act):
             act()
         return original(self, *arguments)
 
-    monkeypatch.setattr(SupervisedTrainer, "_update", update)
+    monkeypatch.setattr(Relabelling, "_update", update)
 
 
 def kill():
@@ -259,23 +259,23 @@ class NoWait(TorchDispatchMode):
 def test_nothing_waits_for_the_device_within_an_epoch(tmp_path, tiny_run, monkeypatch):
     with pytest.raises(AssertionError, match="waits for the device"), NoWait():
         torch.ones(1).item()
-    original = SupervisedTrainer._run_batches
+    original = Relabelling._run_batches
 
     def watched(self):
         with NoWait():
             original(self)
 
-    monkeypatch.setattr(SupervisedTrainer, "_run_batches", watched)
+    monkeypatch.setattr(Relabelling, "_run_batches", watched)
     config = dataclasses.replace(tiny_run, optimizer=OptimizerConfig(name="sgd"), max_grad_norm=1.0)
     assert train_supervised(config, tmp_path / "run", quiet=True)["status"] == "finished"
 
 
 def test_divergence_names_epoch_update_layer_and_checkpoint(tmp_path, tiny_run, monkeypatch):
-    def poison(self, images, original=SupervisedTrainer._logits):
+    def poison(self, images, original=Relabelling._logits):
         logits = original(self, images)
         return logits * float("nan") if self.network.training and self.updates == 10 else logits
 
-    monkeypatch.setattr(SupervisedTrainer, "_logits", poison)
+    monkeypatch.setattr(Relabelling, "_logits", poison)
     message = r"diverged in epoch 3, in update 11: the gradient of layer 'head' is not finite .*checkpoint: '.*step-8'"
     with pytest.raises(TrainingDiverged, match=message):
         train_supervised(tiny_run, tmp_path / "run", quiet=True)

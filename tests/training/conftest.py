@@ -9,7 +9,7 @@ from stablegrad.training.health import DiagnosisConfig
 @pytest.fixture(scope="session")
 def tiny_run():
     """A run of a second or two, with checkpoints at about a third and two thirds of it."""
-    run = default_run("CartPole-v1", "stable")
+    run = default_run("pqn", "CartPole-v1", "stable")
     agent = dataclasses.replace(
         run.agent,
         torso=dataclasses.replace(run.agent.torso, width=16, depth=1),

@@ -12,17 +12,15 @@ import socket
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from stablegrad.agents import PQN
-from stablegrad.agents.presets import default_config
-from stablegrad.agents.rollout import Rollout
+from stablegrad.agents.pqn import ALGORITHM, defaults
 from stablegrad.cli.main import main
 from stablegrad.environments import environment_spec, make_vector_env
 from stablegrad.errors import StablegradError
 from stablegrad.optimizers.config import OptimizerConfig
-from stablegrad.training import trainer
+from stablegrad.training import interaction
 from stablegrad.training.distributed import Ranks
 from stablegrad.training.run_folder import RunFolder
 
@@ -39,10 +37,10 @@ def resume(run, killed_rank=None, updates=0):
             super().__init__(*arguments, **options)
             agents.append(self)
 
-        def update(self, *arguments):
+        def learn(self, *arguments):
             if Ranks().rank == killed_rank and self.updates >= updates:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().update(*arguments)
+            return super().learn(*arguments)
 
     def recorded_env(*arguments, **options):
         seeds.append(options["seeds"])
@@ -57,7 +55,8 @@ def resume(run, killed_rank=None, updates=0):
         env.step = recorded
         return env
 
-    trainer.PQN, trainer.make_vector_env = RecordedPQN, recorded_env
+    recorded = dataclasses.replace(ALGORITHM, agent=RecordedPQN)
+    interaction.find_algorithm, interaction.make_vector_env = lambda name: recorded, recorded_env
     code = main(["resume", run, "--quiet"])
     return {
         "code": code,
@@ -73,7 +72,8 @@ def averaged_update():
     ranks = Ranks()
     with ranks.joined(CPU):
         agent = one_step_agent(ranks.average_gradients)
-        agent.update(a_rollout(agent, ranks.rank), 0)
+        fill_rollout(agent, ranks.rank)
+        agent.learn(0)
         return {"code": 0, "weights": agent.network.state_dict()}
 
 
@@ -89,7 +89,7 @@ def disagree():
 def one_step_agent(average_gradients=None):
     """An agent whose update is one step, linear in the gradient."""
     spec = environment_spec("CartPole-v1")
-    config = default_config(spec)
+    config = defaults(spec)
     config = dataclasses.replace(
         config,
         torso=dataclasses.replace(config.torso, width=8, depth=1),
@@ -103,16 +103,14 @@ def one_step_agent(average_gradients=None):
     return PQN(config, spec, total_steps=100, device=CPU, seed=0, average_gradients=average_gradients)
 
 
-def a_rollout(agent, seed):
+def fill_rollout(agent, seed):
+    """Fill the agent's rollout with steps of environments of its own."""
     config = agent.config
     env = make_vector_env("CartPole-v1", config.num_envs, seeds=[100 * seed + i for i in range(config.num_envs)])
-    rollout = Rollout(config.num_steps, config.num_envs, agent.spec.observation_shape, torch.float32, CPU)
-    rollout.begin(env.reset())
+    agent.begin(env.reset())
     agent.reseed(seed)
-    for t in range(config.num_steps):
-        action, value = agent.act(rollout.observation[t], 0)
-        rollout.add(t, action, value, env.step(np.asarray(action)))
-    return rollout
+    for _ in range(config.num_steps):
+        agent.observe(env.step(agent.act(0)))
 
 
 def fork(label, function, arguments):

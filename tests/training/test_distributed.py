@@ -17,8 +17,8 @@ from stablegrad.errors import UsageError
 from stablegrad.training import distributed
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 from stablegrad.training.distributed import Ranks, checksums
+from stablegrad.training.interaction import resume
 from stablegrad.training.run_folder import RunFolder
-from stablegrad.training.trainer import resume
 
 FORKED = Path(__file__).with_name("forked_ranks.py")
 TOTAL_STEPS = 900
@@ -133,7 +133,8 @@ def test_averaging_gradients_is_averaging_what_each_rank_would_have_learned(fork
     alone = []
     for rank in (0, 1):
         agent = ranks.one_step_agent()
-        agent.update(ranks.a_rollout(agent, rank), 0)
+        ranks.fill_rollout(agent, rank)
+        agent.learn(0)
         alone.append(agent.network.state_dict())
     for name, weights in first["weights"].items():
         torch.testing.assert_close(weights, (alone[0][name] + alone[1][name]) / 2, rtol=1e-5, atol=1e-6)

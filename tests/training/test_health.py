@@ -18,13 +18,15 @@ from stablegrad.diagnostics.prescriptions import prescribe
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.environments import environment_spec
 from stablegrad.errors import UsageError
+from stablegrad.files import write_json
 from stablegrad.reports.run_page import write_run_report
 from stablegrad.training import health as health_module
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, step_of
 from stablegrad.training.config import RunConfig
 from stablegrad.training.health import HEALTHY, LIVE, DiagnosisConfig, Health
-from stablegrad.training.run_folder import RunFolder, write_json
-from stablegrad.training.trainer import Collapsed, Trainer, resume, train
+from stablegrad.training.interaction import lifecycle, resume, train
+from stablegrad.training.lifecycle import Collapsed
+from stablegrad.training.run_folder import RunFolder
 
 
 def watched(run, *, on_collapse="continue", look_every=4, probe_every=8, curvature_every=0, **changes):
@@ -207,15 +209,15 @@ def test_a_second_rollback_keeps_what_the_first_one_changed(tmp_path, collapsing
     """Both go back to the beginning, whose checkpoint holds the rate that the run began with."""
     prescribing(monkeypatch, ("raise_learning_rate", 2.0), ("clip_gradients", None))
     config = watched(collapsing, on_collapse="rollback", **{"optimizer.schedule": "constant"})
-    trainer = Trainer(RunFolder.create(tmp_path / "run", config.to_json()), config, quiet=True)
-    done = trainer.run()["health"]["interventions"]
+    run = lifecycle(RunFolder.create(tmp_path / "run", config.to_json()), config, quiet=True)
+    done = run.run()["health"]["interventions"]
     assert [one["name"] for one in done[:2]] == ["raise_learning_rate", "clip_gradients"]
     assert done[0]["back_to"] == done[1]["back_to"] == 0
     clipped = len(done) - 1
-    assert trainer.agent.optimizer.param_groups[0]["lr"] == 2.0
+    assert run.loop.agent.optimizer.param_groups[0]["lr"] == 2.0
     assert RunFolder(tmp_path / "run").read_metrics()[-1]["optimizer/learning_rate"] == 2.0
-    assert trainer.agent.config.max_grad_norm == pytest.approx(config.agent.max_grad_norm / 10**clipped)
-    assert trainer.agent.config.optimizer.learning_rate == 2.0
+    assert run.loop.agent.config.max_grad_norm == pytest.approx(config.agent.max_grad_norm / 10**clipped)
+    assert run.loop.agent.config.optimizer.learning_rate == 2.0
 
 
 def test_a_rollback_finds_what_can_be_applied_behind_what_cannot(tiny_run):

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from stablegrad.training import interruption
+from stablegrad.training.interaction import train
 from stablegrad.training.interruption import stop_signals
-from stablegrad.training.trainer import train
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

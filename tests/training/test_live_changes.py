@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from stablegrad.agents.contract import AgentConfig
-from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.optimizers.config import OptimizerConfig
-from stablegrad.training.health import LIVE, apply_live
+from stablegrad.training.health import apply_live
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,3 @@ def test_the_states_of_all_optimizers():
     apply_live(agent, "reset_optimizer_state", None)
     assert not any(optimizer.state for optimizer in agent.optimizers.values())
     assert agent.config == config
-
-
-def test_what_is_live():
-    assert set(LIVE) == {"lower_learning_rate", "raise_learning_rate", "clip_gradients", "reset_optimizer_state"}
-    assert all(INTERVENTIONS[name].live for name in LIVE)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stablegrad.agents.replay import Replay
 from stablegrad.environments import EnvironmentSpec, StepResult
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.networks import EncoderConfig, TorsoConfig
@@ -49,6 +50,35 @@ class AgentConfig:
         """How a network is optimized, by its name; an algorithm whose networks differ overrides this."""
         return self.optimizer
 
+    @property
+    def horizon(self) -> int:
+        """Steps of every environment between two calls of ``Agent.learn``."""
+        return 1
+
+
+@dataclass(frozen=True)
+class ReplayConfig(AgentConfig):
+    """The options of agents that learn from a replay buffer."""
+
+    buffer_size: int = 1_000_000
+    """Transitions that the replay buffer holds, over all environments."""
+    batch_size: int = 256
+    """Transitions in a minibatch."""
+    learning_starts: int = 10_000
+    """Environment steps before the first update."""
+    train_every: int = 1
+    """Environment steps between two calls of ``learn``, of all environments together."""
+    gradient_steps: int = 1
+    """Minibatch steps in a call of ``learn``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, buffer_size=1, batch_size=1, learning_starts=0, train_every=1, gradient_steps=1)
+
+    @property
+    def horizon(self) -> int:  # noqa: D102
+        return max(self.train_every // self.num_envs, 1)
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -76,21 +106,27 @@ class Agent(Protocol):
     """A learner: it acts in ``config.num_envs`` environments, observes what comes of it, and learns.
 
     The interaction loop calls ``begin`` once a segment, then ``act`` and ``observe`` for every step of the
-    environments, and ``learn`` after every ``horizon`` of them.
+    environments, and ``learn`` after every ``config.horizon`` of them.
     """
 
     config: Any
     """Its configuration, an ``AgentConfig``."""
-    networks: Mapping[str, nn.Module]
-    """What is trained, by name: {"q"}, or {"actor", "critic"}. Target networks are part of ``state_dict``."""
-    optimizers: Mapping[str, Optimizer]
-    """One for each network, by its name; other learned values, such as a temperature, are part of ``state_dict``."""
-    updates: int
-    """Calls of ``learn`` that changed weights, counted in minibatch steps."""
-    horizon: int
-    """Steps of the environments between two calls of ``learn``."""
-    replay: Any
-    """The replay buffer, which checkpoints save on their own; None for an agent without one."""
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """What is trained, by name: {"q"}, or {"actor", "critic"}. Target networks are part of ``state_dict``."""
+
+    @property
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        """One for each network, by its name; other learned values, such as a temperature, are in ``state_dict``."""
+
+    @property
+    def updates(self) -> int:
+        """Minibatch steps taken so far."""
+
+    @property
+    def replay(self) -> Replay | None:
+        """The replay buffer, which checkpoints save on their own; None for an agent without one."""
 
     def begin(self, observation: np.ndarray) -> None:
         """Start a segment from the first observations of fresh environments, [num_envs, *observation_shape]."""
@@ -212,3 +248,8 @@ def check_fractions(config: Any, *names: str) -> None:
     for name in names:
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise UsageError(f"{name.replace('_', '-')} must be from 0 to 1, got {getattr(config, name)}")
+
+
+def shown_names(networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Networks by the names under which their layers, weights and metrics are shown: a single one has none."""
+    return {"": next(iter(networks.values()))} if len(networks) == 1 else dict(networks)

@@ -7,91 +7,76 @@ are those of arXiv 2506.15544 for Atari.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from stablegrad.agents.contract import (
+    AgentConfig,
+    Algorithm,
+    AverageGradients,
+    Objective,
+    check_at_least,
+    check_fractions,
+)
+from stablegrad.agents.exploration import linear_epsilon
 from stablegrad.agents.returns import lambda_returns
-from stablegrad.agents.rollout import Rollout
+from stablegrad.agents.rollout import Rollout, rollout_bytes
 from stablegrad.diagnostics.metrics import explained_variance, value_statistics
-from stablegrad.environments import EnvironmentSpec
-from stablegrad.errors import UsageError, unknown_name
-from stablegrad.networks import EncoderConfig, QNetwork, TorsoConfig
+from stablegrad.environments import Discrete, EnvironmentSpec, StepResult
+from stablegrad.errors import UsageError
+from stablegrad.networks import QNetwork, TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
 from stablegrad.optimizers.gradients import clip_gradient_norm_
 from stablegrad.optimizers.saved import load_state
 
-PRECISIONS = ("fp32", "bf16")
-
 
 @dataclass(frozen=True)
-class PQNConfig:
+class PQNConfig(AgentConfig):
     """Everything that decides what PQN learns."""
 
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    torso: TorsoConfig = field(default_factory=TorsoConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     num_envs: int = 128
     """Environments that are stepped together."""
+    max_grad_norm: float | None = 10.0
+    """Global gradient norm above which gradients are scaled down; None: never."""
     num_steps: int = 32
     """Steps of every environment between two updates."""
     num_minibatches: int = 32
     """Minibatches an epoch; num_envs * num_steps must be a multiple of it."""
     num_epochs: int = 2
     """Passes over each rollout."""
-    discount: float = 0.99
-    """Gamma."""
     q_lambda: float = 0.65
     """Lambda of the Q(lambda) targets: 0 is one-step Q-learning."""
-    max_grad_norm: float = 10.0
-    """Global gradient norm above which gradients are scaled down."""
     epsilon_start: float = 1.0
-    """Share of random actions at the start."""
+    """Fraction of random actions at the start."""
     epsilon_end: float = 0.005
-    """Share of random actions after the decay."""
+    """Fraction of random actions after the decay."""
     exploration_fraction: float = 0.1
-    """Share of all environment steps over which epsilon falls, linearly."""
-    precision: str = "fp32"
-    """fp32, or bf16: matrix products and convolutions in bfloat16, weights and optimizer in fp32."""
+    """Fraction of all environment steps over which epsilon falls, linearly."""
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "num_steps", "num_minibatches", "num_epochs"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        super().__post_init__()
+        check_at_least(self, num_steps=1, num_minibatches=1, num_epochs=1)
         if (self.num_envs * self.num_steps) % self.num_minibatches:
             raise UsageError(
                 f"num-envs * num-steps = {self.num_envs * self.num_steps} cannot be cut into "
                 f"{self.num_minibatches} minibatches of one size; change num-minibatches"
             )
-        for name in ("discount", "q_lambda", "epsilon_start", "epsilon_end", "exploration_fraction"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UsageError(f"{name.replace('_', '-')} must be from 0 to 1, got {getattr(self, name)}")
-        if not 0.0 < self.max_grad_norm < float("inf"):
-            raise UsageError(f"max-grad-norm must be above 0 and finite, got {self.max_grad_norm}")
-        if self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
+        check_fractions(self, "q_lambda", "epsilon_start", "epsilon_end", "exploration_fraction")
+
+    @property
+    def horizon(self) -> int:  # noqa: D102
+        return self.num_steps
 
 
 class PQN:
-    """The agent: network, optimizer, how it acts and how it learns.
+    """The agent: network, optimizer, how it acts and how it learns; see ``MakeAgent`` for the arguments."""
 
-    Args:
-        config: what to learn and how.
-        spec: the environment's observations and actions.
-        total_steps: environment steps of the whole run, for the schedules.
-        device: where the network lives.
-        seed: draws the initial weights and, until ``reseed``, actions and minibatches.
-        average_gradients: where several processes train one agent: gets the parameters after every backward pass and
-            replaces their gradients by the means over all processes, before they are clipped.
-
-    Raises:
-        UsageError: the environment's actions are not discrete.
-    """
+    replay = None
 
     def __init__(
         self,
@@ -101,22 +86,29 @@ class PQN:
         total_steps: int,
         device: torch.device,
         seed: int,
-        average_gradients: Callable[[Sequence[Tensor]], None] | None = None,
+        average_gradients: AverageGradients | None = None,
     ):
-        if spec.num_actions is None:
-            raise UsageError(f"PQN needs discrete actions; those of {spec.env_id!r} are not one choice out of a list")
+        assert isinstance(spec.action_space, Discrete)
         self.config = config
-        self.spec = spec
         self.total_steps = total_steps
         self.device = device
-        self.num_actions = spec.num_actions
+        self.num_actions = spec.action_space.n
         self.average_gradients = average_gradients
         # A fork, so that making an agent leaves the random numbers of the program around it alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = build_network(config, spec).to(device)
+            self.networks = {name: network.to(device) for name, network in build_networks(config, spec).items()}
+        self.network = self.networks["q"]
         self.parameters = list(self.network.parameters())
         self.optimizer = config.optimizer.build(self.network)
+        self.optimizers = {"q": self.optimizer}
+        self.rollout = Rollout(
+            config.num_steps,
+            config.num_envs,
+            spec.observation_shape,
+            getattr(torch, spec.observation_dtype),
+            device,
+        )
         self.updates = 0
         self.reseed(seed)
 
@@ -125,11 +117,15 @@ class PQN:
         self.generator = torch.Generator(self.device).manual_seed(seed)
 
     def epsilon(self, env_steps: int) -> float:
-        """Share of random actions after ``env_steps`` environment steps: linear, then constant."""
+        """Fraction of random actions after ``env_steps`` environment steps."""
         config = self.config
-        duration = config.exploration_fraction * self.total_steps
-        progress = min(env_steps / duration, 1.0) if duration > 0 else 1.0
-        return config.epsilon_start + progress * (config.epsilon_end - config.epsilon_start)
+        return linear_epsilon(
+            config.epsilon_start, config.epsilon_end, config.exploration_fraction, env_steps, self.total_steps
+        )
+
+    def scalars(self, env_steps: int) -> dict[str, float]:
+        """Epsilon, for the log."""
+        return {"exploration/epsilon": self.epsilon(env_steps)}
 
     @torch.no_grad()
     def q_values(self, observation: Tensor) -> Tensor:
@@ -137,40 +133,42 @@ class PQN:
         with self._autocast():
             return self.network(observation).float()
 
-    def act(self, observation: Tensor, env_steps: int) -> tuple[Tensor, Tensor]:
-        """Epsilon-greedy actions.
+    def begin(self, observation: np.ndarray) -> None:
+        """Start a rollout from the first observations of fresh environments."""
+        self.rollout.begin(observation)
 
-        Args:
-            observation: [num_envs, *observation_shape] on the agent's device.
-            env_steps: environment steps taken so far in the run.
-
-        Returns:
-            (action, value): int64 [num_envs], and max_a Q(s, a), float32 [num_envs].
-        """
-        value, action = self.q_values(observation).max(dim=1)
+    def act(self, env_steps: int) -> np.ndarray:
+        """Epsilon-greedy actions for the newest observations, int64 [num_envs]."""
+        value, action = self.q_values(self.rollout.newest).max(dim=1)
         explore = torch.rand(len(action), generator=self.generator, device=self.device) < self.epsilon(env_steps)
         uniform = torch.randint(self.num_actions, (len(action),), generator=self.generator, device=self.device)
-        return torch.where(explore, uniform, action), value
+        chosen = torch.where(explore, uniform, action)
+        self.rollout.choose(chosen, value)
+        return chosen.cpu().numpy()
 
-    def act_greedily(self, observation: np.ndarray) -> np.ndarray:
+    def observe(self, result: StepResult) -> None:
+        """Store what came of the actions that ``act`` returned last."""
+        self.rollout.add(result)
+
+    def policy(self, observation: np.ndarray) -> np.ndarray:
         """The best action of each observation, int64 [batch]."""
         return self.q_values(torch.from_numpy(observation).to(self.device)).argmax(dim=1).cpu().numpy()
 
-    def update(self, rollout: Rollout, env_steps: int) -> dict[str, Tensor]:
-        """Learn from one rollout: Q(lambda) targets, then ``num_epochs`` passes of minibatch steps.
+    def learn(self, env_steps: int) -> dict[str, Tensor]:
+        """Learn from the rollout: Q(lambda) targets, then ``num_epochs`` passes of minibatch steps.
 
         Rows that only carry a reset keep their places, so that every minibatch has one shape, and weigh nothing.
 
         Args:
-            rollout: a full rollout.
             env_steps: environment steps taken before this rollout, for the learning-rate schedule.
 
         Returns:
-            Tensors on the agent's device, not waited for: "loss/td" and "values/q" [updates], "gradients/norm"
-            [updates] and "gradients/parameters" [updates, number of parameters], the last two before clipping; of the
-            first pass over the rollout "values/std", "values/min", "values/max" (of the actions taken) and
-            "values/explained_variance" (of the targets, by those values) [1].
+            Tensors on the agent's device, not waited for: "loss/td", "values/q" and "gradients/q" [updates],
+            "parameter_norms/q" [updates, number of parameters]; of the first pass over the rollout "values/std",
+            "values/min", "values/max" (of the actions taken) and "values/explained_variance" (of the targets, by those
+            values) [1].
         """
+        rollout = self.rollout
         config, target = self.config, self._targets(rollout)
         action, weight = rollout.action.flatten(), rollout.valid.flatten().float()
 
@@ -189,7 +187,7 @@ class PQN:
                 loss.backward()
                 if self.average_gradients is not None:
                     self.average_gradients(self.parameters)
-                total, parameter_norms = clip_gradient_norm_(self.parameters, config.max_grad_norm)
+                total, parameter_norms = clip_gradient_norm_(self.parameters, config.max_grad_norm or float("inf"))
                 self.optimizer.step()
                 losses.append(loss.detach())
                 q_means.append((rows_weight * q_value.detach()).sum() / rows_valid)
@@ -209,33 +207,20 @@ class PQN:
             "values/explained_variance": explained_variance(values, target[rows], counts).reshape(1),
             "loss/td": torch.stack(losses),
             "values/q": torch.stack(q_means),
-            "gradients/norm": torch.stack(totals),
-            "gradients/parameters": torch.stack(norms),
+            "gradients/q": torch.stack(totals),
+            "parameter_norms/q": torch.stack(norms),
         }
 
-    def td_loss(self, rollout: Rollout, rows: Tensor) -> Callable[[], Tensor]:
-        """The TD loss of some rows of a full rollout as a function of the weights, its targets fixed now; in fp32.
+    def probe(self, rows: int) -> dict[str, Tensor]:
+        """Observations of the current rollout, evenly spread."""
+        return {"q": self.rollout.observations_at(self.rollout.spread(rows))}
 
-        Args:
-            rollout: a full rollout.
-            rows: [batch] numbers of rows, see ``Rollout.observations_at``.
-        """
-        observations, *others = self.td_rows(rollout, rows)
-        valid = others[-1].sum().clamp(min=1.0)
-        return lambda: td_error(self.network(observations), *others) / valid
-
-    def td_rows(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the TD loss of some rows of a full rollout is made of, for :func:`td_error`.
-
-        Returns:
-            observations [batch, ...], actions, targets and weights [batch] (0 where a row is only a reset).
-        """
-        return (
-            rollout.observations_at(rows),
-            rollout.action.flatten()[rows],
-            self._targets(rollout)[rows],
-            rollout.valid.flatten()[rows].float(),
-        )
+    def objectives(self, rows: int) -> dict[str, Objective]:
+        """The TD loss of rows of the last rollout, evenly spread, with its targets fixed now; in fp32."""
+        rollout, chosen = self.rollout, self.rollout.spread(rows)
+        weight = rollout.valid.flatten()[chosen].float()
+        targets = (rollout.action.flatten()[chosen], self._targets(rollout)[chosen], weight)
+        return {"q": Objective(rollout.observations_at(chosen), td_error, targets, weight.sum().clamp(min=1.0))}
 
     def _targets(self, rollout: Rollout) -> Tensor:
         """[num_steps * num_envs] Q(lambda) targets of a full rollout."""
@@ -276,9 +261,54 @@ def _td_loss(q_value: Tensor, target: Tensor, weight: Tensor, valid: Tensor) -> 
     return (weight * F.mse_loss(q_value, target, reduction="none")).sum() / valid
 
 
-def build_network(config: PQNConfig, spec: EnvironmentSpec) -> QNetwork:
+def build_networks(config: PQNConfig, spec: EnvironmentSpec) -> dict[str, nn.Module]:
     """The network of a configuration, freshly initialised."""
-    assert spec.num_actions is not None
-    return QNetwork(
-        spec.observation_shape, spec.num_actions, encoder=config.encoder, torso=config.torso, is_image=spec.is_image
+    assert isinstance(spec.action_space, Discrete)
+    network = QNetwork(
+        spec.observation_shape, spec.action_space.n, encoder=config.encoder, torso=config.torso, is_image=spec.is_image
     )
+    return {"q": network}
+
+
+def defaults(spec: EnvironmentSpec) -> PQNConfig:
+    """PQN's settings for one kind of observation.
+
+    Images: the paper's for Atari. State vectors: fewer and shorter rollouts, more updates a step, longer exploration
+    and an annealed learning rate, as these tasks are learned in some 100,000 steps instead of millions; a narrower
+    torso, as in the field's agents for them (docs/benchmarks.md has what they reach).
+    """
+    if spec.is_image:
+        return PQNConfig()
+    return PQNConfig(
+        torso=TorsoConfig(width=256),
+        optimizer=OptimizerConfig(adam_learning_rate=5e-4, schedule="linear"),
+        num_envs=64,
+        num_steps=16,
+        num_minibatches=8,
+        num_epochs=2,
+        epsilon_end=0.01,
+        exploration_fraction=0.3,
+    )
+
+
+def supports(spec: EnvironmentSpec) -> str | None:
+    """Why PQN cannot act in an environment; None: it can."""
+    return None if isinstance(spec.action_space, Discrete) else "needs discrete actions"
+
+
+def experience_bytes(config: PQNConfig, spec: EnvironmentSpec) -> int:
+    """Memory of a rollout's observations."""
+    return rollout_bytes(config.num_steps, config.num_envs, spec.observation_shape, spec.observation_dtype)
+
+
+ALGORITHM = Algorithm(
+    title="PQN",
+    agent=PQN,
+    config=PQNConfig,
+    supports=supports,
+    defaults=defaults,
+    build_networks=build_networks,
+    experience_bytes=experience_bytes,
+    metrics=("loss/td", "values/q"),
+    distributed=True,
+)

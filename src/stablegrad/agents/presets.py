@@ -12,49 +12,36 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from stablegrad.agents.pqn import PQNConfig
+from stablegrad.agents.catalogue import check_suits, find_algorithm
 from stablegrad.environments import EnvironmentSpec
 from stablegrad.errors import UsageError, unknown_name
-from stablegrad.networks import TorsoConfig
-from stablegrad.optimizers.config import OptimizerConfig
 
-#: What each preset changes in the agent's defaults for an environment (arXiv 2506.15544, section 5). PQN has LayerNorm
-#: throughout by default, so the baseline has it too.
+#: What each preset changes in an algorithm's defaults (arXiv 2506.15544, section 5). LayerNorm is one of the
+#: interventions; an algorithm that has it by default, such as PQN, has it in its baseline too.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "baseline": {},
-    "stable": {"torso.kind": "multi_skip", "optimizer.name": "kron"},
+    "stable": {
+        "torso.kind": "multi_skip",
+        "torso.norm": "layer",
+        "encoder.norm": "auto",
+        "optimizer.name": "kron",
+    },
     "multi_skip": {"torso.kind": "multi_skip"},
     "kron": {"optimizer.name": "kron"},
     "residual": {"torso.kind": "residual"},
 }
 
 
-def default_config(spec: EnvironmentSpec) -> PQNConfig:
-    """PQN's settings for one kind of observation.
+def preset_config(algorithm: str, preset: str, spec: EnvironmentSpec) -> Any:
+    """The agent's configuration for a preset, over the algorithm's defaults for an environment.
 
-    Images: the paper's for Atari. State vectors: fewer and shorter rollouts, more updates a step, longer exploration
-    and an annealed learning rate, as these tasks are learned in some 100,000 steps instead of millions; a narrower
-    torso, as in the field's agents for them (docs/benchmarks.md has what they reach).
+    Raises:
+        UsageError: unknown algorithm or preset, or the algorithm cannot be used in the environment.
     """
-    if spec.is_image:
-        return PQNConfig()
-    return PQNConfig(
-        torso=TorsoConfig(width=256),
-        optimizer=OptimizerConfig(adam_learning_rate=5e-4, schedule="linear"),
-        num_envs=64,
-        num_steps=16,
-        num_minibatches=8,
-        num_epochs=2,
-        epsilon_end=0.01,
-        exploration_fraction=0.3,
-    )
-
-
-def preset_config(name: str, spec: EnvironmentSpec) -> PQNConfig:
-    """The agent's configuration for a preset."""
-    if name not in PRESETS:
-        raise unknown_name("preset", name, PRESETS)
-    return apply_changes(default_config(spec), PRESETS[name])
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    check_suits(algorithm, spec)
+    return apply_changes(find_algorithm(algorithm).defaults(spec), PRESETS[preset])
 
 
 def parse_setting(setting: str) -> tuple[str, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,7 @@ class Rollout:
         self.num_steps = num_steps
         is_image = len(observation_shape) == 3
         stored_shape = (*observation_shape[1:], observation_shape[0]) if is_image else observation_shape
+        self._filled = 0
         self._stored = torch.empty((num_steps + 1, num_envs, *stored_shape), dtype=observation_dtype, device=device)
         self.observation = self._stored.movedim(-1, 2) if is_image else self._stored
         self.action = torch.empty(shape, dtype=torch.int64, device=device)
@@ -40,12 +42,29 @@ class Rollout:
         self.truncated = torch.empty(shape, dtype=torch.bool, device=device)
         self.valid = torch.empty(shape, dtype=torch.bool, device=device)
 
-    def begin(self, observation: np.ndarray | None = None) -> None:
-        """Start a rollout from ``observation``, or from the one after the last step."""
-        if observation is None:
+    def begin(self, observation: np.ndarray) -> None:
+        """Start over from the first observations of fresh environments."""
+        self.observation[0].copy_(torch.from_numpy(observation))
+        self._filled = 0
+
+    @property
+    def newest(self) -> Tensor:
+        """The newest observations, [num_envs, *observation_shape]; after a full rollout, of the next one."""
+        if self._filled == self.num_steps:
+            # Only now, so that a full rollout can be read until the next one begins.
             self.observation[0].copy_(self.observation[-1])
-        else:
-            self.observation[0].copy_(torch.from_numpy(observation))
+            self._filled = 0
+        return self.observation[self._filled]
+
+    def choose(self, action: Tensor, value: Tensor) -> None:
+        """Store the actions taken in the newest observations and the values of their states, [num_envs] each."""
+        self.action[self._filled] = action
+        self.value[self._filled] = value
+
+    def spread(self, rows: int) -> Tensor:
+        """Numbers of at most ``rows`` rows, evenly spread, int64."""
+        every = self.valid.numel()
+        return torch.linspace(0, every - 1, min(every, rows), device=self.valid.device).long()
 
     def observations_at(self, rows: Tensor) -> Tensor:
         """Observations of some of the ``num_steps * num_envs`` rows, [len(rows), *observation_shape]."""
@@ -53,12 +72,18 @@ class Rollout:
         chosen = self._stored[:-1].flatten(0, 1).index_select(0, rows)
         return chosen.movedim(-1, 1) if self.observation is not self._stored else chosen
 
-    def add(self, t: int, action: Tensor, value: Tensor, result: StepResult) -> None:
-        """Store row ``t``: the action taken in observation ``t``, its state's value, and what came of it."""
-        self.action[t] = action
-        self.value[t] = value
+    def add(self, result: StepResult) -> None:
+        """Store what came of the actions that were chosen."""
+        t = self._filled
         self.observation[t + 1].copy_(torch.from_numpy(result.observation))
         self.reward[t] = torch.from_numpy(result.reward)
         self.terminated[t] = torch.from_numpy(result.terminated)
         self.truncated[t] = torch.from_numpy(result.truncated)
         self.valid[t] = torch.from_numpy(result.valid)
+        self._filled = t + 1
+
+
+def rollout_bytes(num_steps: int, num_envs: int, observation_shape: Sequence[int], observation_dtype: str) -> int:
+    """Memory of a rollout's observations; the rest is small beside them."""
+    entry = np.dtype(observation_dtype).itemsize
+    return (num_steps + 1) * num_envs * math.prod(observation_shape) * entry

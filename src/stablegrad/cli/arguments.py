@@ -11,10 +11,11 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from stablegrad.agents.catalogue import DEFAULT_ALGORITHM, find_algorithm
 from stablegrad.agents.presets import PRESETS
 from stablegrad.cli.option_names import nearest_options
-from stablegrad.errors import UsageError, unknown_name
-from stablegrad.training.config import ALGORITHMS, RunConfig
+from stablegrad.errors import UsageError
+from stablegrad.training.config import RunConfig
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ class RunOptions(RunConfig):
             help_behavior_hint=lambda env: f"(required; the defaults shown here are those for {env})",
         ),
     ]
-    algorithm: tyro.conf.Fixed[str] = ALGORITHMS[0]
+    algorithm: tyro.conf.Fixed[str] = DEFAULT_ALGORITHM
     preset: Annotated[
         str,
         tyro.conf.arg(help=f"{', '.join(PRESETS)}; with changes, if any, as in stable+torso.skip_blocks=2."),
@@ -93,12 +94,11 @@ def algorithm_and_env(command: str, arguments: Sequence[str]) -> tuple[str, str,
     """
     asks_for_help = bool({"-h", "--help"} & set(arguments))
     if asks_for_help and arguments[0].startswith("-"):
-        arguments = [ALGORITHMS[0], *arguments]
+        arguments = [DEFAULT_ALGORITHM, *arguments]
     if not arguments or arguments[0].startswith("-"):
-        raise UsageError(f"name the algorithm first: stablegrad {command} {ALGORITHMS[0]} --env ID ...")
+        raise UsageError(f"name the algorithm first: stablegrad {command} {DEFAULT_ALGORITHM} --env ID ...")
     algorithm, *rest = arguments
-    if algorithm not in ALGORITHMS:
-        raise unknown_name("algorithm", algorithm, ALGORITHMS)
+    find_algorithm(algorithm)  # raises where there is none
     if option(rest, "--algorithm") is not None:
         raise UsageError(f"the algorithm stands first and is no option: stablegrad {command} {algorithm} --env ID ...")
     env = option(rest, "--env", "CartPole-v1" if asks_for_help else None)
@@ -106,6 +106,11 @@ def algorithm_and_env(command: str, arguments: Sequence[str]) -> tuple[str, str,
         named = rest[0] if rest and not rest[0].startswith("-") else "ID"
         raise UsageError(f"name an environment: --env {named} ('stablegrad envs' lists them)")
     return algorithm, env, rest
+
+
+def folder_name(*parts: str) -> str:
+    """A folder's name that says what it holds."""
+    return "-".join(parts).replace(":", "-").replace("/", "-")
 
 
 def _unknown(name: str, command: str, arguments: Sequence[str], options: set[str]) -> UsageError:

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from stablegrad.cli.arguments import parse
 from stablegrad.errors import UsageError, unknown_name
+from stablegrad.files import write_atomically, write_json
 from stablegrad.terminal import text_console
 from stablegrad.training.config import provenance, resolve_device
-from stablegrad.training.run_folder import write_atomically, write_json
 from stablegrad.training.tuning import keep_freed_memory
 
 SUBJECTS = ("optimizers",)

@@ -15,7 +15,7 @@ import tyro
 from rich.live import Live
 from rich.table import Table
 
-from stablegrad.cli.arguments import RunOptions, algorithm_and_env, option, parse
+from stablegrad.cli.arguments import RunOptions, algorithm_and_env, folder_name, option, parse
 from stablegrad.errors import UsageError
 from stablegrad.reports import write_comparison_report
 from stablegrad.studies import RunProgress, comparison_rows, run_comparison, verdict
@@ -72,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
     for config in configs.values():
         config.check()
     seeds = seed_list(parsed.seeds[0] if len(parsed.seeds) == 1 else parsed.seeds, "two or more numbers are the seeds")
-    directory = parsed.dir or Path("runs") / f"compare-{algorithm}-{env.replace(':', '-').replace('/', '-')}"
+    directory = parsed.dir or Path("runs") / folder_name("compare", algorithm, env)
 
     try:
         with ComparisonProgress(quiet=parsed.quiet) as progress:
@@ -96,7 +96,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _parse(algorithm: str, arguments: Sequence[str], env: str, setting: str) -> Arguments:
     # One thread a run: runs side by side use the cores better than threads within small networks.
-    default = dataclasses.replace(default_run(env, setting), algorithm=algorithm, threads=1)
+    default = dataclasses.replace(default_run(algorithm, env, setting), threads=1)
     return parse(
         Arguments,
         f"compare {algorithm}",

@@ -25,7 +25,7 @@ from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.recorded import diagnose_recorded, recorded_history
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, verify
-from stablegrad.errors import StablegradError, UsageError, unknown_name
+from stablegrad.errors import StablegradError, UsageError, command, unknown_name
 from stablegrad.studies.run_trial import (
     changed_configs,
     check_size,
@@ -35,9 +35,9 @@ from stablegrad.studies.run_trial import (
     trial_steps,
     verify_run,
 )
-from stablegrad.studies.wording import duration
 from stablegrad.targets import nearest_target
 from stablegrad.terminal import text_console
+from stablegrad.text import duration
 from stablegrad.training.config import RunConfig, usable_cores
 from stablegrad.training.interruption import Interrupted
 from stablegrad.training.run_folder import RunFolder
@@ -147,10 +147,10 @@ def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
     if not is_agent:
         raise UsageError("--verify of a run is for agents; for this network give package.module:make_model")
     if not report.prescriptions:
-        env = shlex.quote(str(config["env"]))
+        compare, env = command("compare", config["algorithm"]), shlex.quote(str(config["env"]))
         return _untried(
             report,
-            f"compare settings of your own: stablegrad compare pqn --env {env} --settings baseline stable; or judge "
+            f"compare settings of your own: {compare} --env {env} --settings baseline stable; or judge "
             f"the run beside that of a smaller network: stablegrad diagnose {shlex.quote(parsed.target)} --beside RUN",
         )
     return replace(report, trial=_try_in_its_environment(parsed, arguments, folder, report))

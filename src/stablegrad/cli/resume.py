@@ -15,8 +15,8 @@ from stablegrad.cli.train import print_summary
 from stablegrad.supervised import resume_supervised
 from stablegrad.supervised.config import ALGORITHM as SUPERVISED
 from stablegrad.training.distributed import refuse_torchrun
+from stablegrad.training.interaction import resume
 from stablegrad.training.run_folder import RunFolder
-from stablegrad.training.trainer import resume
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
-from stablegrad.cli.arguments import RunOptions, algorithm_and_env, option, parse
+from stablegrad.agents.catalogue import DEFAULT_ALGORITHM
+from stablegrad.cli.arguments import RunOptions, algorithm_and_env, folder_name, option, parse
 from stablegrad.errors import UsageError, command
 from stablegrad.reports import write_comparison_report
 from stablegrad.studies.kinds import RELEARN
@@ -24,8 +25,8 @@ from stablegrad.studies.search_result import spent_in_words
 from stablegrad.studies.search_space import Space, describe
 from stablegrad.studies.search_storage import load_optuna
 from stablegrad.studies.seeds import seed_list
-from stablegrad.studies.wording import duration, number
 from stablegrad.terminal import text_console
+from stablegrad.text import duration, number
 from stablegrad.training.config import default_run
 from stablegrad.training.interruption import Interrupted
 
@@ -86,13 +87,14 @@ def run(arguments: Sequence[str]) -> int:
         wish = parse(ResumeArguments, "search", arguments, "Go on with a search: what is finished is not repeated.")
         return _carry_out(wish, SearchFolder.read(wish.resume), arguments)
     if arguments and arguments[0] == RELEARN:
-        raise UsageError("a search confirms by paired returns, so it is for agents: stablegrad search pqn --env ID ...")
+        agent = f"stablegrad search {DEFAULT_ALGORITHM} --env ID ..."
+        raise UsageError(f"a search confirms by paired returns, so it is for agents: {agent}")
     algorithm, env, rest = algorithm_and_env("search", arguments)
     if option(rest, "--seed") is not None:
         raise UsageError("--seed is for 'train'; search takes --seeds N")
     # One thread a run: runs side by side use the cores better than threads within small networks.
     setting = option(rest, "--preset", "baseline") or ""
-    default = dataclasses.replace(default_run(env, setting), algorithm=algorithm, threads=1)
+    default = dataclasses.replace(default_run(algorithm, env, setting), threads=1)
     text = "Find what makes a network learn: diagnosis, trials, and a paired confirmation on fresh seeds."
     asked = parse(Arguments, f"search {algorithm}", rest, text, Arguments(run=SearchedRun.of(default)))
     seeds = seed_list(asked.seeds[0] if len(asked.seeds) == 1 else asked.seeds, "two or more numbers are the seeds")
@@ -100,7 +102,7 @@ def run(arguments: Sequence[str]) -> int:
     plan.base.check()
     if asked.dry_run:
         return _dry_run(asked, plan)
-    directory = asked.run_dir or Path("runs") / f"search-{algorithm}-{env.replace(':', '-').replace('/', '-')}"
+    directory = asked.run_dir or Path("runs") / folder_name("search", algorithm, env)
     return _carry_out(asked, SearchFolder.open(directory, plan), arguments)
 
 

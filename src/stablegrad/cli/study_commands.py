@@ -23,8 +23,8 @@ from stablegrad.studies.runner import StudyProgress, run_study, summarize_study,
 from stablegrad.studies.study import FORMS, Run, Study, StudyFolder, read_study
 from stablegrad.studies.summary import FEW_SEEDS
 from stablegrad.terminal import text_console
+from stablegrad.text import duration, memory
 from stablegrad.training.interruption import Interrupted
-from stablegrad.training.memory import readable
 
 SUBJECTS = ("run", "resume", "show")
 PLAIN_INTERVAL = 15.0
@@ -235,7 +235,7 @@ def _plan(asked: Workplace, study: Study, runs: list[Run]) -> int:
         kept, dropped = seeds_within(runs, seconds, workers, 3600 * asked.max_hours)
     total = makespan([seconds[run.cell.name] for run in kept], workers)
     at_least = any(plans[run.cell.name].at_least for run in kept)
-    memory = max((plan.memory_bytes for plan in plans.values()), default=0) * min(workers, max(len(kept), 1))
+    peak = max((plan.memory_bytes for plan in plans.values()), default=0) * min(workers, max(len(kept), 1))
     result = {
         "study": study.name,
         "form": study.form,
@@ -255,7 +255,7 @@ def _plan(asked: Workplace, study: Study, runs: list[Run]) -> int:
         "workers": workers,
         "seconds": total,
         "at_least": at_least,
-        "memory_bytes": memory,
+        "memory_bytes": peak,
         "dropped_seeds": dropped,
     }
     if asked.json:
@@ -267,13 +267,13 @@ def _plan(asked: Workplace, study: Study, runs: list[Run]) -> int:
     for heading in ("parameters", "memory of a run", "time of a run"):
         table.add_column(heading, justify="right")
     for plan in plans.values():
-        time_of_run = ("more than " if plan.at_least else "") + _duration(plan.seconds)
-        table.add_row(*plan.cell.values.values(), f"{plan.parameters:,}", readable(plan.memory_bytes), time_of_run)
+        time_of_run = ("more than " if plan.at_least else "") + duration(plan.seconds)
+        table.add_row(*plan.cell.values.values(), f"{plan.parameters:,}", memory(plan.memory_bytes), time_of_run)
     text_console().print(table)
     print(
         f"\n{len(study.runs)} runs: {len(study.cells)} cells, {len(study.seeds)} seeds; {len(kept)} to make: "
-        f"{'more than' if at_least else 'about'} {_duration(total)} with {workers} workers on this machine, "
-        f"{readable(memory)} of memory; nothing was started"
+        f"{'more than' if at_least else 'about'} {duration(total)} with {workers} workers on this machine, "
+        f"{memory(peak)} of memory; nothing was started"
     )
     if dropped:
         print(f"no time for seeds {', '.join(map(str, dropped))} within {asked.max_hours:g} hours")
@@ -297,12 +297,6 @@ def _configs(study: Study) -> list[Any]:
 def _threads(study: Study) -> int:
     threads = [cell.config.threads for cell in study.cells]
     return 0 if 0 in threads else max(threads)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import Annotated
 
 import tyro
 
-from stablegrad.cli.arguments import RunOptions, algorithm_and_env, option, parse
+from stablegrad.cli.arguments import RunOptions, algorithm_and_env, folder_name, option, parse
 from stablegrad.training.config import RunConfig, default_run
 from stablegrad.training.distributed import Ranks
-from stablegrad.training.trainer import train
+from stablegrad.training.interaction import train
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,13 @@ class Arguments:
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
     algorithm, env, rest = algorithm_and_env("train", arguments)
-    default = default_run(env, option(rest, "--preset", "baseline") or "")
+    default = default_run(algorithm, env, option(rest, "--preset", "baseline") or "")
     parsed = parse(
         Arguments,
         f"train {algorithm}",
         rest,
         "Train one agent; the defaults are those of the environment and the preset.",
-        Arguments(run=RunOptions.of(dataclasses.replace(default, algorithm=algorithm))),
+        Arguments(run=RunOptions.of(default)),
     )
     config = parsed.run.config
     run_dir = parsed.run_dir or Path("runs") / run_name(config)
@@ -50,8 +49,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def run_name(config: RunConfig) -> str:
     """A folder name that says what the run is."""
-    env = config.env.replace(":", "-").replace("/", "-")
-    return f"{config.algorithm}-{env}-{config.preset}-seed{config.seed}"
+    return folder_name(config.algorithm, config.env, config.preset, f"seed{config.seed}")
 
 
 def print_summary(summary: dict, run_dir: Path, *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from stablegrad.studies import RunProgress
-from stablegrad.studies.wording import duration
+from stablegrad.text import duration
 
 SECONDS_BETWEEN_LINES = 15.0
 

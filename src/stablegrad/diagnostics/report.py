@@ -128,8 +128,8 @@ class Report:
         path = Path(path)
         if path.is_dir():
             raise UsageError(f"'{path}' is a folder; give a file in it, such as '{path / 'report.html'}'")
-        # Reports are a room below this one; only this door leads there.
-        from stablegrad.reports.diagnosis_page import write_diagnosis_page
+        # Imported here, as plotly takes a second, which only a page needs.
+        from stablegrad.diagnostics.page import write_diagnosis_page
 
         try:
             return write_diagnosis_page(self, path)

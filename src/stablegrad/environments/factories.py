@@ -6,13 +6,8 @@ signature names. With ``num_envs`` it makes a whole gymnasium ``VectorEnv``; oth
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -27,7 +22,7 @@ from stablegrad.environments.gymnasium_engine import (
     require_next_step_autoreset,
 )
 from stablegrad.errors import UsageError, unknown_name
-from stablegrad.targets import nearest_target
+from stablegrad.targets import import_module, nearest_target
 
 
 def load_factory(env_id: str) -> Callable[..., Any]:
@@ -42,7 +37,8 @@ def load_factory(env_id: str) -> Callable[..., Any]:
         raise UsageError(f"unknown environment {env_id!r}; did you mean {meant!r}?")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise UsageError(f"malformed environment factory {env_id!r}; expected package.module:make_env")
-    module = import_module(env_id, module_name)
+    with faults_of(env_id, "its module was imported"):
+        module = import_module(module_name, "package.module:make_env")
     if not hasattr(module, attribute):
         public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         if not public:
@@ -53,37 +49,6 @@ def load_factory(env_id: str) -> Callable[..., Any]:
         kind = type(factory).__name__
         raise UsageError(f"{env_id!r} names a value of type {kind}; expected a function that makes an environment")
     return factory
-
-
-def import_module(env_id: str, module_name: str) -> ModuleType:
-    """Import a user's module. The current directory is searched first.
-
-    Args:
-        env_id: the environment's name, for messages.
-        module_name: the module's, with dots.
-
-    Raises:
-        UsageError: there is no such module (names the nearest one beside it).
-        EnvironmentFault: it raised while it was imported.
-    """
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    with faults_of(env_id, "its module was imported"):
-        try:
-            return importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            missing = error.name or ""
-            if missing != module_name and not module_name.startswith(missing + "."):
-                raise  # the module is there, but something that it imports is not
-            package = missing.rpartition(".")[0]
-            places = list(getattr(sys.modules[package], "__path__", [])) if package else [here]
-            siblings = [".".join(filter(None, (package, found.name))) for found in pkgutil.iter_modules(places)]
-            if not siblings:
-                where = f"package {package!r}" if package else "the current directory or among the installed packages"
-                raise UsageError(f"no module {missing!r} in {where}; expected package.module:make_env") from None
-            raise unknown_name("module", missing, siblings) from None
 
 
 def make_factory_env(env_id: str, seeds: Sequence[int], render: bool) -> GymnasiumVectorEnv:

@@ -13,8 +13,8 @@ from typing import TypeAlias
 from matplotlib import colormaps
 from matplotlib.ticker import EngFormatter
 
-from stablegrad.reports.series import SETTING_COLOURS
-from stablegrad.studies.wording import number, power
+from stablegrad.pages import SETTING_COLOURS
+from stablegrad.text import number, power
 
 #: The two colours of comparisons, then others that stay apart for colour-blind readers.
 PALETTE = (*SETTING_COLOURS, "#009e73", "#cc79a7", "#a58a00", "#7f5fd6", "#56b4e9", "#999999")

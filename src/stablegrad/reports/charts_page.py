@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import escape
 
+from stablegrad.pages import VIRIDIS, PageFigure, page_figure, transparent
 from stablegrad.reports.charts import (
     GREY,
     AnyChart,
@@ -30,8 +31,7 @@ from stablegrad.reports.charts import (
     scaled_value,
     tick_label,
 )
-from stablegrad.reports.page import VIRIDIS, PageFigure, page_figure, transparent
-from stablegrad.studies.wording import number
+from stablegrad.text import number
 
 SCALE = [[index / (len(VIRIDIS) - 1), colour] for index, colour in enumerate(VIRIDIS)]
 PANEL_HEIGHT = 190  # pixels

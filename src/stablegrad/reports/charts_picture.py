@@ -16,6 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from stablegrad.files import write_atomically
 from stablegrad.reports.charts import (
     GREY,
     AnyChart,
@@ -36,8 +37,7 @@ from stablegrad.reports.charts import (
 )
 from stablegrad.reports.figures import new_figure, png, styled
 from stablegrad.reports.fonts import tell, watched_letters
-from stablegrad.studies.wording import number
-from stablegrad.training.run_folder import write_atomically
+from stablegrad.text import number
 
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 MARKERS = {"line": "", "points": "o", "both": "o"}

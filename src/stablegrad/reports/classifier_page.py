@@ -8,14 +8,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from stablegrad.pages import PageFigure
 from stablegrad.reports.charts import GREY, Line, LineChart, Panel, colour_of
 from stablegrad.reports.charts_page import page_figures
-from stablegrad.reports.page import PageFigure
 from stablegrad.studies.comparison import RunRecord
 from stablegrad.studies.curves import extract
-from stablegrad.studies.wording import MISSING, duration, memory, number
 from stablegrad.supervised import SupervisedConfig
 from stablegrad.supervised.labels import epochs_to_learn
+from stablegrad.text import MISSING, duration, memory, number, percent
 
 #: Lines of the accuracy figure: metric, name in the legend.
 ACCURACIES = {"train/accuracy": "training accuracy", "test/accuracy": "test accuracy (true labels)"}
@@ -60,19 +60,19 @@ def classifier_facts(run: RunRecord, config: SupervisedConfig, cost: Mapping[str
         ("State", run.status),
         ("Epochs", f"{number(summary.get('epochs', last.get('train/epoch', 0)))} of {number(config.epochs)}"),
         ("Updates", number(summary.get("updates", last.get("step", 0)))),
-        ("Training accuracy, last epoch", _share(summary.get("final_accuracy", last.get("train/accuracy")))),
-        ("Test accuracy, last epoch with true labels", _share(float(tests[-1]) if tests.size else None)),
+        ("Training accuracy, last epoch", percent(summary.get("final_accuracy", last.get("train/accuracy")), 1)),
+        ("Test accuracy, last epoch with true labels", percent(float(tests[-1]) if tests.size else None, 1)),
     ]
     if again.get("reshuffles"):
         facts += [
             ("Reshuffled labels learned again", f"{again['relearned']} of {again['reshuffles']}"),
-            ("Accuracy at the end of reshuffled phases, mean", _share(again["mean_final_accuracy"])),
+            ("Accuracy at the end of reshuffled phases, mean", percent(again["mean_final_accuracy"], 1)),
         ]
     return [
         *facts,
-        ("Parameters", _number(summary.get("parameters"))),
+        ("Parameters", number(summary.get("parameters"))),
         ("Wall time", duration(summary.get("wall_seconds", last.get("wall_seconds")))),
-        ("Images a second", _number(cost["images_per_second"])),
+        ("Images a second", number(cost["images_per_second"])),
         ("Peak memory", memory(summary.get("peak_memory_bytes"))),
     ]
 
@@ -92,8 +92,8 @@ def phase_rows(run: RunRecord, config: SupervisedConfig) -> list[list[str]]:
             [
                 f"reshuffled, {phase}" if phase else "true",
                 str(end - first) if over else f"{len(own)} of {end - first}",
-                _share(last.get("train/accuracy")),
-                _share(last.get("test/accuracy")),
+                percent(last.get("train/accuracy"), 1),
+                percent(last.get("test/accuracy"), 1),
                 str(learned) if learned is not None else "never" if over else "not yet" if own else MISSING,
             ]
         )
@@ -128,11 +128,3 @@ def accuracy_figure(run: RunRecord, config: SupervisedConfig) -> PageFigure | No
         "accuracy (share of images)",
     )
     return page_figures(chart)[0]
-
-
-def _share(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.1%}"
-
-
-def _number(value: float | None) -> str:
-    return MISSING if value is None else number(value)

@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from stablegrad.errors import command
+from stablegrad.files import write_json
+from stablegrad.pages import write_page
 from stablegrad.reports.figures import write_figures
-from stablegrad.reports.page import (
-    colour_scale,
-    cost_figure,
-    gradient_figures,
-    option_rows,
-    return_figure,
-    write_page,
-)
+from stablegrad.reports.page import colour_scale, cost_figure, gradient_figures, option_rows, return_figure
 from stablegrad.reports.series import gradient_maps, records_by_setting, return_series
 from stablegrad.studies.comparison import Comparison
 from stablegrad.studies.summary import summarize
-from stablegrad.studies.wording import MISSING, comparison_rows, duration, number, verdict
-from stablegrad.training.run_folder import write_json
+from stablegrad.studies.wording import comparison_rows, verdict
+from stablegrad.text import MISSING, duration, number
 
 
 def write_comparison_report(directory: Path | str) -> Path:
@@ -46,12 +41,12 @@ def write_comparison_report(directory: Path | str) -> Path:
     write_figures(directory)
     return write_page(
         comparison.directory / "report.html",
-        "comparison.html",
+        "reports/templates/comparison.html",
         title=f"{comparison.settings[1]} against {comparison.settings[0]}: "
         f"{summary['algorithm']} on {summary['environment']}",
         settings=comparison.settings,
         summary=summary,
-        steps=MISSING if summary["total_steps"] is None else number(summary["total_steps"]),
+        steps=number(summary["total_steps"]),
         answer=sentences[0],
         sentences=sentences[1:],
         rows=comparison_rows(summary),
@@ -90,8 +85,8 @@ def _seed_rows(summary: dict[str, Any], comparison: Comparison) -> list[dict[str
                 {
                     "seed": str(seed),
                     "setting": setting,
-                    "final": MISSING if value is None else number(value),
-                    "spread": MISSING if spread is None else number(spread),
+                    "final": number(value),
+                    "spread": number(spread),
                     "collapse": collapsed,
                     "state": state if run is None or run["error"] is None else f"{state}: {run['error']}",
                 }

@@ -22,10 +22,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, NullFormatter
 
+from stablegrad.files import write_atomically
+from stablegrad.pages import ZERO_COLOUR
 from stablegrad.reports.fonts import tell, text_style, watched_letters
 from stablegrad.reports.series import (
     PART_COLOURS,
-    ZERO_COLOUR,
     GradientMaps,
     ReturnSeries,
     edges,
@@ -35,8 +36,7 @@ from stablegrad.reports.series import (
 )
 from stablegrad.studies.comparison import Comparison
 from stablegrad.studies.summary import summarize
-from stablegrad.studies.wording import number, power
-from stablegrad.training.run_folder import write_atomically
+from stablegrad.text import number, power
 
 STYLE: Any = {
     "font.size": 10,

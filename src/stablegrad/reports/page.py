@@ -1,59 +1,24 @@
-"""What all report pages share: the template engine, interactive figures, tables of configurations.
-
-A page is one HTML file that needs no network: plotly.js and the style lie inside it. Text from outside (names, errors,
-options) is escaped by the template engine; figures travel as JSON with every ``<`` written as ``\\u003c``.
-"""
+"""What the pages of runs and comparisons share: their figures and tables of configurations."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import numpy as np
 import plotly.graph_objects as go
-from markupsafe import Markup, escape
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
-from plotly.offline import get_plotlyjs
+from markupsafe import escape
 
-from stablegrad import __version__
 from stablegrad.options import flatten
+from stablegrad.pages import VIRIDIS, ZERO_COLOUR, PageFigure, page_figure, transparent
 from stablegrad.reports.figures import return_limits
-from stablegrad.reports.series import PART_COLOURS, ZERO_COLOUR, GradientMaps, ReturnSeries, edges
-from stablegrad.studies.wording import power
-from stablegrad.training.run_folder import write_atomically
+from stablegrad.reports.series import PART_COLOURS, GradientMaps, ReturnSeries, edges
+from stablegrad.text import MISSING, power
 
-VIRIDIS = [to_hex(colormaps["viridis"](position)) for position in np.linspace(0, 1, 11)]
 ROW_HEIGHT = 15  # pixels a layer
-
-
-@dataclass(frozen=True)
-class PageFigure:
-    """A figure of a page.
-
-    Attributes:
-        json: plotly's data and layout, safe inside a script element.
-        height: in pixels.
-        description: what it shows, for readers who cannot see it.
-        narrow: another layout for phones, as JSON; None: the same.
-        narrow_height: its height.
-    """
-
-    json: Markup
-    height: int
-    description: str
-    narrow: Markup | None = None
-    narrow_height: int = 0
-
-    def with_narrow(self, other: PageFigure) -> PageFigure:
-        """The same with the layout of ``other``, a figure of the same data, on phones."""
-        layout = json.dumps(json.loads(other.json)["layout"])
-        return replace(self, narrow=Markup(_script_safe(layout)), narrow_height=other.height)
 
 
 @dataclass(frozen=True)
@@ -79,29 +44,6 @@ class OptionRow:
     name: str
     values: list[str]
     differs: bool
-
-
-def write_page(path: Path, template: str, **context: Any) -> Path:
-    """Fill a template of this package and write the page, whole or not at all.
-
-    Args:
-        path: where to.
-        template: file name in ``templates``.
-        context: what it shows.
-
-    Returns:
-        ``path``.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("stablegrad.reports", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template(template).render(plotly_js=Markup(get_plotlyjs()), version=__version__, **context)
-    write_atomically(path, page.encode(errors="replace"))  # a path may have bytes that are no text
-    return path
 
 
 def return_figure(series: Sequence[ReturnSeries], against_time: bool = False) -> PageFigure | None:
@@ -280,40 +222,8 @@ def option_rows(configs: Sequence[Mapping[str, Any]]) -> list[OptionRow]:
     return sorted(rows, key=lambda row: not row.differs)
 
 
-def page_figure(
-    figure: go.Figure,
-    height: int,
-    description: str,
-    legend: bool = True,
-    margin: Mapping[str, int] | None = None,
-) -> PageFigure:
-    """A figure in the style of all pages; ``margin``: pixels "t" above and "b" below, instead of what is usual."""
-    figure.update_layout(
-        template="none",
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 60, "r": 12, "t": 12, "b": 96 if legend else 48, **(margin or {})},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
-        hovermode="closest",
-        font={"family": "system-ui, sans-serif", "size": 12},
-    )
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
-    return PageFigure(Markup(_script_safe(figure.to_json())), height, description)
-
-
-def _script_safe(text: str | None) -> str:
-    return (text or "null").replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
 def _option(column: Mapping[str, Any], name: str) -> str:
     if name not in column:
-        return "–"
+        return MISSING
     value = column[name]
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def transparent(colour: str, alpha: float) -> str:
-    """A colour "#rrggbb" that lets the paper through; ``alpha`` from 0 to 1."""
-    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"

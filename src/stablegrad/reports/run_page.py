@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stablegrad.diagnostics.page import View, is_look, view
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.errors import StablegradError, command
+from stablegrad.pages import write_page
 from stablegrad.reports.classifier_page import (
     accuracy_figure,
     by_epoch,
@@ -17,22 +19,14 @@ from stablegrad.reports.classifier_page import (
     classifier_title,
     phase_rows,
 )
-from stablegrad.reports.diagnosis_page import View, is_look, view
-from stablegrad.reports.page import (
-    colour_scale,
-    cost_figure,
-    gradient_figures,
-    option_rows,
-    return_figure,
-    write_page,
-)
+from stablegrad.reports.page import colour_scale, cost_figure, gradient_figures, option_rows, return_figure
 from stablegrad.reports.series import gradient_maps, return_series
 from stablegrad.studies.comparison import RunRecord, read_failure
 from stablegrad.studies.run_trial import short_commands_of
 from stablegrad.studies.summary import cost_of
-from stablegrad.studies.wording import MISSING, duration, memory, number
 from stablegrad.supervised import SupervisedConfig
 from stablegrad.supervised.config import ALGORITHM as SUPERVISED
+from stablegrad.text import duration, memory, number
 from stablegrad.training.run_folder import RunFolder
 
 
@@ -67,7 +61,7 @@ def write_run_report(run_dir: Path | str) -> Path:
     return write_page(
         folder.path / "report.html",
         status=status,
-        error=run.error or (summary.get("error") if own["template"] == "classifier.html" else None),
+        error=run.error or (summary.get("error") if own["template"].endswith("classifier.html") else None),
         options=option_rows([config]),
         provenance=option_rows([{key: value for key, value in provenance.items() if key != "command"}]),
         command=shlex.join(map(str, made_by)) if isinstance(made_by, list) and made_by else None,
@@ -82,7 +76,7 @@ def _agent(run: RunRecord, config: dict[str, Any]) -> dict[str, Any]:
     name, cost = run.setting, cost_of([run], finished_only=False)
     maps = gradient_maps({name: [run]})
     return {
-        "template": "run.html",
+        "template": "reports/templates/run.html",
         "title": f"{config.get('algorithm')} on {config.get('env')}: {name}, seed {run.seed}",
         "facts": _facts(run, config, cost),
         "curves": return_figure(return_series({name: [run]}, {"cost": {name: cost}})),
@@ -101,7 +95,7 @@ def _classifier(run: RunRecord, config: dict[str, Any]) -> dict[str, Any]:
     epochs = by_epoch(run)
     maps = gradient_maps({run.setting: [epochs]}, points=min(len(epochs.metrics), 100))
     return {
-        "template": "classifier.html",
+        "template": "reports/templates/classifier.html",
         "title": classifier_title(options),
         "facts": classifier_facts(run, options, cost),
         "curves": accuracy_figure(run, options),
@@ -142,10 +136,10 @@ def _facts(run: RunRecord, config: dict[str, Any], cost: dict[str, Any]) -> list
     facts = [
         ("State", run.status),
         ("Environment steps", f"{number(steps)} of {number(config['total_steps'])}"),
-        ("Final return, mean of the last 100 episodes", MISSING if final is None else number(final)),
-        ("Parameters", MISSING if parameters is None else number(parameters)),
+        ("Final return, mean of the last 100 episodes", number(final)),
+        ("Parameters", number(parameters)),
         ("Wall time", duration(summary.get("wall_seconds"))),
-        ("Steps per second", MISSING if cost["steps_per_second"] is None else number(cost["steps_per_second"])),
+        ("Steps per second", number(cost["steps_per_second"])),
         ("Peak memory", memory(cost["peak_memory_bytes"])),
     ]
     evaluation = summary.get("evaluation") or {}

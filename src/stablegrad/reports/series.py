@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stablegrad.pages import SETTING_COLOURS
 from stablegrad.studies.comparison import Comparison, RunRecord
 from stablegrad.studies.curves import Curve, GradientMap, common_grid, extract, gradient_map, layer_names, on_grid
 from stablegrad.studies.statistics import mean_interval
 from stablegrad.studies.summary import RETURN
 
-# Blue and orange stay apart for colour-blind readers, and on white as on dark paper.
-SETTING_COLOURS = ("#d9730d", "#2f81d6")
 PART_COLOURS = {
     "environment": "#56b4e9",
     "act": "#009e73",
@@ -24,7 +23,6 @@ PART_COLOURS = {
     "diagnostics": "#e6c700",
     "other": "#999999",
 }
-ZERO_COLOUR = "#9a9a9a"
 DECADES = 8  # of the colour scale, at most: a vanished 1e-30 would flatten all other differences
 
 

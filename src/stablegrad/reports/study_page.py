@@ -11,16 +11,16 @@ from typing import Any
 from urllib.parse import quote
 
 from stablegrad.errors import command
+from stablegrad.pages import write_page
 from stablegrad.reports.charts import AnyChart
 from stablegrad.reports.charts_page import page_figures
 from stablegrad.reports.charts_picture import write_pictures
-from stablegrad.reports.page import write_page
 from stablegrad.reports.study_costs import cost_rows, pareto_charts
 from stablegrad.reports.study_figures import PERCENT, figure_title, note_on, study_charts
 from stablegrad.studies.study import StudyFolder, parse_expectation
 from stablegrad.studies.study_verdict import counts_in_words, study_verdict
 from stablegrad.studies.table import SPEED, Estimate, Row, Table, read_table
-from stablegrad.studies.wording import MISSING, duration, memory, number
+from stablegrad.text import MISSING, duration, memory, number, percent
 
 MAX_NAME = 150  # bytes
 
@@ -46,7 +46,7 @@ def write_study_report(directory: Path | str) -> Path:
     answer, *sentences = study_verdict(table, expectations)
     return write_page(
         folder.directory / "report.html",
-        "study.html",
+        "reports/templates/study.html",
         title=study.texts.get("title", f"Study {study.name}"),
         texts=study.texts,
         form=study.form,
@@ -89,11 +89,11 @@ def _cost_row(row: dict[str, Any]) -> list[str]:
     return [
         row["size"],
         row["setting"],
-        _number(row["parameters"]),
+        number(row["parameters"]),
         duration(row["seconds"].value),
-        _number(row["speed"]),
+        number(row["speed"]),
         memory(row["memory"]),
-        MISSING if share is None else f"{share:.0%}",
+        percent(share),
         "1" if row["ratio"] is None else _estimate(row["ratio"]),
     ]
 
@@ -112,7 +112,7 @@ def _runs(folder: StudyFolder, table: Table) -> list[dict[str, Any]]:
                 "name": row.name,
                 "link": link,
                 "status": _status(row),
-                "figures": [_number(row.figures.get(name)) for name in names],
+                "figures": [number(row.figures.get(name)) for name in names],
             }
         )
     return found
@@ -120,10 +120,6 @@ def _runs(folder: StudyFolder, table: Table) -> list[dict[str, Any]]:
 
 def _status(row: Row) -> str:
     return f"{row.status}: {row.error}" if row.error else row.status
-
-
-def _number(value: float | None) -> str:
-    return MISSING if value is None else number(value)
 
 
 def _estimate(found: Estimate) -> str:

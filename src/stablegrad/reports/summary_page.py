@@ -16,15 +16,15 @@ from urllib.parse import quote
 from markupsafe import Markup, escape
 
 from stablegrad.errors import UsageError
+from stablegrad.pages import write_page
 from stablegrad.reports.currencies import currency_code
 from stablegrad.reports.languages import Words
-from stablegrad.reports.page import write_page
 from stablegrad.reports.summary_chart import ChartSeries, score_chart
 from stablegrad.studies.decision import LONGER, SAME_TIME, Cell, Criterion, Decision, Effect, Risk, Stage, decide
 from stablegrad.studies.evidence import Evidence, read_evidence
 from stablegrad.studies.next_command import next_command
 from stablegrad.studies.summary import FEW_SEEDS
-from stablegrad.studies.wording import memory, number
+from stablegrad.text import memory, number
 
 MOST_LINKS = 12  # of an entry's runs that are printed; the screen has them all
 MOST_SIZES = 6  # rows of the table; more would not fit on two pages
@@ -73,7 +73,7 @@ def write_summary_page(
     currency = None if currency is None else currency_code(currency)
     evidence = read_evidence(directory)
     page = _Page(evidence, decide(evidence), words, price_per_hour, currency, watts)
-    return write_page(evidence.directory / "summary.html", "summary.html", **page.context())
+    return write_page(evidence.directory / "summary.html", "reports/templates/summary.html", **page.context())
 
 
 @dataclass

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stablegrad.errors import StablegradError, UsageError
-from stablegrad.files import read_json
+from stablegrad.files import read_json, write_json
 from stablegrad.options import flatten
 from stablegrad.studies.seeds import seed_list
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from stablegrad.training.config import RunConfig

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stablegrad.files import write_json
 from stablegrad.run_server import thread_limits
 from stablegrad.studies.comparison import Comparison, record_failure, stderr_path
 from stablegrad.studies.processes import (
@@ -32,7 +33,7 @@ from stablegrad.studies.processes import (
 )
 from stablegrad.studies.summary import summarize
 from stablegrad.training.interruption import stop_signals
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from stablegrad.training.config import RunConfig

@@ -15,8 +15,10 @@ from statistics import fmean
 from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
-from stablegrad.agents.pqn import build_network
+from stablegrad.agents.catalogue import ALGORITHMS, check_suits, find_algorithm
+from stablegrad.agents.contract import ReplayConfig
 from stablegrad.agents.presets import option_names
 from stablegrad.environments import environment_spec
 from stablegrad.environments.atari_scores import ALE_57, human_normalized_score
@@ -27,10 +29,10 @@ from stablegrad.supervised import Classifier, DataSet, SupervisedConfig, load_da
 from stablegrad.supervised import preset_config as classifier_preset
 from stablegrad.supervised.config import ALGORITHM as SUPERVISED
 from stablegrad.supervised.data import DIGITS
-from stablegrad.training.config import ALGORITHMS, RunConfig, default_run, resolve_device
+from stablegrad.training.config import RunConfig, default_run, resolve_device
+from stablegrad.training.interaction import resume
 from stablegrad.training.memory import optimizer_bytes
 from stablegrad.training.run_folder import RunFolder
-from stablegrad.training.trainer import resume
 
 Config: TypeAlias = RunConfig | SupervisedConfig
 
@@ -66,8 +68,6 @@ FIGURES = {
         "parameters",
         "peak_memory_bytes",
         "train/return",
-        "loss/td",
-        "values/q",
         "gradients/norm",
         "dormant/*",
         "srank/*",
@@ -119,15 +119,21 @@ def kind_of(algorithm: str) -> str:
     return RELEARN if algorithm in (RELEARN, SUPERVISED) else "agent"
 
 
+def known_figures(algorithm: str) -> tuple[str, ...]:
+    """What can be reported of the runs of an algorithm: ``FIGURES`` of its kind, and the algorithm's own metrics."""
+    kind = kind_of(algorithm)
+    return FIGURES[kind] + (() if kind == RELEARN else find_algorithm(algorithm).metrics)
+
+
 def known_options(algorithm: str) -> list[str]:
     """Names of all options of an algorithm's runs.
 
     Raises:
         UsageError: there is no such algorithm.
     """
-    if algorithm not in CHOICES:
+    if ":" not in algorithm and algorithm not in CHOICES:
         raise unknown_name("algorithm", algorithm, CHOICES)
-    config: Config = SupervisedConfig() if algorithm == RELEARN else RunConfig(env="")
+    config: Config = SupervisedConfig() if algorithm == RELEARN else RunConfig(env="", algorithm=algorithm)
     return sorted({*_paths(config).keys(), "algorithm"} - set(RESERVED))
 
 
@@ -154,7 +160,7 @@ def make_config(options: Mapping[str, Any]) -> Config:
         if algorithm == RELEARN:
             default: Config = classifier_preset(preset)
         elif isinstance(options.get("env"), str):
-            default = dataclasses.replace(default_run(options.pop("env"), preset), algorithm=algorithm)
+            default = default_run(algorithm, options.pop("env"), preset)
         else:
             raise UsageError("name an environment: env = ID ('stablegrad envs' lists them)")
         value = json.loads(json.dumps(default.to_json()))
@@ -197,10 +203,9 @@ def needs(config: Config) -> Needs:
     """
     if isinstance(config, RunConfig):
         spec = environment_spec(config.env, atari=config.atari)
-        if spec.num_actions is None:
-            raise UsageError(f"PQN needs discrete actions; those of {config.env!r} are not one choice out of a list")
-        agent = config.agent
-        parameters = parameter_count(lambda: build_network(agent, spec))
+        check_suits(config.algorithm, spec)
+        agent, algorithm = config.agent, find_algorithm(config.algorithm)
+        parameters = parameter_count(lambda: nn.ModuleDict(algorithm.build_networks(agent, spec)))
         return Needs(parameters, config.memory_need().total, config.total_steps)
     resolve_device(config.device)  # raises where there is none
     _ = config.reshuffles
@@ -217,8 +222,12 @@ def needs(config: Config) -> Needs:
 def calibration(config: Config) -> Config:
     """A run that takes the same steps and logs as often as it can, to see how long a step takes."""
     if isinstance(config, RunConfig):
+        agent = config.agent
+        if isinstance(agent, ReplayConfig):
+            # Steps before the first update take less time, and are few in a long run.
+            agent = dataclasses.replace(agent, learning_starts=min(agent.learning_starts, agent.batch_size))
         return dataclasses.replace(
-            config, log_every=1, checkpoint_every=config.total_steps, eval_episodes=0, wandb=None
+            config, agent=agent, log_every=1, checkpoint_every=config.total_steps, eval_episodes=0, wandb=None
         )
     images = len(_data(config.data, config.data_limit).train_labels)
     # A line an epoch, so epochs are short; only the first is of labels that are tested.

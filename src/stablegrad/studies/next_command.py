@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stablegrad.agents.catalogue import DEFAULT_ALGORITHM
 from stablegrad.options import flatten
 from stablegrad.studies.decision import LONGER, Decision, deeper
 from stablegrad.studies.evidence import Evidence
@@ -41,7 +42,7 @@ def next_command(evidence: Evidence, decision: Decision) -> str:
         return shlex.join(["stablegrad", "diagnose", str(_worst(evidence))])
     if not evidence.agents:
         depth = [] if evidence.depth is None else ["--torso.depth", str(evidence.depth)]
-        return shlex.join(["stablegrad", "compare", "pqn", "--env", FIRST_AGENT, *depth, "--seeds", "3"])
+        return shlex.join(["stablegrad", "compare", DEFAULT_ALGORITHM, "--env", FIRST_AGENT, *depth, "--seeds", "3"])
     setting = evidence.baseline if step == "stay_small" else evidence.candidate
     size = decision.best_size if step in ("adopt", "longer") else 0
     config = evidence.configs[setting, size]
@@ -63,7 +64,8 @@ def _comparison(evidence: Evidence, seeds: int, depth: str | None, steps: int | 
         words = list(evidence.command)
     else:
         settings = [evidence.baseline, evidence.candidate]
-        words = ["stablegrad", "compare", "pqn", "--env", evidence.tasks[0], "--settings", *settings]
+        algorithm = evidence.configs[evidence.baseline, 0]["algorithm"]
+        words = ["stablegrad", "compare", algorithm, "--env", evidence.tasks[0], "--settings", *settings]
         if evidence.budget is not None:
             words += ["--total-steps", str(evidence.budget)]
     for name, values in changed.items():

@@ -21,11 +21,11 @@ import numpy as np
 from stablegrad.environments import environment_spec
 from stablegrad.errors import UsageError
 from stablegrad.hardware import available_memory
-from stablegrad.studies.executors import LocalExecutor
 from stablegrad.studies.kinds import Needs, calibration, needs
+from stablegrad.studies.local_executor import LocalExecutor
 from stablegrad.studies.study import Cell, Run
+from stablegrad.text import memory
 from stablegrad.training.config import RunConfig, resolve_device
-from stablegrad.training.memory import readable
 from stablegrad.training.run_folder import RunFolder
 
 LOOK_SECONDS = 3.0  # of a run's steps, once they have begun
@@ -114,7 +114,7 @@ def check_cells(cells: Iterable[Cell], *, here: bool = True) -> dict[str, Needs]
             found = need[cell.name] = needs(cell.config)
             free = available_memory(resolve_device(cell.config.device)) if here else None
             if free is not None and found.memory_bytes > free:
-                raise UsageError(f"a run needs {readable(found.memory_bytes)} of memory, and {readable(free)} are free")
+                raise UsageError(f"a run needs {memory(found.memory_bytes)} of memory, and {memory(free)} are free")
         except UsageError as error:
             raise UsageError(f"{error}, in {cell.name}" if cell.values else str(error)) from error
     return need
@@ -283,7 +283,7 @@ class _Trial:
 
     def _steps_a_line(self, need: Needs) -> int:
         if isinstance(self.config, RunConfig):
-            return min(self.config.agent.num_envs * self.config.agent.num_steps, need.steps)
+            return min(self.config.agent.num_envs * self.config.agent.horizon, need.steps)
         return needs(self.config).steps // self.config.epochs
 
     def _last_words(self) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from stablegrad.errors import UsageError
 from stablegrad.packages import load_package
-from stablegrad.studies.executors import LocalExecutor
+from stablegrad.studies.local_executor import LocalExecutor
 from stablegrad.training.config import usable_cores
 
 KILLED = -9  # the exit status of a run whose actor, or machine, is gone

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from stablegrad.agents.pqn import build_network
+from stablegrad.agents.catalogue import find_algorithm
 from stablegrad.diagnostics import interventions
 from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import Prescription
@@ -55,8 +55,9 @@ def fitting(saved: Mapping[str, Any]) -> frozenset[str] | None:
     except StablegradError:
         return None
     with torch.device("meta"):
-        network = build_network(config.agent, spec)
-    return interventions.fitting((network, config.agent.optimizer.build(network)))
+        networks = find_algorithm(config.algorithm).build_networks(config.agent, spec)
+    pairs = ((network, config.agent.optimizer_of(name).build(network)) for name, network in networks.items())
+    return interventions.fitting(*pairs)
 
 
 def shortened(config: RunConfig, steps: int) -> RunConfig:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stablegrad.files import write_json
 from stablegrad.studies.comparison import record_failure, stderr_path
 from stablegrad.studies.executors import Executor
 from stablegrad.studies.processes import POLL_SECONDS, check_workers, exit_reason, last_metrics, locked
@@ -29,7 +30,7 @@ from stablegrad.studies.table import (
 from stablegrad.training.checkpoint import list_checkpoints
 from stablegrad.training.config import RunConfig
 from stablegrad.training.interruption import stop_signals
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 
 FORMAT = 1
 TRIES = 3  # in a row that brought a run no new checkpoint
@@ -235,7 +236,7 @@ def summarize_study(folder: StudyFolder, confidence: float = 0.95, by: Sequence[
     for row in rows:
         groups.setdefault(tuple(row.values[axis] for axis in shown), []).append(row)
     mixed = any(len({row.task for row in own}) > 1 for own in groups.values())
-    not_averaged = [name for name in study.report if mixed and name in TASK_UNITS]
+    not_averaged = [name for name in study.report if mixed and name.startswith(TASK_UNITS)]
     cells = []
     for labels, own in groups.items():
         values = dict(zip(shown, labels, strict=True))

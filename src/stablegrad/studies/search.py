@@ -21,7 +21,7 @@ from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.diagnostics.rules import Finding
 from stablegrad.errors import StablegradError, UsageError
 from stablegrad.studies.comparison import record_failure, stderr_path
-from stablegrad.studies.executors import LocalExecutor
+from stablegrad.studies.local_executor import LocalExecutor
 from stablegrad.studies.plan import makespan, plan_cells
 from stablegrad.studies.processes import POLL_SECONDS, check_workers, exit_reason, last_metrics, locked
 from stablegrad.studies.runner import TRIES

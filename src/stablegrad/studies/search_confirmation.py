@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stablegrad.files import write_json
 from stablegrad.studies.comparison import Comparison
 from stablegrad.studies.execution import run_comparison
 from stablegrad.studies.plan import makespan
@@ -14,7 +15,6 @@ from stablegrad.studies.search_folder import CONFIRMATION, CONFIRMATION_PRESCRIP
 from stablegrad.studies.search_result import best_prescription
 from stablegrad.studies.summary import summarize
 from stablegrad.training.config import RunConfig
-from stablegrad.training.run_folder import write_json
 
 #: A process of a comparison imports everything anew before its run begins.
 START_SECONDS = 5.0

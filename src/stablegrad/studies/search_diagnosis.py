@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import torch
 
-from stablegrad.agents.pqn import build_network
+from stablegrad.agents.catalogue import find_algorithm
+from stablegrad.agents.contract import ReplayConfig
 from stablegrad.diagnostics.history import looks_of
 from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
@@ -21,7 +23,7 @@ from stablegrad.training.config import RunConfig
 #: Verdicts that stop a trial.
 ILL = ("collapsing", "collapsed")
 PREFLIGHT_SECONDS = 30.0
-SAMPLE_ENVS, SAMPLE_STEPS = 16, 32
+SAMPLE_ROWS = 512
 
 
 def prescriptions_of(diagnosis: Mapping[str, Any]) -> list[Prescription]:
@@ -30,27 +32,31 @@ def prescriptions_of(diagnosis: Mapping[str, Any]) -> list[Prescription]:
 
 
 def preflight_findings(config: RunConfig) -> list[Finding]:
-    """What the pre-flight finds in the network of a configuration, on observations of random actions.
+    """What the pre-flight finds in the networks of a configuration, on what they are given before they learn.
 
     A network so slow that the time does not suffice to judge it has no findings; its run is diagnosed all the same.
     """
+    algorithm = find_algorithm(config.algorithm)
+    agent_config = config.agent
+    if isinstance(agent_config, ReplayConfig):
+        agent_config = dataclasses.replace(agent_config, buffer_size=SAMPLE_ROWS)
     spec = environment_spec(config.env, atari=config.atari)
-    assert spec.num_actions is not None
-    actions, seeds = spec.num_actions, environment_seeds(0, 0, SAMPLE_ENVS)
-    env = make_vector_env(config.env, SAMPLE_ENVS, seeds=seeds, atari=config.atari, num_threads=1)
-    random = np.random.default_rng(0)
+    agent = algorithm.agent(agent_config, spec, total_steps=config.total_steps, device=torch.device("cpu"), seed=0)
+    num_envs = agent_config.num_envs
+    env = make_vector_env(
+        config.env, num_envs, seeds=environment_seeds(0, 0, num_envs), atari=config.atari, num_threads=1
+    )
     try:
-        seen = [env.reset()]
-        seen += [env.step(random.integers(actions, size=SAMPLE_ENVS)).observation for _ in range(SAMPLE_STEPS)]
+        agent.begin(env.reset())
+        for _ in range(max(-(-SAMPLE_ROWS // (num_envs * agent_config.horizon)), 1) * agent_config.horizon):
+            agent.observe(env.step(agent.act(0)))
     finally:
         env.close()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = build_network(config.agent, spec)
-    try:
-        return diagnose(network, torch.from_numpy(np.concatenate(seen)), seconds=PREFLIGHT_SECONDS).findings
-    except StablegradError:
-        return []
+    found: list[Finding] = []
+    for name, inputs in agent.probe(SAMPLE_ROWS).items():
+        with suppress(StablegradError):
+            found += diagnose(agent.networks[name], inputs, seconds=PREFLIGHT_SECONDS).findings
+    return found
 
 
 def illness(rows: Sequence[Mapping[str, Any]]) -> str | None:

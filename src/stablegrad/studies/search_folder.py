@@ -22,12 +22,12 @@ from typing import Any
 
 from stablegrad.diagnostics.rules import Finding
 from stablegrad.errors import StablegradError, UsageError, command
-from stablegrad.files import read_json
+from stablegrad.files import read_json, write_json
 from stablegrad.studies.comparison import differences
 from stablegrad.studies.search_space import fresh_seeds
 from stablegrad.studies.seeds import MAX_SEEDS
 from stablegrad.training.config import RunConfig
-from stablegrad.training.run_folder import RunFolder, write_json
+from stablegrad.training.run_folder import RunFolder
 
 FORMAT = 1
 FEWEST_TRIALS, MAX_TRIALS = 2, 10_000

@@ -15,7 +15,8 @@ from stablegrad.studies.search_diagnosis import prescriptions_of
 from stablegrad.studies.search_folder import CONFIRMATION, CONFIRMATION_PRESCRIPTION, SearchPlan
 from stablegrad.studies.search_space import describe, train_command
 from stablegrad.studies.summary import summarize
-from stablegrad.studies.wording import duration, number, verdict
+from stablegrad.studies.wording import verdict
+from stablegrad.text import duration, number
 from stablegrad.training.config import RunConfig
 from stablegrad.training.run_folder import RunFolder
 

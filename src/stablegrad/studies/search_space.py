@@ -12,7 +12,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from stablegrad.agents.pqn import build_network
+from torch import nn
+
+from stablegrad.agents.catalogue import find_algorithm
 from stablegrad.agents.presets import PRESETS, apply_changes
 from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import Prescription
@@ -98,7 +100,8 @@ class Space:
 
     def parameters(self, config: RunConfig) -> int:
         """Parameters of a configuration's network, which is not allocated."""
-        return parameter_count(lambda: build_network(config.agent, self.spec))
+        networks = find_algorithm(config.algorithm).build_networks
+        return parameter_count(lambda: nn.ModuleDict(networks(config.agent, self.spec)))
 
     @property
     def base_point(self) -> Point:
@@ -261,7 +264,7 @@ def fresh_seeds(used: Sequence[int], count: int) -> tuple[int, ...]:
 
 def train_command(config: RunConfig) -> str:
     """The command line that trains ``config``: its preset, and every option that differs from what that gives."""
-    default = default_run(config.env, config.preset)
+    default = default_run(config.algorithm, config.env, config.preset)
     before, after = (flatten(dataclasses.asdict(one)) for one in (default, config))
     words = ["stablegrad", "train", config.algorithm, "--env", config.env]
     for name, value in after.items():

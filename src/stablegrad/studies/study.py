@@ -35,26 +35,25 @@ from pathlib import Path
 from typing import Any
 
 from stablegrad.errors import StablegradError, UsageError, command, unknown_name
-from stablegrad.files import read_json, read_text
+from stablegrad.files import read_json, read_text, write_atomically, write_json
 from stablegrad.networks.sizes import resolve_depth, resolve_width
 from stablegrad.options import flatten
 from stablegrad.studies.comparison import differences
 from stablegrad.studies.kinds import (
     ALIASES,
+    CHOICES,
     DEFAULT_REPORT,
-    FIGURES,
-    RELEARN,
     RESERVED,
     Config,
     config_from_json,
     kind_of,
+    known_figures,
     known_options,
     make_config,
     with_data,
 )
 from stablegrad.studies.seeds import seed_list
-from stablegrad.training.config import RunConfig
-from stablegrad.training.run_folder import RunFolder, write_atomically, write_json
+from stablegrad.training.run_folder import RunFolder
 
 FORMAT = 1
 FORMS = ("full", "small")
@@ -222,7 +221,7 @@ def _expand(name: str, content: Mapping[str, Any], form: str, data: str | None) 
         base["data"] = str(Path(data).absolute())
     algorithm = base.get("algorithm")
     if algorithm is None:
-        raise UsageError('name the algorithm in [base]: algorithm = "pqn", or "relearn" for a classifier')
+        raise UsageError(f"name the algorithm in [base]: algorithm = one of {', '.join(CHOICES)}")
     known = known_options(algorithm)
     if content.get("needs_data") and "data" not in base:
         raise UsageError(f"this study needs data: --data FOLDER, with {content['needs_data']}")
@@ -238,7 +237,7 @@ def _expand(name: str, content: Mapping[str, Any], form: str, data: str | None) 
         raise UsageError(
             f"the axes make {count:,} cells of {len(seeds)} seeds; at most {MAX_CELLS:,} cells and {MAX_RUNS:,} runs"
         )
-    report = _report(content.get("report", list(DEFAULT_REPORT[kind_of(algorithm)])), kind_of(algorithm))
+    report = _report(content.get("report", list(DEFAULT_REPORT[kind_of(algorithm)])), algorithm)
     cells = _cells(base, settings)
     texts = {key: _one_line(content[key]) for key in TEXTS if content.get(key) and key != "needs_data"}
     specification = {"base": base, "axes": dict(axes), "seeds": list(seeds), "report": list(report)}
@@ -315,12 +314,13 @@ def _cells(base: Mapping[str, Any], settings: Mapping[str, Mapping[str, dict[str
     return tuple(cells.values())
 
 
-def _report(value: Any, kind: str) -> tuple[str, ...]:
+def _report(value: Any, algorithm: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(figure, str) for figure in value):
         raise UsageError(f"report should be a list of figures, got {value!r}")
+    known = known_figures(algorithm)
     for figure in value:
-        if figure not in FIGURES[kind]:
-            raise unknown_name("figure to report", figure, FIGURES[kind])
+        if figure not in known:
+            raise unknown_name("figure to report", figure, known)
     return tuple(dict.fromkeys(value))
 
 
@@ -508,8 +508,7 @@ def _study_from_json(content: dict[str, Any]) -> Study:
     if not cells or len({cell.name for cell in cells}) < len(cells) or len({tuple(cell.values) for cell in cells}) > 1:
         raise ValueError("its cells should be distinct, and have the same axes")
     seed_list(study.seeds, "")
-    kind = kind_of("pqn" if isinstance(cells[0].config, RunConfig) else RELEARN)
-    _report(list(study.report), kind)
+    _report(list(study.report), cells[0].config.algorithm)
     if not isinstance(study.specification, dict) or not isinstance(study.texts, dict):
         raise ValueError("specification and texts should be objects")
     for text in (*study.texts.values(), study.name, study.form, *study.expect):

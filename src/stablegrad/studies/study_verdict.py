@@ -23,7 +23,7 @@ from stablegrad.studies.table import (
     estimate,
     improvement_probability,
 )
-from stablegrad.studies.wording import number
+from stablegrad.text import number
 
 PERCENT = f"{CONFIDENCE:.0%}"
 MANY = 6  # settings

@@ -19,7 +19,7 @@ from stablegrad.environments.atari_scores import ALE_57
 from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.studies.bootstrap import improvement_interval, paired_bootstrap, stratified_bootstrap
 from stablegrad.studies.comparison import read_failure
-from stablegrad.studies.kinds import FIGURES, RELEARN, Config, figure_of, kind_of
+from stablegrad.studies.kinds import RELEARN, Config, figure_of, kind_of, known_figures
 from stablegrad.studies.scores import Score, ScoreMatrix, score_matrix
 from stablegrad.studies.statistics import mean_interval, paired_difference
 from stablegrad.studies.study import SIZES, Run, Study, StudyFolder
@@ -36,8 +36,8 @@ SCORES = {
     "agent": ("final_return", HUMAN_NORMALIZED, "evaluation.mean_return", "evaluation.human_normalized_score"),
     RELEARN: ("relearning.mean_final_accuracy", "final_accuracy", "relearning.relearned"),
 }
-#: Figures in units of the environment's own: their mean over environments says nothing.
-TASK_UNITS = frozenset({"final_return", "evaluation.mean_return", "train/return", "loss/td", "values/q"})
+#: Beginnings of figures in units of the environment's own: their mean over environments says nothing.
+TASK_UNITS = ("final_return", "evaluation.mean_return", "train/return", "loss/", "values/")
 #: The same of an Atari game in units that all games share.
 RETURNS = {
     "final_return": HUMAN_NORMALIZED,
@@ -315,7 +315,8 @@ class Table:
     @property
     def comparable(self) -> bool:
         """Whether the scores of different tasks may be averaged: they have one unit and one budget."""
-        return len(self.tasks) < 2 or (self.shown not in TASK_UNITS and len({row.budget for row in self.rows}) == 1)
+        one_unit = not self.shown.startswith(TASK_UNITS)
+        return len(self.tasks) < 2 or (one_unit and len({row.budget for row in self.rows}) == 1)
 
     @cached_property
     def sizes(self) -> tuple[str, ...]:
@@ -368,7 +369,7 @@ def read_table(folder: StudyFolder) -> Table:
     """Read all runs of a study with the figures that its report is made of."""
     study = folder.study
     config = study.cells[0].config
-    kind = kind_of("pqn" if isinstance(config, RunConfig) else RELEARN)
+    kind = kind_of(config.algorithm)
     score = score_of(study, SCORES[kind])
     figures = dict.fromkeys([*study.report, *([score] if score else []), GRADIENT, *COST, SPEED[kind]])
     rows = tuple(read_row(folder, run, figures) for run in study.runs)
@@ -403,7 +404,7 @@ def study_scores(folder: StudyFolder, figure: str, where: Mapping[str, str] | No
         UsageError: an unknown figure, axis or value.
     """
     study = folder.study
-    known = FIGURES[kind_of("pqn" if isinstance(study.cells[0].config, RunConfig) else RELEARN)]
+    known = known_figures(study.cells[0].config.algorithm)
     if figure not in known:
         raise unknown_name("figure of a study", figure, known)
     wanted = dict(where or {})

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from stablegrad.studies.summary import FEW_SEEDS
-
-MISSING = "–"
+from stablegrad.text import MISSING, duration, memory, number, percent
 
 
 def verdict(summary: dict[str, Any]) -> list[str]:
@@ -36,7 +34,7 @@ def comparison_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     first, second = summary["settings"]
     results, stability, cost = summary["results"], summary["stability"], summary["cost"]
     difference, trade = summary["difference"], summary["trade_off"]
-    pairs, percent = difference["count"], f"{summary['confidence']:.0%}"
+    pairs, confidence = difference["count"], percent(summary["confidence"])
 
     def both(label: str, show: Any) -> tuple[str, str, str]:
         return label, show(first), show(second)
@@ -48,61 +46,24 @@ def comparison_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         return _with_interval(results[name]) + (f", {_count(count)}" if unequal and count > 1 else "")
 
     rows = [
-        both(f"Final return, mean ({percent} interval)", mean),
+        both(f"Final return, mean ({confidence} interval)", mean),
         both("Final return by seed", lambda name: _by_seed(summary, results[name]["final_returns"])),
-        (f"Paired difference ({percent} interval)", MISSING, _with_interval(difference, signed=True)),
+        (f"Paired difference ({confidence} interval)", MISSING, _with_interval(difference, signed=True)),
         ("Probability of improvement", MISSING, _probability(difference["probability_of_improvement"])),
         ("Pairs won", _of(difference["pairs_lost"], pairs), _of(difference["pairs_won"], pairs)),
         both("Early collapse", lambda name: _of(stability[name]["collapsed"], stability[name]["judged"])),
-        both("Spread of the curve", lambda name: _shown(stability[name]["mean_spread"])),
-        both("Parameters", lambda name: _shown(results[name]["parameters"])),
+        both("Spread of the curve", lambda name: number(stability[name]["mean_spread"])),
+        both("Parameters", lambda name: number(results[name]["parameters"])),
         both("Time of a run", lambda name: duration(cost[name]["wall_seconds"])),
-        both("Steps per second (median)", lambda name: _shown(cost[name]["steps_per_second"])),
-        both("Seconds per 1,000 steps", lambda name: _shown(cost[name]["seconds_per_1000_steps"])),
-        ("Time of a step, relative", "1", _shown(trade["time_ratio"])),
-        both("Optimizer's share of the time", lambda name: _percent(cost[name]["shares"]["optimizer"])),
+        both("Steps per second (median)", lambda name: number(cost[name]["steps_per_second"])),
+        both("Seconds per 1,000 steps", lambda name: number(cost[name]["seconds_per_1000_steps"])),
+        ("Time of a step, relative", "1", number(trade["time_ratio"])),
+        both("Optimizer's share of the time", lambda name: percent(cost[name]["shares"]["optimizer"])),
         both("Peak memory", lambda name: memory(cost[name]["peak_memory_bytes"])),
-        both(f"Steps to a return of {_shown(trade['level'])}", lambda name: _reached(trade, name)),
+        both(f"Steps to a return of {number(trade['level'])}", lambda name: _reached(trade, name)),
         both("Finished runs", lambda name: _of(results[name]["finished"], len(summary["seeds"]))),
     ]
     return rows
-
-
-def number(value: float, signed: bool = False) -> str:
-    """A number for reading: three significant digits and more before the point, thousands set apart."""
-    if value == 0:
-        return "0"
-    if not math.isfinite(value):
-        return str(value)
-    size = abs(value)
-    digits = 0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2
-    if size < 0.1:
-        return f"{value:{'+' if signed else ''}.2g}"
-    return f"{value:{'+' if signed else ''},.{digits}f}"
-
-
-def power(exponent: int) -> str:
-    """A power of ten as people write it."""
-    superscripts = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-    return "10" + str(exponent).translate(superscripts)
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds in the two largest units that fit: 45 s, 3 min 20 s, 2 h 5 min."""
-    if seconds is None:
-        return MISSING
-    if seconds < 60:
-        return f"{number(seconds)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
-
-
-def memory(size: float | None) -> str:
-    """Bytes in MiB or GiB."""
-    if size is None:
-        return MISSING
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _answer(summary: dict[str, Any]) -> list[str]:
@@ -276,12 +237,4 @@ def _with_interval(estimate: dict[str, Any], signed: bool = False) -> str:
 
 def _by_seed(summary: dict[str, Any], values: list[float | None]) -> str:
     """Values in the order of the seeds; a failed or unfinished run is named as such by the caller's other rows."""
-    return ", ".join(f"{seed}: {_shown(value)}" for seed, value in zip(summary["seeds"], values, strict=True))
-
-
-def _shown(value: float | None) -> str:
-    return MISSING if value is None else number(value)
-
-
-def _percent(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.0%}"
+    return ", ".join(f"{seed}: {number(value)}" for seed, value in zip(summary["seeds"], values, strict=True))

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stablegrad.agents.presets import PRESETS as AGENT_PRESETS
-from stablegrad.agents.presets import apply_changes, parse_setting
+from stablegrad.agents.presets import PRESETS, apply_changes, parse_setting
 from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.networks import TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
@@ -19,13 +18,6 @@ ALGORITHM = "supervised"
 ENCODERS = ("auto", "cnn", "none")
 ENCODER_NORMS = ("auto", "group", "none")
 PRECISIONS = ("fp32", "bf16")
-
-#: The agents' presets, on a network without normalisation: here it is the third intervention (arXiv 2506.15544,
-#: section 5), where PQN has it by default.
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    **AGENT_PRESETS,
-    "stable": {**AGENT_PRESETS["stable"], "torso.norm": "layer"},
-}
 
 
 @dataclass(frozen=True)
@@ -112,6 +104,11 @@ class SupervisedConfig:
             raise UsageError(f"max-grad-norm must be above 0 and finite, got {self.max_grad_norm}")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
+
+    @property
+    def algorithm(self) -> str:
+        """What says in config.json that this is no agent's run."""
+        return ALGORITHM
 
     @property
     def reshuffles(self) -> list[int]:

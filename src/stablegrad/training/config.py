@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import tyro
 
-from stablegrad.agents import PQNConfig
+from stablegrad.agents.catalogue import DEFAULT_ALGORITHM, check_suits, find_algorithm
+from stablegrad.agents.contract import AgentConfig
 from stablegrad.agents.presets import apply_changes, parse_setting, preset_config
 from stablegrad.environments import AtariOptions, environment_spec
 from stablegrad.errors import StablegradError, UsageError, unknown_name
@@ -27,7 +28,6 @@ from stablegrad.training.distributed import Ranks
 from stablegrad.training.health import DiagnosisConfig
 from stablegrad.training.memory import MemoryNeed, check_memory, memory_need
 
-ALGORITHMS = ("pqn",)
 MAX_THREADS = 1024
 
 
@@ -37,16 +37,16 @@ class RunConfig:
 
     env: str
     """Environment: an envpool or gymnasium id, or package.module:factory."""
-    algorithm: str = "pqn"
-    """pqn."""
+    algorithm: str = DEFAULT_ALGORITHM
+    """What learns, see ``stablegrad.agents.catalogue``."""
     preset: str = "baseline"
     """Name of the setting; what it changes stands in ``agent``."""
     total_steps: int = 1_000_000
     """Environment steps to train for, rounded up to whole rollouts."""
     seed: int = 1
     """Seed of weights, actions, minibatches and environments."""
-    agent: Annotated[PQNConfig, tyro.conf.arg(name="")] = field(default_factory=PQNConfig)
-    """The agent's settings; on the command line they stand without a prefix."""
+    agent: Annotated[AgentConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: cast(AgentConfig, None))
+    """The agent's settings, of the algorithm's configuration class; on the command line without a prefix."""
     atari: Annotated[AtariOptions | None, tyro.conf.AvoidSubcommands] = None
     """Atari preprocessing; None for every other environment."""
     diagnosis: Annotated[DiagnosisConfig, tyro.conf.arg(name="")] = field(default_factory=DiagnosisConfig)
@@ -68,8 +68,11 @@ class RunConfig:
     """Weights & Biases project to log to as well."""
 
     def __post_init__(self) -> None:
-        if self.algorithm not in ALGORITHMS:
-            raise unknown_name("algorithm", self.algorithm, ALGORITHMS)
+        kind = find_algorithm(self.algorithm).config
+        if cast(AgentConfig | None, self.agent) is None:
+            object.__setattr__(self, "agent", kind())
+        if not isinstance(self.agent, kind):
+            raise UsageError(f"{self.algorithm} takes a {kind.__name__} as agent, got {type(self.agent).__name__}")
         for name, minimum in (
             ("total_steps", 1),
             ("seed", 0),
@@ -101,15 +104,16 @@ class RunConfig:
         Under torchrun also for a run that its processes cannot share.
         """
         spec = environment_spec(self.env, atari=self.atari)
-        if spec.num_actions is None:
-            raise UsageError(f"PQN needs discrete actions; those of {self.env!r} are not one choice out of a list")
+        check_suits(self.algorithm, spec)
         # Builds the network without memory: what it cannot be is said here, too.
         ranks = Ranks()
+        if ranks.size > 1 and not find_algorithm(self.algorithm).distributed:
+            raise UsageError(f"torchrun: {self.algorithm} is trained by one process; this run has {ranks.size}")
         if ranks.size > 1 and self.diagnosis.on_collapse != "continue":
             raise UsageError(
                 f"on-collapse {self.diagnosis.on_collapse!r} is for one process; this run has {ranks.size}"
             )
-        check_memory(ranks.share(self.agent), spec, ranks.device(resolve_device(self.device)))
+        check_memory(self.algorithm, ranks.share(self.agent), spec, ranks.device(resolve_device(self.device)))
         if self.wandb is not None:
             advice = "logging to Weights & Biases needs its package: pip install 'stablegrad[wandb]'"
             load_package("wandb", "init", advice)
@@ -118,7 +122,7 @@ class RunConfig:
         """What the run (under torchrun, each of its processes) needs in memory, as far as it is known beforehand."""
         ranks = Ranks()
         spec = environment_spec(self.env, atari=self.atari)
-        return memory_need(ranks.share(self.agent), spec, ranks.device(resolve_device(self.device)))
+        return memory_need(self.algorithm, ranks.share(self.agent), spec, ranks.device(resolve_device(self.device)))
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""
@@ -132,19 +136,26 @@ class RunConfig:
             StablegradError: an option is missing, unknown or of the wrong type.
         """
         value = {name: item for name, item in value.items() if name not in ("format", "provenance")}
-        return config_from_json(cls, value, "config")
+        agent = value.pop("agent", None)
+        config: RunConfig = config_from_json(cls, value, "config")
+        if agent is None:
+            return config
+        kind = find_algorithm(config.algorithm).config
+        return dataclasses.replace(config, agent=config_from_json(kind, agent, "config.agent"))
 
 
-def default_run(env: str, setting: str = "baseline") -> RunConfig:
+def default_run(algorithm: str, env: str, setting: str = "baseline") -> RunConfig:
     """The configuration that a setting (see ``stablegrad.agents.presets``) gives for an environment.
 
     Raises:
-        UsageError: unknown environment, preset or option.
+        UsageError: unknown algorithm, environment, preset or option, or the algorithm cannot be used there.
     """
     preset, changes = parse_setting(setting)
+    find_algorithm(algorithm)
     spec = environment_spec(env)
-    agent = apply_changes(preset_config(preset, spec), changes)
-    return RunConfig(env=env, preset=setting, agent=agent, atari=AtariOptions() if spec.atari_game else None)
+    agent = apply_changes(preset_config(algorithm, preset, spec), changes)
+    atari = AtariOptions() if spec.atari_game else None
+    return RunConfig(env=env, algorithm=algorithm, preset=setting, agent=agent, atari=atari)
 
 
 def config_from_json(cls: Any, value: Any, where: str) -> Any:

@@ -19,10 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from stablegrad.agents import PQNConfig
+from stablegrad.agents.contract import AgentConfig
 from stablegrad.errors import StablegradError, UsageError
 
 T = TypeVar("T")
+Config = TypeVar("Config", bound=AgentConfig)
 
 #: How long a rank waits for the others; longest are the first environments and a checkpoint of rank 0.
 TIMEOUT = timedelta(minutes=10)
@@ -65,7 +66,7 @@ class Ranks:
         """Whether this is the one that writes."""
         return self.rank == 0
 
-    def share(self, config: PQNConfig) -> PQNConfig:
+    def share(self, config: Config) -> Config:
         """The agent of one process: the run's, with its share of the environments.
 
         Raises:

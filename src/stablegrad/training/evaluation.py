@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from stablegrad.agents import PQN
+from stablegrad.agents.catalogue import find_algorithm
 from stablegrad.environments import AtariOptions, environment_seeds, environment_spec, make_vector_env
 from stablegrad.environments.atari_scores import ALE_57, human_normalized_score
 from stablegrad.errors import CheckpointError, UsageError
@@ -69,10 +69,11 @@ def evaluate_run(
         )
     weights, state = load_checkpoint(checkpoints[-1])
     spec = environment_spec(config.env, atari=config.atari)
-    agent = PQN(config.agent, spec, total_steps=config.total_steps, device=resolve_device(device), seed=0)
-    load_weights(agent.network, weights, checkpoints[-1])
+    make_agent = find_algorithm(config.algorithm).agent
+    agent = make_agent(config.agent, spec, total_steps=config.total_steps, device=resolve_device(device), seed=0)
+    load_weights(agent.networks, weights, checkpoints[-1])
     result = evaluate(
-        agent.act_greedily,
+        agent.policy,
         config.env,
         episodes=episodes,
         seed=config.seed if seed is None else seed,
@@ -108,7 +109,7 @@ def evaluate(
     played in fresh ones, once the others have played theirs.
 
     Args:
-        act: observations [n, ...] to actions int64 [n].
+        act: observations [n, ...] to actions, as ``VectorEnv.step`` takes them.
         env_id: the environment.
         episodes: games to play, at least 1.
         seed: of the environments.

@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from stablegrad.agents import PQN
-from stablegrad.agents.contract import Agent
-from stablegrad.agents.pqn import td_error
+from stablegrad.agents.contract import Agent, shown_names
 from stablegrad.agents.presets import apply_changes
-from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics import LEVELS, Finding, History, Monitor, judge
 from stablegrad.diagnostics.cadence import is_due, last_due
 from stablegrad.diagnostics.history import looks_of
@@ -84,50 +81,48 @@ class Health:
         verdict: the newest; "too early" before there are enough snapshots to judge, None before there is one.
     """
 
-    def __init__(self, config: DiagnosisConfig, agent: PQN):
-        self.agent = agent
+    def __init__(self, config: DiagnosisConfig, agent: Agent | None):
         self.history = History()
         self.findings: list[Finding] = []
         self.verdict: str | None = None
-        self._looks: list[Mapping[str, float]] = []
-        self._rollout: Rollout | None = None
+        self.monitor: Monitor | None = None
+        self._snapshots: list[Mapping[str, float]] = []
         self._curvature_every = config.curvature_every
-        self.monitor = (
-            Monitor(
-                agent.network,
-                agent.optimizer,
+        if agent is None:
+            return
+        self.agent = agent
+        if config.look_every and agent.optimizers:
+            networks = shown_names(agent.networks)
+            self.monitor = Monitor(
+                networks[""] if len(networks) == 1 else networks,
+                list(agent.optimizers.values()),
                 every=config.look_every,
-                probe=self._probe if config.probe_every else None,
+                probe=self._probe if config.probe_every and len(networks) == 1 else None,
                 probe_every=config.probe_every,
-                on_record=lambda step, figures: self._looks.append(figures),
+                on_record=lambda step, metrics: self._snapshots.append(metrics),
             )
-            if config.look_every
-            else None
-        )
 
-    def begin_segment(self, rollout: Rollout) -> None:
-        """Hold nothing over from one segment to the next: a resumed run sees what an undisturbed one sees."""
-        self._rollout = rollout
+    def begin_segment(self) -> None:
+        """Reset the monitor's state between segments: a resumed run sees what an undisturbed one sees."""
         if self.monitor is not None:
             self.monitor.fetch()
             self.monitor.restart(self.agent.updates)
-        self._looks.clear()
+        self._snapshots.clear()
 
     def after_update(self, updates_before: int) -> None:
-        """Measure curvature and gradient ranks of the newest rollout's loss where due after the updates since."""
+        """Measure curvature and gradient ranks of the agent's losses where due after the updates since."""
         every = self._curvature_every
         if self.monitor is None or not every or self.agent.updates // every == updates_before // every:
             return
-        assert self._rollout is not None
-        loss = self.agent.td_loss(self._rollout, self._rows(CURVATURE_ROWS))
-        self.monitor.measure_curvature(loss, seed=self.agent.updates)
-        observations, *others = self.agent.td_rows(self._rollout, self._rows(GRADIENT_ROWS))
-        self.monitor.measure_gradient_ranks(observations, td_error, *others)
+        for name, objective in self.agent.objectives(CURVATURE_ROWS).items():
+            network = self.agent.networks[name]
+            self.monitor.measure_curvature(partial(objective.mean_loss, network), seed=self.agent.updates)
+        for objective in self.agent.objectives(GRADIENT_ROWS).values():
+            self.monitor.measure_gradient_ranks(objective.inputs, objective.loss, *objective.targets)
 
     def take_seconds(self) -> float:
         """Time that looks took since this was last asked."""
-        if self.monitor is None:
-            return 0.0
+        assert self.monitor is not None
         seconds, self.monitor.seconds = self.monitor.seconds, 0.0
         return seconds
 
@@ -145,10 +140,9 @@ class Health:
         Returns:
             the figures to add to the line.
         """
-        if self.monitor is None:
-            return {}
+        assert self.monitor is not None
         self.monitor.fetch()
-        looks, self._looks = self._looks, []
+        looks, self._snapshots = self._snapshots, []
         keys = dict.fromkeys(key for look in looks for key in look)
         mean = {key: _mean([look[key] for look in looks if key in look]) for key in keys}
         # The line has its own gradient norms, means over all updates and not only those that were looked at.
@@ -173,7 +167,7 @@ class Health:
     def summary(self) -> dict[str, Any]:
         """For summary.json: the verdict on everything that was measured."""
         self._judge(len(self.history.rows))
-        fits = self._fitting()
+        fits = self._fitting() if self.monitor is not None else frozenset()
         return {
             "verdict": self.verdict,
             "findings": [
@@ -186,7 +180,8 @@ class Health:
         }
 
     def _fitting(self) -> frozenset[str]:
-        return fitting((self.agent.network, self.agent.optimizer))
+        agent = self.agent
+        return fitting(*((agent.networks[name], optimizer) for name, optimizer in agent.optimizers.items()))
 
     def _judge(self, rows: int) -> None:
         if rows:
@@ -196,15 +191,7 @@ class Health:
             self.verdict = verdict_of(self.findings, enough_to_judge(history))
 
     def _probe(self) -> Tensor:
-        """Rows of the current rollout, evenly spread."""
-        assert self._rollout is not None
-        return self._rollout.observations_at(self._rows(PROBE_ROWS))
-
-    def _rows(self, most: int) -> Tensor:
-        """Numbers of rows of the current rollout, evenly spread."""
-        assert self._rollout is not None
-        rows = self._rollout.valid.numel()
-        return torch.linspace(0, rows - 1, min(rows, most), device=self._rollout.valid.device).long()
+        return next(iter(self.agent.probe(PROBE_ROWS).values()))
 
 
 def apply_live(agent: Agent, name: str, factor: float | None) -> None:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
-from stablegrad.agents.pqn import PQNConfig, build_network
+from stablegrad.agents.catalogue import find_algorithm
+from stablegrad.agents.contract import AgentConfig, ReplayConfig
 from stablegrad.environments import EnvironmentSpec
 from stablegrad.errors import UsageError
 from stablegrad.hardware import available_memory, used_memory
 from stablegrad.optimizers import Kron
 from stablegrad.optimizers.catalogue import OPTIMIZERS
 from stablegrad.optimizers.config import OptimizerConfig
+from stablegrad.text import memory
 
-MIB, GIB = 2**20, 2**30
 #: What the process grows by, whatever it trains: environments, autograd, code that is loaded when it is first used.
-PROGRAM_GROWTH = 200 * MIB
+PROGRAM_GROWTH = 200 * 2**20
 
 
 @dataclass(frozen=True)
@@ -30,21 +29,21 @@ class MemoryNeed:
     Attributes:
         network: weights and gradients.
         optimizer: its state.
-        rollout: observations of one rollout.
+        experience: the rollout or the replay buffer, in the host's memory where it is a replay buffer.
         checkpoint: copies of weights and state while a checkpoint is written; 0 on a GPU, which holds none of them.
         program: Python and the libraries; 0 on a GPU.
     """
 
     network: int
     optimizer: int
-    rollout: int
+    experience: int
     checkpoint: int = 0
     program: int = 0
 
     @property
     def total(self) -> int:
         """What is there between two steps, without which nothing can be trained."""
-        return self.network + self.optimizer + self.rollout
+        return self.network + self.optimizer + self.experience
 
     @property
     def peak(self) -> int:
@@ -58,33 +57,30 @@ class MemoryNeed:
             "program": self.program,
             "weights and gradients": self.network,
             "optimizer": self.optimizer,
-            "rollout": self.rollout,
+            "experience": self.experience,
             "writing a checkpoint": self.checkpoint,
         }
 
     def __str__(self) -> str:
-        listed = ", ".join(f"{name} {readable(size)}" for name, size in self.parts.items() if size)
-        return f"about {readable(self.peak)} of memory at its peak ({listed})"
+        listed = ", ".join(f"{name} {memory(size)}" for name, size in self.parts.items() if size)
+        return f"about {memory(self.peak)} of memory at its peak ({listed})"
 
 
-def readable(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"
-
-
-def memory_need(config: PQNConfig, spec: EnvironmentSpec, device: torch.device | None = None) -> MemoryNeed:
+def memory_need(
+    algorithm: str, config: AgentConfig, spec: EnvironmentSpec, device: torch.device | None = None
+) -> MemoryNeed:
     """What training with ``config`` needs on ``device`` (the CPU); nothing is allocated."""
+    entry = find_algorithm(algorithm)
     with torch.device("meta"):
-        parameters = list(build_network(config, spec).parameters())
+        networks = entry.build_networks(config, spec).values()
+    parameters = [parameter for network in networks for parameter in network.parameters()]
     weights = _bytes(parameters)
     optimizer = optimizer_bytes(parameters, config.optimizer)
-    entry = np.dtype(spec.observation_dtype).itemsize
-    rows = (config.num_steps + 1) * config.num_envs
     on_gpu = device is not None and device.type == "cuda"
     return MemoryNeed(
         network=2 * weights,
         optimizer=optimizer,
-        rollout=rows * math.prod(spec.observation_shape) * entry,
+        experience=entry.experience_bytes(config, spec),
         # Serialised weights beside the optimizer's state as a clone, as bytes, and as the bytes of the file.
         checkpoint=0 if on_gpu else weights + 3 * optimizer,
         program=0 if on_gpu else used_memory() + PROGRAM_GROWTH,
@@ -104,18 +100,21 @@ def _bytes(parameters: Sequence[nn.Parameter]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
-def check_memory(config: PQNConfig, spec: EnvironmentSpec, device: torch.device) -> None:
+def check_memory(algorithm: str, config: AgentConfig, spec: EnvironmentSpec, device: torch.device) -> None:
     """Refuse a run that cannot fit: whose parts that stay are more than what is free.
 
     Raises:
         UsageError: it needs more memory than is free.
     """
-    need, free = memory_need(config, spec, device), available_memory(device)
+    need, free = memory_need(algorithm, config, spec, device), available_memory(device)
     if free is not None and need.total > free:
-        staying = {name: need.parts[name] for name in ("weights and gradients", "optimizer", "rollout")}
-        listed = ", ".join(f"{name} {readable(size)}" for name, size in staying.items())
-        smaller = "--num-envs or --num-steps" if need.rollout > need.total / 2 else "--torso.width or --torso.depth"
+        staying = {name: need.parts[name] for name in ("weights and gradients", "optimizer", "experience")}
+        listed = ", ".join(f"{name} {memory(size)}" for name, size in staying.items())
+        options = ("buffer_size",) if isinstance(config, ReplayConfig) else ("num_envs", "num_steps")
+        if need.experience <= need.total / 2:
+            options = ("torso.width", "torso.depth")
+        smaller = " or ".join(f"--{option.replace('_', '-')}" for option in options)
         raise UsageError(
-            f"this run needs at least {readable(need.total)} of memory ({listed}), and {readable(free)} are free on "
+            f"this run needs at least {memory(need.total)} of memory ({listed}), and {memory(free)} are free on "
             f"{device}; choose a smaller {smaller}"
         )

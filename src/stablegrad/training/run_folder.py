@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import difflib
 import fcntl
-import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from stablegrad.errors import StablegradError, UsageError, command
-from stablegrad.files import parse_json, read_json
-from stablegrad.training.config import provenance
+from stablegrad.files import parse_json, read_json, write_json
 
 FORMAT = 1
 MOST_NAMED = 6  # folders in one message
@@ -34,29 +31,6 @@ NUMBERS = (
     *("env_steps", "updates", "epochs", "steps_per_second"),
 )
 SHAPES = {"seconds": dict, "health": dict, "evaluation": dict, "relearning": dict, "layers": list}
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part (also after a power cut)."""
-    data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically. NaN and infinities are refused: JSON has none."""
-    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def what_is_there(path: Path, *files: str) -> str:
@@ -145,6 +119,9 @@ class RunFolder:
         Raises:
             UsageError: the folder holds another run, is not empty, or cannot be written.
         """
+        # Imported here, as whoever reads a run needs nothing of what trains one.
+        from stablegrad.training.config import provenance
+
         folder = cls(path)
         try:
             if folder.config_path.exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -19,9 +19,9 @@ class PartTimer:
     counted in another. "update" contains "optimizer" while it is being measured; ``seconds`` takes it out.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, parts: Sequence[str] = PARTS):
         self.device = device
-        self.total = dict.fromkeys(PARTS, 0.0)
+        self.total = dict.fromkeys(parts, 0.0)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
@@ -42,8 +42,8 @@ class PartTimer:
             self.total[name] += time.perf_counter() - started
 
     @contextmanager
-    def timing(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-        """Time every step of ``optimizer`` through its hooks, without touching the agent's code.
+    def timing(self, optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
+        """Time every step of the optimizers through their hooks, without touching the agent's code.
 
         What other hooks that are registered in the body do around a step is not counted as the optimizer's time.
         """
@@ -57,9 +57,11 @@ class PartTimer:
             running.pop().__exit__(None, None, None)
 
         # Hooks run in the order in which they were registered.
-        optimizer.register_step_post_hook(after)
+        for optimizer in optimizers:
+            optimizer.register_step_post_hook(after)
         yield
-        optimizer.register_step_pre_hook(before)
+        for optimizer in optimizers:
+            optimizer.register_step_pre_hook(before)
 
     def move(self, seconds: float, source: str, target: str) -> None:
         """Count seconds that passed in the part ``source`` as those of ``target``."""

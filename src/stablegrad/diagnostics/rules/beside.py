@@ -16,9 +16,10 @@ import numpy as np
 
 from stablegrad.diagnostics.history import NETWORK, History, Series
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import beginning_of, columns, error_left, middle, percent, reach, total_error
+from stablegrad.diagnostics.rules.shared import beginning_of, columns, error_left, middle, reach, total_error
 from stablegrad.diagnostics.rules.units import idle_units
 from stablegrad.errors import UsageError
+from stablegrad.text import percent
 
 #: Rules that hold a training against another one, of a smaller network.
 BesideRule = Callable[[History, History, Thresholds], Iterator[Finding]]

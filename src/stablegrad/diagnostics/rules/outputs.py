@@ -8,16 +8,9 @@ import numpy as np
 
 from stablegrad.diagnostics.history import NETWORK, History, Series
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import (
-    beginning_of,
-    columns,
-    error_left,
-    holds_since,
-    percent,
-    running_low,
-    total_error,
-)
+from stablegrad.diagnostics.rules.shared import beginning_of, columns, error_left, holds_since, running_low, total_error
 from stablegrad.diagnostics.rules.units import dead_units
+from stablegrad.text import percent
 
 
 def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]:

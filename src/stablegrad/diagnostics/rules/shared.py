@@ -130,8 +130,3 @@ def bad_looks(history: History) -> np.ndarray:
 def running_low(values: np.ndarray) -> np.ndarray:
     """[T] the lowest value until then, above zero."""
     return np.maximum(np.minimum.accumulate(values), 1e-30)
-
-
-def percent(share: float) -> str:
-    """A share for people."""
-    return f"{share:.0%}"

@@ -8,7 +8,8 @@ import numpy as np
 
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import columns, error_left, holds_since, percent
+from stablegrad.diagnostics.rules.shared import columns, error_left, holds_since
+from stablegrad.text import percent
 
 
 def dormant_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from importlib.resources import files
 from markupsafe import Markup, escape
 
 from stablegrad.errors import unknown_name
-from stablegrad.studies.wording import number
+from stablegrad.text import number
 
 LANGUAGES = ("en", "ja")
 

@@ -13,19 +13,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import plotly.graph_objects as go
 from markupsafe import escape
-from matplotlib import colormaps
-from matplotlib.colors import LinearSegmentedColormap, to_hex
+from plotly.colors import sample_colorscale, sequential
 
 from stablegrad.diagnostics.history import LAYER_METRICS, NETWORK, History, Series
 from stablegrad.diagnostics.rules import Thresholds
-from stablegrad.reports.page import VIRIDIS, PageFigure, page_figure, power
-from stablegrad.reports.series import SETTING_COLOURS, ZERO_COLOUR
+from stablegrad.pages import SETTING_COLOURS, VIRIDIS, ZERO_COLOUR, PageFigure, page_figure
+from stablegrad.text import power
 
 NONFINITE_COLOUR = "#e0218a"  # in none of the scales
-SHARES = [to_hex(colormaps["cividis"](position)) for position in np.linspace(0, 1, 11)]
-SIGNED = [to_hex(colormaps["PuOr_r"](position)) for position in np.linspace(0.05, 0.95, 11)]
+SHARES: list[str] = sequential.Cividis
+SIGNED: list[str] = sample_colorscale("PuOr_r", np.linspace(0.05, 0.95, 11))
 # Lines by depth: every colour of it can be seen on white and on dark paper.
-DEPTH = LinearSegmentedColormap.from_list("depth", ["#2f81d6", "#b04fb0", "#d9730d"])
+DEPTH = ["#2f81d6", "#b04fb0", "#d9730d"]
 LINES = ("#2f81d6", "#d9730d", "#009e73", "#cc79a7", "#8c6bd1", "#7f7f7f")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
@@ -477,7 +476,7 @@ def _chart(chart: Chart, several: list[Series], step_name: str) -> Drawn:
 
 def _by_layer(series: Series, step_name: str) -> Drawn:
     count = len(series.sites)
-    colours = [to_hex(DEPTH(index / max(count - 1, 1))) for index in range(count)]
+    colours = sample_colorscale(DEPTH, [index / max(count - 1, 1) for index in range(count)])
     legend = count <= MANY_LINES
     styles = [
         {"color": colour, "dash": DASHES[index % len(DASHES)] if legend else "solid", "width": 2 if legend else 1.2}
@@ -485,7 +484,7 @@ def _by_layer(series: Series, step_name: str) -> Drawn:
     ]
     lines = [(site, series.steps, series.site(site)) for site in series.sites]
     figure = _lines(lines, styles, step_name, WEIGHTS.unit, legend)
-    scale = Scale([to_hex(DEPTH(position)) for position in np.linspace(0, 1, 11)], [(0.0, "first"), (100.0, "last")])
+    scale = Scale(DEPTH, [(0.0, "first"), (100.0, "last")])
     return _drawn_lines(WEIGHTS, figure, None if legend else scale)
 
 

@@ -16,18 +16,21 @@ import pytest
 import torch
 
 from stablegrad.agents import PQN
-from stablegrad.agents.pqn import build_network
+from stablegrad.agents.pqn import build_networks
 from stablegrad.agents.presets import apply_changes
 from stablegrad.diagnostics import LEVELS
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.environments import StepResult, environment_spec
 from stablegrad.errors import CheckpointError, EnvironmentFault, StablegradError, TrainingDiverged, UsageError
-from stablegrad.training import trainer as trainer_module
+from stablegrad.files import write_json
+from stablegrad.training import interaction, lifecycle
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 from stablegrad.training.config import RunConfig, default_run, resolve_device
+from stablegrad.training.interaction import resume, train
 from stablegrad.training.interruption import Interrupted
-from stablegrad.training.run_folder import RunFolder, write_json
-from stablegrad.training.trainer import resume, train
+from stablegrad.training.lifecycle import Lifecycle
+from stablegrad.training.run_folder import RunFolder
+from stablegrad.training.update_metrics import norms_by_layer
 
 TIMES = {"wall_seconds", "speed/steps_per_second"}
 
@@ -54,7 +57,7 @@ class Killed(BaseException):
 def train_until(config, run_dir, updates, monkeypatch):
     """Train and die without a chance to clean up after so many calls of update."""
     calls = 0
-    original = PQN.update
+    original = PQN.learn
 
     def update(self, *arguments):
         nonlocal calls
@@ -64,8 +67,8 @@ def train_until(config, run_dir, updates, monkeypatch):
         return original(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PQN, "update", update)
-        patch.setattr(trainer_module.Trainer, "_write_summary_if_possible", lambda *_: None)
+        patch.setattr(PQN, "learn", update)
+        patch.setattr(Lifecycle, "_write_summary_if_possible", lambda *_: None)
         with pytest.raises(Killed):
             train(config, run_dir, quiet=True)
 
@@ -109,7 +112,7 @@ def test_the_run_folder_is_as_documented(tmp_path, tiny_run):
 def test_env_steps_and_returns_count_transitions_and_whole_episodes(tmp_path, tiny_run, monkeypatch):
     """CartPole pays 1 a step: the raw return is the length, and resets are not steps."""
     seen = []
-    original = trainer_module.make_vector_env
+    original = interaction.make_vector_env
 
     def spy(*arguments, **options):
         env = original(*arguments, **options)
@@ -123,7 +126,7 @@ def test_env_steps_and_returns_count_transitions_and_whole_episodes(tmp_path, ti
         monkeypatch.setattr(env, "step", recorded)
         return env
 
-    monkeypatch.setattr(trainer_module, "make_vector_env", spy)
+    monkeypatch.setattr(interaction, "make_vector_env", spy)
     summary = train(tiny_run, tmp_path / "run", quiet=True)
     assert summary["env_steps"] == sum(result.valid.sum() for result in seen)
     finished = [result for result in seen if result.episode.finished.any()]
@@ -136,8 +139,8 @@ def test_env_steps_and_returns_count_transitions_and_whole_episodes(tmp_path, ti
 
 
 def test_layers_are_those_with_a_weight_matrix_once_and_with_their_bias():
-    config = default_run("Breakout-v5").agent
-    network = build_network(config, environment_spec("Breakout-v5"))
+    config = default_run("pqn", "Breakout-v5").agent
+    network = build_networks(config, environment_spec("Breakout-v5"))["q"]
     layers = find_layers({"": network})
     names, owner = layers.names, torch.tensor(layers.layer_of)
     assert names == [f"encoder.layers.conv{n}" for n in (1, 2, 3)] + [
@@ -150,7 +153,7 @@ def test_layers_are_those_with_a_weight_matrix_once_and_with_their_bias():
         None if "norm" in name else name.rpartition(".")[0] for name in parameters
     ]
     norms = torch.arange(1.0, len(parameters) + 1)[None]
-    by_layer = trainer_module.by_layer(norms, owner, len(names))
+    by_layer = norms_by_layer(norms, owner, len(names))
     first = [norms[0, parameters.index(f"encoder.layers.conv1.{part}")].item() for part in ("weight", "bias")]
     assert by_layer[0, 0].item() == pytest.approx(np.hypot(*first))
 
@@ -211,7 +214,7 @@ def test_same_seed_same_run_other_seed_other_run(tmp_path, tiny_run):
 def test_killed_and_resumed_is_never_stopped(tmp_path, tiny_run, monkeypatch, updates, setting):
     config = dataclasses.replace(
         tiny_run,
-        agent=dataclasses.replace(tiny_run.agent, optimizer=default_run("CartPole-v1", setting).agent.optimizer),
+        agent=dataclasses.replace(tiny_run.agent, optimizer=default_run("pqn", "CartPole-v1", setting).agent.optimizer),
     )
     train(config, tmp_path / "undisturbed", quiet=True)
     train_until(config, tmp_path / "killed", updates, monkeypatch)
@@ -232,7 +235,7 @@ def test_resuming_a_finished_run_leaves_it_alone(tmp_path, tiny_run):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_writes_a_checkpoint_and_the_run_goes_on_from_it(tmp_path, tiny_run, monkeypatch, number, capsys):
-    original = PQN.update
+    original = PQN.learn
     calls = 0
 
     def update(self, *arguments):
@@ -242,7 +245,7 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on_from_it(tmp_path, tiny
             os.kill(os.getpid(), number)
         return original(self, *arguments)
 
-    monkeypatch.setattr(PQN, "update", update)
+    monkeypatch.setattr(PQN, "learn", update)
     with pytest.raises(Interrupted, match=f"stopped by {number.name} .*stablegrad resume") as caught:
         train(tiny_run, tmp_path / "run", quiet=True)
     assert caught.value.exit_code == 130
@@ -255,7 +258,7 @@ def test_a_signal_writes_a_checkpoint_and_the_run_goes_on_from_it(tmp_path, tiny
     assert summary["updates"] == 5 * 8
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
 
-    monkeypatch.setattr(PQN, "update", original)
+    monkeypatch.setattr(PQN, "learn", original)
     capsys.readouterr()
     summary = resume(tmp_path / "run")
     assert summary["status"] == "finished"
@@ -309,10 +312,10 @@ def test_a_run_of_a_device_that_is_not_here_goes_on_with_another(tmp_path, tiny_
 
 
 def test_a_change_of_device_is_noted(tmp_path, tiny_run, monkeypatch, capsys):
-    save = trainer_module.save_checkpoint
+    save = lifecycle.save_checkpoint
     with monkeypatch.context() as there:
         there.setattr(
-            trainer_module,
+            lifecycle,
             "save_checkpoint",
             lambda path, step, network, state, *rest, **options: save(
                 path, step, network, {**state, "device": "cuda"}, *rest, **options
@@ -338,7 +341,7 @@ def test_two_processes_cannot_train_one_run(tmp_path, tiny_run):
 
 
 def test_divergence_names_step_update_layer_and_checkpoint(tmp_path, tiny_run, monkeypatch):
-    original = trainer_module.make_vector_env
+    original = interaction.make_vector_env
     steps = 0
 
     def poisoned(*arguments, **options):
@@ -357,7 +360,7 @@ def test_divergence_names_step_update_layer_and_checkpoint(tmp_path, tiny_run, m
         monkeypatch.setattr(env, "step", huge)
         return env
 
-    monkeypatch.setattr(trainer_module, "make_vector_env", poisoned)
+    monkeypatch.setattr(interaction, "make_vector_env", poisoned)
     message = (
         r"diverged by step [\d,]+, in update [\d,]+: the gradient of layer 'head' is not finite "
         r".*last good checkpoint: '.*step-\d+'"
@@ -489,6 +492,6 @@ def test_an_edited_config_is_refused(tmp_path, tiny_run, change, message):
 
 def test_cartpole_is_learned(tmp_path):
     """Real training. A random policy gets 22; 100k steps gave 118 to 133 over 5 seeds."""
-    config = dataclasses.replace(default_run("CartPole-v1"), total_steps=100_000, threads=1, eval_episodes=10)
+    config = dataclasses.replace(default_run("pqn", "CartPole-v1"), total_steps=100_000, threads=1, eval_episodes=10)
     summary = train(config, tmp_path / "run", quiet=True)
     assert summary["evaluation"]["mean_return"] > 60

@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from stablegrad.diagnostics.prescriptions import Prescription
-from stablegrad.diagnostics.report import Report
-from stablegrad.diagnostics.rules import LEVELS, TOO_EARLY, Finding
-from stablegrad.diagnostics.verdicts import COLOURS, MARKS, MEANINGS
-from stablegrad.reports.diagnosis_figures import (
+from stablegrad.diagnostics.page_figures import (
     MAX_LOOKS,
     MEASURED,
     PHASES,
@@ -25,8 +21,14 @@ from stablegrad.reports.diagnosis_figures import (
     phase_bars,
     short_name,
 )
-from stablegrad.reports.page import write_page
-from stablegrad.studies.wording import MISSING, duration, number
+from stablegrad.diagnostics.prescriptions import Prescription
+from stablegrad.diagnostics.rules import LEVELS, TOO_EARLY, Finding
+from stablegrad.diagnostics.verdicts import COLOURS, MARKS, MEANINGS
+from stablegrad.pages import write_page
+from stablegrad.text import MISSING, duration, number
+
+if TYPE_CHECKING:  # a report knows its page, not the page its report
+    from stablegrad.diagnostics.report import Report
 
 STACKS = {"torch": "Plain PyTorch", "sb3": "Stable-Baselines3", "cli": "stablegrad command"}
 TOP = 3  # findings that stand as sentences at the top
@@ -130,7 +132,8 @@ def write_diagnosis_page(report: Report, path: Path) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = view(report)
-    return write_page(path, "diagnosis.html", title=f"Diagnosis: {shown.verdict}", accent=shown.colour, diagnosis=shown)
+    template = "diagnostics/templates/diagnosis.html"
+    return write_page(path, template, title=f"Diagnosis: {shown.verdict}", accent=shown.colour, diagnosis=shown)
 
 
 def view(report: Report) -> View:
