@@ -27,7 +27,7 @@ LIBRARIES = {
 }
 TORCH = {"torch", "numpy"}
 NETWORKS, OPTIMIZERS = {"errors", "networks"}, {"errors", "hardware", "optimizers"}
-DIAGNOSTICS = NETWORKS | OPTIMIZERS | {"diagnostics", "text"}
+DIAGNOSTICS = NETWORKS | OPTIMIZERS | {"diagnostics", "options", "text"}
 
 
 def rooms() -> list[str]:

@@ -239,6 +239,10 @@ class TestRunFolder:
         assert report["verdict"] in ("collapsing", "collapsed")
         tried = [trial for trial in report["trial"] if trial["decision"] != "not tried"]
         assert len(tried) == 1
+        commands = [one["code"]["cli"] for one in report["prescriptions"] if "cli" in one["code"]]
+        # Each is the run's own, whatever it changes.
+        assert commands
+        assert all("train pqn --env CartPole-v1" in one and "--total-steps 3000" in one for one in commands)
         assert [trial["name"] for trial in report["trial"]] == [
             one["name"] for one in report["prescriptions"][: len(report["trial"])]
         ]

@@ -28,7 +28,7 @@ def test_every_rule_has_an_answer_and_every_answer_a_rule():
 
 def code_of(name):
     rates = ("lower_learning_rate", "raise_learning_rate")
-    return INTERVENTIONS[name].code_with(10.0 if name in rates else None)
+    return INTERVENTIONS[name].code(10.0 if name in rates else None)
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
@@ -58,9 +58,9 @@ def test_the_code_for_torch_runs(name, capsys):
         assert names["hidden"](torch.randn(3, 8)).shape == (3, 6)
 
 
-@pytest.mark.parametrize("name", [name for name, one in INTERVENTIONS.items() if "cli" in one.code])
+@pytest.mark.parametrize("name", [name for name, one in INTERVENTIONS.items() if "cli" in one.code()])
 def test_the_command_is_understood(name, monkeypatch):
-    command = code_of(name)["cli"].replace("ENV", "Breakout-v5")
+    command = code_of(name)["cli"].replace("ALGORITHM --env ENV", "pqn --env Breakout-v5")
     asked = []
     monkeypatch.setattr(train_command, "train", lambda config, *_, **__: asked.append(config))
     monkeypatch.setattr(train_command, "print_summary", lambda *_, **__: None)

@@ -957,9 +957,30 @@ class TestWrongUse:
     def test_gradient_ranks_of_several_networks(self):
         actor, critic = nn.Linear(3, 2), nn.Linear(3, 1)
         optimizer = torch.optim.SGD([*actor.parameters(), *critic.parameters()], lr=0.1)
-        monitor = Monitor({"actor": actor, "critic": critic}, optimizer)
-        with monitor, pytest.raises(UsageError, match="gradient ranks are of one network"):
-            monitor.measure_gradient_ranks(torch.eye(3), torch.sum)
+        with Monitor({"actor": actor, "critic": critic}, optimizer) as monitor:
+            with pytest.raises(UsageError, match="of one network; name it: network= one of actor, critic"):
+                monitor.measure_gradient_ranks(torch.eye(3), torch.sum)
+            with pytest.raises(UsageError, match="unknown network 'acter'; did you mean 'actor'"):
+                monitor.measure_gradient_ranks(torch.eye(3), torch.sum, network="acter")
+            with pytest.raises(UsageError, match="unknown network 'q'"):
+                monitor.measure_curvature(lambda: critic.weight.sum(), network="q")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"probe": torch.eye(3)}, "one probe was given for several networks; give a dictionary"),
+            ({"probe": {"acter": torch.eye(3)}}, "unknown network 'acter'; did you mean 'actor'"),
+            ({"probe": {"actor": 3.0}}, "probe must be a tensor .* got float"),
+            ({"churn": {"critik": None}}, "unknown network 'critik'; did you mean 'critic'"),
+            ({"churn": {"actor": "mean"}}, "unknown churn 'mean'; did you mean 'mean_action'"),
+            ({"churn": "mode"}, r"unknown churn 'mode'.*\(valid: argmax, mean_action\)"),
+        ],
+    )
+    def test_probes_and_churns_of_several_networks(self, options, message):
+        networks = {"actor": nn.Linear(3, 2), "critic": nn.Linear(3, 1)}
+        optimizers = [torch.optim.SGD(one.parameters(), lr=0.1) for one in networks.values()]
+        with pytest.raises(UsageError, match=message):
+            Monitor(networks, optimizers, **options)
 
     def test_no_parameters(self):
         _, optimizer = make()

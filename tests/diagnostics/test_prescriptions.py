@@ -193,7 +193,7 @@ def test_the_worst_finding_of_a_rule_is_quoted_and_the_rules_are_named():
     assert (one.step_time, one.memory, one.code) == (
         INTERVENTIONS[one.name].step_time,
         INTERVENTIONS[one.name].memory,
-        dict(INTERVENTIONS[one.name].code),
+        INTERVENTIONS[one.name].code(),
     )
 
 

@@ -42,7 +42,7 @@ def make(algorithm, layers=4, width=16, **arguments):
 
 def code_for(agent, name, factor=None):
     factor = 0.1 if factor is None and name in RATES else factor
-    return INTERVENTIONS[name].code_with(factor, AgentSettings.of(agent))["sb3"]
+    return INTERVENTIONS[name].code(factor, AgentSettings.of(agent))["sb3"]
 
 
 def run(code, agent, **names):

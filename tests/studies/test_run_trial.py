@@ -1,6 +1,7 @@
 """What trainings of a run with its prescriptions say; the trainings themselves: tests/cli/test_diagnose.py."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -9,13 +10,16 @@ from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.studies import ComparisonResult, run_trial
 from stablegrad.studies.run_trial import (
     changed_configs,
+    commands_of,
     fitting,
     outcome,
     planned_seconds,
+    short_commands_of,
     shortened,
     trial_steps,
     verify_run,
 )
+from stablegrad.supervised import SupervisedConfig
 from stablegrad.training.config import default_run
 
 
@@ -164,3 +168,37 @@ def test_another_rate_is_another_trial(tmp_path, monkeypatch):
 def test_how_long_it_takes():
     assert planned_seconds({"steps_per_second": 500.0}, 10_000, 8, 2) == pytest.approx(80.0)
     assert planned_seconds({}, 10_000, 8, 2) is None
+
+
+def test_the_command_for_a_run_is_its_own_with_the_change():
+    run = default_run("pqn", "CartPole-v1", "stable+torso.depth=2")
+    saved = json.loads(json.dumps(dataclasses.replace(run, total_steps=77).to_json()))
+    full, short = commands_of(saved), short_commands_of(saved)
+    for command in (full, short):
+        words = command("lower_learning_rate", 0.01).split()
+        assert words[:5] == ["stablegrad", "train", run.algorithm, "--env", "CartPole-v1"]
+        assert "stable" in words[words.index("--preset") + 1]
+        assert float(words[words.index("--optimizer.adam-learning-rate") + 1]) == pytest.approx(5e-6)
+        # It has both already, and no layer can be reconnected by an option.
+        assert [command(name, None) for name in ("kron", "multi_skip", "reconnect")] == [None] * 3
+    assert "--total-steps 77" in full("activation", None) and "77" not in short("activation", None)
+
+
+def test_a_run_whose_environment_is_not_there_and_a_classifier_get_commands_of_what_is_known():
+    saved = {**default_run("pqn", "CartPole-v1").to_json(), "env": "no_such_package:make_env"}
+    assert commands_of(saved)("kron", None) == (
+        "stablegrad train pqn --env no_such_package:make_env --optimizer.name kron"
+    )
+    classifier = SupervisedConfig().to_json()
+    assert commands_of(classifier)("layer_norm", None) == "stablegrad relearn --torso.norm layer"
+    assert commands_of(classifier)("clip_gradients", None) == "stablegrad relearn --max-grad-norm 1.0"
+    assert commands_of(classifier)("normalise_inputs", None) is None
+
+
+def test_all_that_a_record_says_is_tried():
+    base = default_run("pqn", "Breakout-v5", "baseline+torso.activation=gelu+optimizer.schedule=linear")
+    changed = changed_configs(base, [prescription(name) for name in ("activation", "steady_rate", "normalise_inputs")])
+    assert list(changed) == ["activation", "steady_rate"]  # images are normalised already
+    agent = changed["activation"].agent
+    assert (agent.torso.activation, agent.encoder.activation) == ("leaky_relu", "gelu")
+    assert changed["steady_rate"].agent.optimizer.schedule == "constant"

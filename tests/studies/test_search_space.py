@@ -10,14 +10,16 @@ from stablegrad.agents.presets import apply_changes
 from stablegrad.cli.arguments import RunOptions, parse
 from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import Prescription
+from stablegrad.diagnostics.settings import RATE
 from stablegrad.optimizers.catalogue import default_learning_rate
 from stablegrad.studies.kinds import needs
 from stablegrad.studies.search_space import (
+    CLIP,
     DIMENSIONS,
     ENCODER_NORM,
     KIND,
+    NORM,
     OPTIMIZER,
-    RATE,
     SKIPS,
     Space,
     changes_of,
@@ -151,6 +153,20 @@ def test_a_search_opens_what_is_prescribed_first_and_everything_in_the_end():
     pinned = [set(space.pinned(order, sampled)) for sampled in range(40)]
     assert pinned[0] == set(order[3:]) and pinned[-1] == set()
     assert all(after <= before for before, after in itertools.pairwise(pinned))
+
+
+@pytest.mark.parametrize(("norm", "tighter"), [(10.0, 1.0), (0.5, 0.05), (None, 1.0)])
+def test_gradients_are_clipped_at_a_tenth_or_for_the_first_time(norm, tighter):
+    space = Space(base(max_grad_norm=norm))
+    assert space.choices[CLIP] == (norm, tighter)
+    assert space.starting_points([prescribed("clip_gradients")])["clip_gradients"][CLIP] == tighter
+    assert space.config({CLIP: tighter}).agent.max_grad_norm == tighter
+
+
+def test_a_norm_of_images_is_said_as_one_of_the_choices():
+    space = Space(base("Breakout-v5", **{"torso.norm": "none", "encoder.norm": "none"}))
+    assert space.answers([prescribed("layer_norm")]) == {"layer_norm": {NORM: "layer", ENCODER_NORM: "layer"}}
+    assert space.starting_points([])["stable"][ENCODER_NORM] in space.choices[ENCODER_NORM]
 
 
 def test_normalised_inputs_of_images_and_vectors():

@@ -46,6 +46,10 @@ class AgentConfig:
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
 
+    def optimizer_of(self, network: str) -> OptimizerConfig:
+        """How a network is optimized, by its name; an algorithm whose networks differ overrides this."""
+        return self.optimizer
+
     @property
     def horizon(self) -> int:
         """Steps of every environment between two calls of ``Agent.learn``."""

@@ -26,7 +26,15 @@ from stablegrad.diagnostics.recorded import diagnose_recorded, recorded_history
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, verify
 from stablegrad.errors import StablegradError, UsageError, command, unknown_name
-from stablegrad.studies.run_trial import changed_configs, check_size, fitting, planned_seconds, trial_steps, verify_run
+from stablegrad.studies.run_trial import (
+    changed_configs,
+    check_size,
+    commands_of,
+    fitting,
+    planned_seconds,
+    trial_steps,
+    verify_run,
+)
 from stablegrad.targets import nearest_target
 from stablegrad.terminal import text_console
 from stablegrad.text import duration
@@ -130,6 +138,7 @@ def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
         fitting=fitting(config) if is_agent else None,
         step_name=_step_name(config),
         beside=beside,
+        command=commands_of(config),
     )
     if parsed.beside is not None:
         report = replace(report, beside=f"run '{parsed.beside}', {report.beside}")

@@ -1,4 +1,7 @@
-"""Interventions: what can be done about a finding, what it costs, the change as code, and the change itself.
+"""Interventions: what can be done about a finding, what it costs, the change as settings and as code, and the change.
+
+Each is one record. Commands, trials, searches, changes of a running agent and code for Stable-Baselines3 are written
+from its ``settings``, for whatever algorithm has such options.
 
 How well an intervention answers a rule is a weight in [0, 1]: 1 where it removes the cause in most cases, less where it
 helps some or treats the symptom. ``prescribe`` adds the weights of what was found. The weights are judgements; those of
@@ -9,15 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from stablegrad.diagnostics import changes, optimizer_changes, sb3_code
 from stablegrad.diagnostics.changes import CannotApply, Change
+from stablegrad.diagnostics.optimizer_changes import MAX_NORM, RATE_FACTOR
 from stablegrad.diagnostics.sb3_code import AgentSettings, Sb3Code
+from stablegrad.diagnostics.settings import (
+    RATE,
+    Options,
+    Settings,
+    WriteCommand,
+    changed_options,
+    unknown_agents_command,
+    wanted,
+)
 from stablegrad.errors import Catalogue, UsageError
-from stablegrad.optimizers import Kron, OptimizerConfig
+from stablegrad.networks.sizes import DEPTHS, WIDTHS, resolve_depth, resolve_width
+from stablegrad.optimizers import Kron
 
 __all__ = ["INTERVENTIONS", "CannotApply", "Intervention", "fitting"]
 
@@ -52,11 +67,12 @@ class Intervention:
         title: the change in a few words.
         helps: why it helps, a sentence without a full stop.
         answers: weight by name of the rule that it answers.
-        code: the change as code by stack: "torch", "sb3" (Stable-Baselines3's PPO), "cli"; one without it is left out.
-            FACTOR stands for how much a learning rate is multiplied by, SCALED for that multiple of PQN's default.
+        torch: the change as code for plain PyTorch. FACTOR stands for how much a learning rate is multiplied by.
+        settings: the change as options of an agent, see :mod:`stablegrad.diagnostics.settings`; empty where there are
+            no such options.
+        change: applies it to a network and its optimizer; None where that takes a person.
         sb3: writes it for an agent of Stable-Baselines3; None: it has no such option.
         structural: whether the network computes something else from then on, so that copies of it no longer fit.
-        change: carries it out; None where that takes a person.
         live: whether a run can go on with it, with what it has learned.
         again: whether it is made again and again while a network is trained, and not once.
         step_time: time of a training step over that without it, measured.
@@ -71,7 +87,8 @@ class Intervention:
     title: str
     helps: str
     answers: Mapping[str, float]
-    code: Mapping[str, str]
+    torch: str
+    settings: Settings = field(default_factory=dict)
     change: Change | None = None
     sb3: Sb3Code | None = None
     structural: bool = False
@@ -83,14 +100,6 @@ class Intervention:
     unmeasured: str = "nothing in a training step"
     fits: Callable[[nn.Module, Optimizer], bool] = field(default=lambda model, optimizer: True)
     telling: float = 1.0
-
-    def __post_init__(self) -> None:
-        code = dict(self.code)
-        if self.structural:
-            code["torch"] += COPIES
-        if self.sb3 is not None:
-            code["sb3"] = self.sb3(AgentSettings(), None)
-        object.__setattr__(self, "code", code)
 
     def answer(self, rule: str) -> float:
         """How well it answers a rule; one that finds beside a smaller network what another finds alone, as that."""
@@ -122,20 +131,35 @@ class Intervention:
             )
         return self.change(model, optimizer) if factor is None else self.change(model, optimizer, factor)
 
-    def code_with(self, factor: float | None, agent: AgentSettings | None = None) -> dict[str, str]:
-        """``code`` for a factor and an agent.
+    def changes(self, options: Options, factor: float | None = None) -> dict[str, Any]:
+        """What it changes in an agent: new values by option, ``RATE`` for a factor of all learning rates.
 
         Args:
-            factor: of the learning rate, which is filled in; None where there is none.
-            agent: of Stable-Baselines3, for which "sb3" is written; None: it is not known.
+            options: the agent's; what it does not have, or has already, is left out.
+            factor: of the learning rate; None: 10, or a tenth.
         """
-        code = dict(self.code)
-        if factor is not None:
-            filled = {"FACTOR": f"{factor:g}", "SCALED": f"{factor * OptimizerConfig().adam_learning_rate:g}"}
-            code = {stack: _filled(text, filled) for stack, text in code.items()}
+        return changed_options(self.settings, options, factor)
+
+    def code(
+        self,
+        factor: float | None = None,
+        agent: AgentSettings | None = None,
+        command: WriteCommand | None = None,
+    ) -> dict[str, str]:
+        """The change as code by stack: "torch", "sb3" (Stable-Baselines3), "cli"; one without it is left out.
+
+        Args:
+            factor: of the learning rate; None: 10, or a tenth.
+            agent: of Stable-Baselines3, for which "sb3" is written; None: it is not known.
+            command: writes "cli" for a run; None: it is not known.
+        """
+        times = f"{self.settings.get(RATE, 1.0) if factor is None else factor:g}"
+        code = {"torch": self.torch.replace("FACTOR", times) + (COPIES if self.structural else "")}
         if self.sb3 is not None:
-            code["sb3"] = self.sb3(agent or AgentSettings(), factor)
-        return code
+            agent = agent or AgentSettings()
+            code["sb3"] = self.sb3(agent, wanted(self.settings, agent.options, factor))
+        line = unknown_agents_command(self.settings, factor) if command is None else command(self.name, factor)
+        return code if line is None else {**code, "cli": line}
 
     @property
     def cost(self) -> str:
@@ -148,10 +172,41 @@ class Intervention:
         )
 
 
-def _filled(code: str, values: Mapping[str, str]) -> str:
-    for name, value in values.items():
-        code = code.replace(name, value)
-    return code
+def _hidden_norm(options: Options) -> str | None:
+    # Of a CNN, whose convolutions are hidden layers; a norm on a state vector is one of inputs.
+    return "auto" if options.get("encoder.norm", "none") == "none" else None
+
+
+def _another_activation(option: str) -> Callable[[Options], str]:
+    return lambda options: "leaky_relu" if options.get(option) == "gelu" else "gelu"
+
+
+def _tighter_clipping(options: Options) -> float:
+    norm = options.get("max_grad_norm")
+    return MAX_NORM if norm is None else norm / 10
+
+
+def _at_most(option: str, sizes: Mapping[str, int], resolve: Callable[[int | str], int]) -> Callable[[Options], Any]:
+    def at_most(options: Options) -> int | str | None:
+        if option not in options:
+            return "small"
+        return sizes["small"] if resolve(options[option]) > sizes["small"] else None
+
+    return at_most
+
+
+def _fewer_skips(options: Options) -> int | None:
+    return DEPTHS["small"] if (options.get("torso.skip_blocks") or 0) > DEPTHS["small"] else None
+
+
+def _slower_average(options: Options) -> float | None:
+    tau = options.get("tau")
+    return tau / 5 if tau is not None and tau < 1 else None
+
+
+def _rarer_copies(options: Options) -> int | None:
+    interval = options.get("target_every")
+    return 2 * interval if interval is not None and options.get("tau", 1.0) == 1 else None
 
 
 def _in_place(name: str) -> str:
@@ -184,12 +239,10 @@ _ALL = (
             "slow_relearning": 0.1,
             "not_learned_again": 0.1,
         },
-        code={
-            "torch": "# after every hidden layer, never after the last; after convolutions nn.GroupNorm(1, channels)\n"
-            "hidden = nn.Sequential(nn.Linear(n, m), nn.LayerNorm(m), nn.ReLU())\n\n"
-            "# or on the network that you have:\n" + _in_place("layer_norm"),
-            "cli": "stablegrad train pqn --env ENV --torso.norm layer --encoder.norm layer",
-        },
+        torch="# after every hidden layer, never after the last; after convolutions nn.GroupNorm(1, channels)\n"
+        "hidden = nn.Sequential(nn.Linear(n, m), nn.LayerNorm(m), nn.ReLU())\n\n"
+        "# or on the network that you have:\n" + _in_place("layer_norm"),
+        settings={"torso.norm": "layer", "encoder.norm": _hidden_norm},
         sb3=sb3_code.in_place("layer_norm"),
         structural=True,
         change=changes.layer_norm,
@@ -214,13 +267,11 @@ _ALL = (
             "saturated_units": 0.3,
             "constant_output": 0.3,
         },
-        code={
-            "torch": "from stablegrad.networks import MultiSkipTorso\n\n"
-            "# features to features, in place of the hidden layers; depth counts blocks of two layers\n"
-            "torso = MultiSkipTorso(n, width=m, depth=5)\n\n"
-            "# or on an nn.Sequential with a plain stack:\n" + _in_place("multi_skip"),
-            "cli": "stablegrad train pqn --env ENV --torso.kind multi_skip",
-        },
+        torch="from stablegrad.networks import MultiSkipTorso\n\n"
+        "# features to features, in place of the hidden layers; depth counts blocks of two layers\n"
+        "torso = MultiSkipTorso(n, width=m, depth=5)\n\n"
+        "# or on an nn.Sequential with a plain stack:\n" + _in_place("multi_skip"),
+        settings={"torso.kind": "multi_skip"},
         sb3=sb3_code.in_place("multi_skip"),
         structural=True,
         change=changes.multi_skip,
@@ -241,17 +292,15 @@ _ALL = (
             "slow_relearning": 0.2,
             "not_learned_again": 0.2,
         },
-        code={
-            "torch": "class Residual(nn.Module):\n"
-            "    def __init__(self, width):\n"
-            "        super().__init__()\n"
-            "        self.f = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())\n\n"
-            "    def forward(self, x):\n"
-            "        return x + self.f(x)\n\n\n"
-            "# or on the network that you have, around layers whose output has the shape of their input:\n"
-            + _in_place("residual"),
-            "cli": "stablegrad train pqn --env ENV --torso.kind residual",
-        },
+        torch="class Residual(nn.Module):\n"
+        "    def __init__(self, width):\n"
+        "        super().__init__()\n"
+        "        self.f = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())\n\n"
+        "    def forward(self, x):\n"
+        "        return x + self.f(x)\n\n\n"
+        "# or on the network that you have, around layers whose output has the shape of their input:\n"
+        + _in_place("residual"),
+        settings={"torso.kind": "residual", "torso.skip_blocks": None},
         sb3=sb3_code.in_place("residual"),
         structural=True,
         change=changes.residual,
@@ -273,14 +322,12 @@ _ALL = (
             "slow_optimizer": 0.7,
             "small_update": 0.3,
         },
-        code={
-            "torch": "from stablegrad.optimizers import Kron\n\n"
-            "# at Adam's learning rate; a third of it where targets move as fast as in the pre-flight\n"
-            "optimizer = Kron(model.parameters(), lr=3e-4)\n"
-            "# schedulers hold the old optimizer: make them anew over this one",
-            "cli": "stablegrad train pqn --env ENV --optimizer.name kron",
-        },
-        sb3=sb3_code.with_kron,
+        torch="from stablegrad.optimizers import Kron\n\n"
+        "# at Adam's learning rate; a third of it where targets move as fast as in the pre-flight\n"
+        "optimizer = Kron(model.parameters(), lr=3e-4)\n"
+        "# schedulers hold the old optimizer: make them anew over this one",
+        settings={"optimizer.name": "kron"},
+        sb3=sb3_code.made_with("kron"),
         change=changes.kron,
         # Medians over nine networks, beside RAdam (docs/benchmarks.md, "What a step of Kron costs"): steps 1.07 to
         # 1.15; its state is 2.2 times the parameters, RAdam's 2.0, and weights and gradients are one each.
@@ -304,12 +351,10 @@ _ALL = (
             "slow_relearning": 0.1,
             "not_learned_again": 0.1,
         },
-        code={
-            "torch": "for module in model.modules():\n"
-            "    if isinstance(module, nn.Linear | nn.Conv2d):\n"
-            "        nn.init.orthogonal_(module.weight, 2**0.5)  # the last layer: 1, or 0.01 for a policy\n"
-            "        nn.init.zeros_(module.bias)",
-        },
+        torch="for module in model.modules():\n"
+        "    if isinstance(module, nn.Linear | nn.Conv2d):\n"
+        "        nn.init.orthogonal_(module.weight, 2**0.5)  # the last layer: 1, or 0.01 for a policy\n"
+        "        nn.init.zeros_(module.bias)",
         sb3=sb3_code.in_place("orthogonal_init"),
         change=changes.orthogonal_init,
     ),
@@ -318,12 +363,10 @@ _ALL = (
         title="another activation",
         helps="leaky ReLU and GELU have a slope where ReLU units die and where tanh and sigmoid saturate",
         answers={"dead_units": 0.8, "saturated_units": 0.9, "dormant_units": 0.6, "no_gradient": 0.3},
-        code={
-            "torch": "hidden = nn.Sequential(nn.Linear(n, m), nn.LeakyReLU(0.1))  # or nn.GELU()\n\n"
-            "# or on the network that you have, where activations are modules:\n" + _in_place("activation"),
-            "cli": "stablegrad train pqn --env ENV --torso.activation gelu --encoder.activation gelu",
-        },
-        sb3=sb3_code.with_activation,
+        torch="hidden = nn.Sequential(nn.Linear(n, m), nn.LeakyReLU(0.1))  # or nn.GELU()\n\n"
+        "# or on the network that you have, where activations are modules:\n" + _in_place("activation"),
+        settings={name: _another_activation(name) for name in ("torso.activation", "encoder.activation")},
+        sb3=sb3_code.made_with("activation"),
         structural=True,
         change=changes.activation,
         step_time=0.96,
@@ -336,9 +379,7 @@ _ALL = (
         title="fresh weights for dormant units",
         helps="units that no gradient reaches never come back by themselves",
         answers={"dead_units": 0.9, "dormant_units": 0.9, "no_gradient": 0.3, "constant_output": 0.3},
-        code={
-            "torch": "# every few thousand steps, after the backward pass:\n" + _in_place("recycle_dormant"),
-        },
+        torch="# every few thousand steps, after the backward pass:\n" + _in_place("recycle_dormant"),
         sb3=sb3_code.between_learning("recycle_dormant"),
         change=changes.recycle_dormant,
         live=True,
@@ -368,11 +409,9 @@ _ALL = (
             "fading_gradient": 0.4,
             "saturated_units": 0.4,
         },
-        code={
-            "torch": 'for group in optimizer.param_groups:\n    group["lr"] *= FACTOR',
-            "cli": "stablegrad train pqn --env ENV --optimizer.adam-learning-rate SCALED",
-        },
-        sb3=sb3_code.scaled_rate,
+        torch='for group in optimizer.param_groups:\n    group["lr"] *= FACTOR',
+        settings={RATE: 1 / RATE_FACTOR},
+        sb3=sb3_code.made_with("lower_learning_rate"),
         change=optimizer_changes.lower_learning_rate,
         live=True,
     ),
@@ -381,11 +420,9 @@ _ALL = (
         title="a higher learning rate",
         helps="updates that change the weights by next to nothing learn nothing",
         answers={"small_update": 1.0, "slow_optimizer": 1.0},
-        code={
-            "torch": 'for group in optimizer.param_groups:\n    group["lr"] *= FACTOR',
-            "cli": "stablegrad train pqn --env ENV --optimizer.adam-learning-rate SCALED",
-        },
-        sb3=sb3_code.scaled_rate,
+        torch='for group in optimizer.param_groups:\n    group["lr"] *= FACTOR',
+        settings={RATE: RATE_FACTOR},
+        sb3=sb3_code.made_with("raise_learning_rate"),
         change=optimizer_changes.raise_learning_rate,
         live=True,
     ),
@@ -394,13 +431,11 @@ _ALL = (
         title="a learning rate without jumps and without an early end",
         helps="a rate that leaps undoes what was learned, and one that falls too early leaves nothing to learn with",
         answers={"starved_rate": 1.0, "rate_jump": 1.0},
-        code={
-            "torch": "# a gentler schedule, such as a cosine over all updates of the training\n"
-            "scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100_000)\n\n"
-            "# or within bounds around the one that you have:\n" + _in_place("steady_rate"),
-            "cli": "stablegrad train pqn --env ENV --optimizer.schedule constant",
-        },
-        sb3=sb3_code.constant_rate,
+        torch="# a gentler schedule, such as a cosine over all updates of the training\n"
+        "scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100_000)\n\n"
+        "# or within bounds around the one that you have:\n" + _in_place("steady_rate"),
+        settings={"optimizer.schedule": "constant"},
+        sb3=sb3_code.made_with("steady_rate"),
         change=optimizer_changes.steady_rate,
         live=True,
     ),
@@ -409,12 +444,9 @@ _ALL = (
         title="clipped gradients",
         helps="one batch with a huge gradient cannot throw the weights about",
         answers={"exploding_gradient": 1.0, "nonfinite": 0.8, "diverging_output": 0.4, "large_update": 0.3},
-        code={
-            "torch": "# between loss.backward() and optimizer.step()\n"
-            "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
-            "cli": "stablegrad train pqn --env ENV --max-grad-norm 1.0",
-        },
-        sb3=sb3_code.clipped,
+        torch="# between loss.backward() and optimizer.step()\ntorch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+        settings={"max_grad_norm": _tighter_clipping},
+        sb3=sb3_code.made_with("clip_gradients"),
         change=optimizer_changes.clip_gradients,
         live=True,
         step_time=1.03,
@@ -426,11 +458,9 @@ _ALL = (
         title="a fresh optimizer state",
         helps="moments of gradients long gone hold back, or drive, the steps of today",
         answers={"stale_state": 1.0, "small_update": 0.5, "rising_loss": 0.4, "large_update": 0.2},
-        code={
-            "torch": "optimizer.state.clear()\n"
-            "for group in optimizer.param_groups:  # an eps above the gradients holds steps back as well\n"
-            '    if group.get("eps", 0.0) > 1e-3:\n        group["eps"] = 1e-8',
-        },
+        torch="optimizer.state.clear()\n"
+        "for group in optimizer.param_groups:  # an eps above the gradients holds steps back as well\n"
+        '    if group.get("eps", 0.0) > 1e-3:\n        group["eps"] = 1e-8',
         sb3=sb3_code.between_learning("reset_optimizer_state"),
         change=optimizer_changes.reset_optimizer_state,
         live=True,
@@ -441,11 +471,9 @@ _ALL = (
         title="train the layer that is left out",
         helps="a layer that no optimizer has, or at a rate of 0, stays as it was made",
         answers={"no_update": 1.0},
-        code={
-            "torch": "# make the optimizer after the last change of the network, over all of its parameters\n"
-            "optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)\n\n"
-            "# or add what is missing to the one that you have:\n" + _in_place("train_layer"),
-        },
+        torch="# make the optimizer after the last change of the network, over all of its parameters\n"
+        "optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)\n\n"
+        "# or add what is missing to the one that you have:\n" + _in_place("train_layer"),
         sb3=sb3_code.between_learning("train_layer"),
         change=changes.train_layer,
         live=True,
@@ -458,23 +486,19 @@ _ALL = (
         helps="no gradient passes detach(), no_grad(), argmax, rounding, NumPy, or an output without a loss",
         answers={"no_gradient": 1.0, "blocked_output": 0.8},
         unmeasured="what the gradients take that were missing",
-        code={
-            "torch": "# look for these between the layer and the loss, and take them out:\n"
-            "#   .detach(), .data, .item(), .numpy(), torch.no_grad(), torch.tensor(tensor), argmax, round, clamp\n"
-            "# and for outputs that no loss uses. What is connected shows a gradient here:\n"
-            "for name, parameter in model.named_parameters():\n"
-            "    print(name, None if parameter.grad is None else parameter.grad.norm().item())",
-        },
+        torch="# look for these between the layer and the loss, and take them out:\n"
+        "#   .detach(), .data, .item(), .numpy(), torch.no_grad(), torch.tensor(tensor), argmax, round, clamp\n"
+        "# and for outputs that no loss uses. What is connected shows a gradient here:\n"
+        "for name, parameter in model.named_parameters():\n"
+        "    print(name, None if parameter.grad is None else parameter.grad.norm().item())",
     ),
     Intervention(
         name="normalise_inputs",
         title="normalised inputs",
         helps="running statistics keep inputs at mean 0 and deviation 1 while data move, and fill in what is no number",
         answers={"input_shift": 1.0, "unscaled_input": 1.0, "nonfinite_input": 1.0, "saturated_units": 0.4},
-        code={
-            "torch": _in_place("normalise_inputs"),
-            "cli": "stablegrad train pqn --env ENV --encoder.norm layer",
-        },
+        torch=_in_place("normalise_inputs"),
+        settings={"encoder.norm": "layer"},
         sb3=sb3_code.normalised_inputs,
         structural=True,
         change=changes.normalise_inputs,
@@ -495,14 +519,13 @@ _ALL = (
             "policy_churn": 0.6,
             "rising_loss": 0.3,
         },
-        code={
-            "torch": "# target = reward + discount * (1 - terminated) * next_value, with a discount below 1; rewards\n"
-            "# and targets of one scale, divided by a running deviation. Learn from a copy that follows slowly;\n"
-            "# after every optimizer step:\n"
-            "with torch.no_grad():\n"
-            "    for slow, fast in zip(target.parameters(), model.parameters(), strict=True):\n"
-            "        slow.lerp_(fast, 0.005)",
-        },
+        torch="# target = reward + discount * (1 - terminated) * next_value, with a discount below 1; rewards\n"
+        "# and targets of one scale, divided by a running deviation. Learn from a copy that follows slowly;\n"
+        "# after every optimizer step:\n"
+        "with torch.no_grad():\n"
+        "    for slow, fast in zip(target.parameters(), model.parameters(), strict=True):\n"
+        "        slow.lerp_(fast, 0.005)",
+        settings={"tau": _slower_average, "target_every": _rarer_copies},
         sb3=sb3_code.slower_targets,
         step_time=1.04,
         memory=1.25,
@@ -513,44 +536,38 @@ _ALL = (
         title="a loss that stays finite",
         helps="logarithms of zero, large exponentials, divisions by zero and half precision end a training at one step",
         answers={"nonfinite_suddenly": 1.0, "nonfinite": 0.3},
-        code={
-            "torch": "# work with logarithms, and keep what is divided by away from zero:\n"
-            "#   F.cross_entropy(logits, y) or log_softmax, not log(softmax); F.binary_cross_entropy_with_logits;\n"
-            "#   torch.logsumexp; F.softplus for scales, with a floor; var + 1e-6 under a root; float32 for the loss\n"
-            "# the operation that makes the first bad number is named by\n"
-            "with torch.autograd.detect_anomaly(check_nan=True):\n"
-            "    model(torch.randn(4, n)).square().mean().backward()  # your loss here",
-        },
+        torch="# work with logarithms, and keep what is divided by away from zero:\n"
+        "#   F.cross_entropy(logits, y) or log_softmax, not log(softmax); F.binary_cross_entropy_with_logits;\n"
+        "#   torch.logsumexp; F.softplus for scales, with a floor; var + 1e-6 under a root; float32 for the loss\n"
+        "# the operation that makes the first bad number is named by\n"
+        "with torch.autograd.detect_anomaly(check_nan=True):\n"
+        "    model(torch.randn(4, n)).square().mean().backward()  # your loss here",
     ),
     Intervention(
         name="revise_objective",
         title="an objective that keeps outputs apart",
         helps="a penalty that outweighs the loss, or a loss that equal outputs fulfil, draws all outputs together",
         answers={"shrinking_output": 1.0, "collapsed_objective": 1.0, "constant_output": 0.2},
-        code={
-            "torch": "# print every term of the loss by itself, and weaken the one that wins: penalties on features\n"
-            "# or outputs, consistency between views, weight decay. Where equal outputs fulfil the loss, add a term\n"
-            "# that does not let them, such as VICReg's variance:\n"
-            "outputs = model(torch.randn(4, n))\n"
-            "spread = torch.relu(1 - outputs.var(0).add(1e-4).sqrt()).mean()",
-        },
+        torch="# print every term of the loss by itself, and weaken the one that wins: penalties on features\n"
+        "# or outputs, consistency between views, weight decay. Where equal outputs fulfil the loss, add a term\n"
+        "# that does not let them, such as VICReg's variance:\n"
+        "outputs = model(torch.randn(4, n))\n"
+        "spread = torch.relu(1 - outputs.var(0).add(1e-4).sqrt()).mean()",
     ),
     Intervention(
         name="descend",
         title="a loss that goes down",
         helps="a loss or an objective with the wrong sign is driven away from what is wanted, step by step",
         answers={"ascending": 1.0, "runaway": 0.3},
-        code={
-            "torch": "# minimise losses: loss = -objective, and optimizers without maximize=True. One step should\n"
-            "# lower the loss of the batch that it was made on:\n"
-            "def loss():\n"
-            "    return model(torch.randn(4, n, generator=torch.Generator().manual_seed(0))).square().mean()\n\n\n"
-            "before = loss()  # your loss here\n"
-            "optimizer.zero_grad()\n"
-            "before.backward()\n"
-            "optimizer.step()\n"
-            "print(before.item(), loss().item())",
-        },
+        torch="# minimise losses: loss = -objective, and optimizers without maximize=True. One step should\n"
+        "# lower the loss of the batch that it was made on:\n"
+        "def loss():\n"
+        "    return model(torch.randn(4, n, generator=torch.Generator().manual_seed(0))).square().mean()\n\n\n"
+        "before = loss()  # your loss here\n"
+        "optimizer.zero_grad()\n"
+        "before.backward()\n"
+        "optimizer.step()\n"
+        "print(before.item(), loss().item())",
     ),
     Intervention(
         name="limit_updates",
@@ -565,7 +582,7 @@ _ALL = (
             "nonfinite": 0.5,
             "policy_churn": 0.4,
         },
-        code={"torch": _in_place("limit_updates")},
+        torch=_in_place("limit_updates"),
         sb3=sb3_code.between_learning("limit_updates"),
         change=optimizer_changes.limit_updates,
         live=True,
@@ -576,10 +593,8 @@ _ALL = (
         title="gradients cleared after every step",
         helps="gradients add up until they are set to zero",
         answers={"leftover_gradient": 1.0},
-        code={
-            "torch": "optimizer.zero_grad()  # before every backward pass, on the optimizer that takes the step\n\n"
-            "# or after every step of the one that you have:\n" + _in_place("clear_gradients"),
-        },
+        torch="optimizer.zero_grad()  # before every backward pass, on the optimizer that takes the step\n\n"
+        "# or after every step of the one that you have:\n" + _in_place("clear_gradients"),
         change=optimizer_changes.clear_gradients,
         live=True,
     ),
@@ -600,10 +615,8 @@ _ALL = (
             "vanishing_gradient": 0.8,
             "fading_gradient": 0.8,
         },
-        code={
-            "torch": "# of AdamW the part of the weights that goes in a step is lr * weight_decay: 1e-5 is usual;\n"
-            "# of Adam and SGD, which add decay to the gradient, a weight_decay of 1e-4\n" + _in_place("weaker_decay"),
-        },
+        torch="# of AdamW the part of the weights that goes in a step is lr * weight_decay: 1e-5 is usual;\n"
+        "# of Adam and SGD, which add decay to the gradient, a weight_decay of 1e-4\n" + _in_place("weaker_decay"),
         sb3=sb3_code.between_learning("weaker_decay"),
         change=optimizer_changes.weaker_decay,
         live=True,
@@ -615,11 +628,9 @@ _ALL = (
         title="nothing behind the last layer",
         helps="outputs behind an activation that is at its end, or behind a norm, cannot reach what is wanted of them",
         answers={"blocked_output": 1.0, "constant_output": 0.6, "shrinking_output": 0.6, "fading_gradient": 0.6},
-        code={
-            "torch": "# end with the layer itself, and put what the range asks for into the loss\n"
-            "outputs = nn.Sequential(nn.Linear(n, 64), nn.ReLU(), nn.Linear(64, m))\n\n"
-            "# or on the network that you have, where it is a module:\n" + _in_place("free_output"),
-        },
+        torch="# end with the layer itself, and put what the range asks for into the loss\n"
+        "outputs = nn.Sequential(nn.Linear(n, 64), nn.ReLU(), nn.Linear(64, m))\n\n"
+        "# or on the network that you have, where it is a module:\n" + _in_place("free_output"),
         structural=True,
         change=changes.free_output,
         live=True,
@@ -638,12 +649,10 @@ _ALL = (
             "rank_collapse": 1.0,
             "shrinking_output": 1.0,
         },
-        code={
-            "torch": "# over all features of a layer, of images over all channels, nn.GroupNorm(1, channels);\n"
-            "# none where there are fewer than three\n"
-            "hidden = nn.Sequential(nn.Linear(n, m), nn.LayerNorm(m), nn.ReLU())\n\n"
-            "# or on the network that you have:\n" + _in_place("wider_norm"),
-        },
+        torch="# over all features of a layer, of images over all channels, nn.GroupNorm(1, channels);\n"
+        "# none where there are fewer than three\n"
+        "hidden = nn.Sequential(nn.Linear(n, m), nn.LayerNorm(m), nn.ReLU())\n\n"
+        "# or on the network that you have:\n" + _in_place("wider_norm"),
         structural=True,
         change=changes.wider_norm,
         telling=1.5,
@@ -661,14 +670,16 @@ _ALL = (
             "fading_gradient": 0.2,
         },
         unmeasured="less than nothing: a smaller network is faster",
-        code={
-            "torch": "from stablegrad.networks import MLPTorso\n\n"
-            "small = nn.Sequential(MLPTorso(n, width=256, depth=0), nn.Linear(256, m))\n\n"
-            "# or on an nn.Sequential with a plain stack, of which the first and the last layer stay:\n"
-            + _in_place("smaller_network"),
-            "cli": "stablegrad train pqn --env ENV --torso.depth small --torso.width small",
+        torch="from stablegrad.networks import MLPTorso\n\n"
+        "small = nn.Sequential(MLPTorso(n, width=256, depth=0), nn.Linear(256, m))\n\n"
+        "# or on an nn.Sequential with a plain stack, of which the first and the last layer stay:\n"
+        + _in_place("smaller_network"),
+        settings={
+            "torso.depth": _at_most("torso.depth", DEPTHS, resolve_depth),
+            "torso.width": _at_most("torso.width", WIDTHS, resolve_width),
+            "torso.skip_blocks": _fewer_skips,
         },
-        sb3=sb3_code.two_layers,
+        sb3=sb3_code.made_with("smaller_network"),
         structural=True,
         change=changes.smaller_network,
         fits=lambda model, optimizer: changes.depth(model) > 2,

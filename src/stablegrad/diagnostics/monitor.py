@@ -21,7 +21,7 @@ import time
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,11 +40,11 @@ from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.diagnostics.outputs import tensors_in
-from stablegrad.diagnostics.probe import Probe, evaluation
+from stablegrad.diagnostics.probe import CHURN, Probe, ProbeSource, evaluation
 from stablegrad.diagnostics.report import Report, beside_in_words
 from stablegrad.diagnostics.rules import Thresholds, judge
 from stablegrad.diagnostics.updates import UpdateWatch
-from stablegrad.errors import UsageError
+from stablegrad.errors import UsageError, unknown_name
 
 #: Values of the gradients of single rows that are held at most: 1 GiB of float32.
 MOST_GRADIENTS = 2**28
@@ -62,9 +62,13 @@ class Monitor:
             such as Accelerate's, the optimizer inside is watched.
         every: optimizer steps between two looks, at least 2. The second step is always looked at too, as the network's
             own beginning is what it is judged by.
-        probe: inputs for ranks and churn, [rows, ...], or a function that returns such a batch, for data that move on.
-            None: rows of the inputs that the network is trained on.
+        probe: inputs for ranks and churn, [rows, ...], or a function that returns such a batch, for data that move on;
+            of several networks, each by its name. None, or a name that is left out: rows of the inputs that the
+            network is trained on.
         probe_every: optimizer steps between two probings, a multiple of ``every``; 0: never.
+        churn: what one update changes in the outputs, for all networks or by name: "argmax", the best of several values
+            or logits; "mean_action", the mean of a tanh-Gaussian policy that returns [rows, 2 * size], means first;
+            None, nothing. A name that is left out has "argmax".
         grad_scaler: the ``torch.amp.GradScaler`` in use, if there is one: gradients are divided by its scale.
         thresholds: what the rules alarm at.
         on_record: called with (step, figures by ``<metric>/<site>``) for every look, once it is read.
@@ -89,8 +93,9 @@ class Monitor:
         optimizer: Optimizer | Sequence[Optimizer],
         *,
         every: int = 100,
-        probe: Tensor | Callable[[], Tensor] | None = None,
+        probe: ProbeSource | Mapping[str, ProbeSource] = None,
         probe_every: int = 1000,
+        churn: str | Mapping[str, str | None] | None = "argmax",
         grad_scaler: torch.amp.GradScaler | None = None,
         thresholds: Thresholds | None = None,
         on_record: Callable[[int, dict[str, float]], None] | None = None,
@@ -99,16 +104,12 @@ class Monitor:
             raise UsageError(f"every must be at least 2 steps, as a look takes two; got {every}")
         if probe_every < 0 or probe_every % every:
             raise UsageError(f"probe_every must be 0 or a multiple of every ({every}), got {probe_every}")
-        given: object = probe
-        if not (given is None or isinstance(given, Tensor) or callable(given)):
-            kind = type(given).__name__
-            raise UsageError(f"probe must be a tensor of inputs [rows, ...] or a function that returns one, got {kind}")
         if probe is not None and not probe_every:
             raise UsageError("a probe was given and probe_every is 0, so it would never be run; leave one of them out")
         self._models = _named(model)
         optimizers = _optimizers(optimizer)
-        if probe is not None and len(self._models) > 1:
-            raise UsageError("a probe is for one network; with several, leave it out: their own inputs are used")
+        probes = _probes(probe, self._models)
+        churns = _churns(churn, self._models)
         self.every, self.probe_every = every, probe_every
         self.thresholds = thresholds_of(thresholds)
         self.history = History()
@@ -130,7 +131,15 @@ class Monitor:
         self.history.set_order(self.layers.names)
         self.history.frozen = self.layers.frozen()
         self._networks = [
-            _NetworkWatch(name, self._models[name], network, probe, probe_every, self._note, self.guard)
+            _NetworkWatch(
+                name,
+                self._models[name],
+                network,
+                Probe(name, network, probes.get(name), self._note, churns.get(name, "argmax")),
+                probe_every,
+                self._note,
+                self.guard,
+            )
             for name, network in networks.items()
         ]
         self._called: set[str] = set()
@@ -188,6 +197,9 @@ class Monitor:
 
         Nothing is waited for, but for tensors of another device.
         """
+        self._log(NETWORK, figures)
+
+    def _log(self, site: str, figures: Mapping[str, float | Tensor]) -> None:
         device = self.layers.parameters[0].device
         # A number is filled in by the device itself; sending it over would wait for all that the device has to do.
         values = [
@@ -196,37 +208,52 @@ class Monitor:
             else torch.full((), value, dtype=torch.float32, device=device)
             for value in (number_of(name, value) for name, value in figures.items())
         ]
-        self._queue(self.steps, [f"{name}/{NETWORK}" for name in figures], torch.stack(values))
+        self._queue(self.steps, [f"{name}/{site}" for name in figures], torch.stack(values))
 
     def measure_curvature(
-        self, loss: Callable[[], Tensor], *, samples: int = 8, iterations: int = 16, seed: int = 0
+        self,
+        loss: Callable[[], Tensor],
+        *,
+        network: str | None = None,
+        samples: int = 8,
+        iterations: int = 16,
+        seed: int = 0,
     ) -> dict[str, metrics.Estimate]:
-        """Curvature of a loss in all trained parameters: trace of its Hessian and its largest eigenvalue.
+        """Curvature of a loss in the trained parameters: trace of its Hessian and its largest eigenvalue.
 
         It costs ``samples + iterations`` products with the Hessian, each some three forward and backward passes, so
         it is taken only where it is asked for; the figures join those of the newest step.
 
         Args:
             loss: computes the loss of one fixed batch, a scalar with its graph; a TD loss with its target fixed.
+            network: name of the network in whose parameters alone it is measured; None: in those of all.
             samples: random vectors for the trace.
             iterations: of Lanczos' method, for the eigenvalue.
             seed: draws the vectors; no stream of the program is touched.
 
         Returns:
             "hessian_trace" and "hessian_top", with 95% intervals.
+
+        Raises:
+            UsageError: no network has that name.
         """
-        parameters = [parameter for parameter in self.layers.parameters if parameter.requires_grad]
+        own = None if network is None else {id(parameter) for parameter in self._model(network).parameters()}
+        parameters = [
+            parameter
+            for parameter in self.layers.parameters
+            if parameter.requires_grad and (own is None or id(parameter) in own)
+        ]
         generator = torch.Generator(parameters[0].device).manual_seed(seed)
         with self._unwatched():
             found = {
                 "hessian_trace": metrics.hessian_trace(loss, parameters, samples, generator),
                 "hessian_top": metrics.top_eigenvalue(loss, parameters, iterations, generator),
             }
-        self.log(**{name: estimate.value for name, estimate in found.items()})
+        self._log(network or NETWORK, {name: estimate.value for name, estimate in found.items()})
         return found
 
     def measure_gradient_ranks(
-        self, inputs: Tensor, objective: Callable[..., Tensor], *others: Tensor
+        self, inputs: Tensor, objective: Callable[..., Tensor], *others: Tensor, network: str | None = None
     ) -> dict[str, Tensor]:
         """In how many directions the gradients of single rows point; the figures join those of the newest step.
 
@@ -238,39 +265,47 @@ class Monitor:
             objective: called with the network's output for one row, and that row of each of ``others``, all as batches
                 of one; returns that row's loss, a scalar, of operations that ``torch.func`` knows.
             others: [n, ...], such as targets.
+            network: name of the network, where several are watched.
 
         Returns:
             "gradient_covariance_rank", of the losses, and "ntk_rank", of the summed outputs, each 0-d in [1, n], 0
             where all gradients are; empty where that takes too much memory.
 
         Raises:
-            UsageError: several networks are watched, there are no rows, or ``others`` are no tensors of as many.
+            UsageError: several networks are watched and none of them is named, there are no rows, or ``others`` are no
+                tensors of as many.
         """
-        if len(self._models) > 1:
-            raise UsageError("gradient ranks are of one network; attach a monitor to it alone")
+        if network is None and len(self._models) > 1:
+            raise UsageError(f"gradient ranks are of one network; name it: network= one of {', '.join(self._models)}")
         for one in (inputs, *others):
             if not isinstance(one, Tensor):
                 raise UsageError(f"gradient ranks take tensors of rows, got {type(one).__name__}")
         rows = [len(one) if one.ndim else 0 for one in (inputs, *others)]
         if not rows[0] or len(set(rows)) > 1:
             raise UsageError(f"gradient ranks take as many rows of all tensors, at least one; got {rows}")
-        (model,) = self._models.values()
-        network = _unwrapped(model)
-        values = len(inputs) * sum(one.numel() for one in network.parameters() if one.requires_grad)
+        model = _unwrapped(next(iter(self._models.values())) if network is None else self._model(network))
+        values = len(inputs) * sum(one.numel() for one in model.parameters() if one.requires_grad)
         if values > MOST_GRADIENTS:
+            of = f" of {network}" if network else ""
             self._note(
-                f"no gradient ranks: gradients of {len(inputs)} rows are {values:,} values, above {MOST_GRADIENTS:,}"
+                f"no gradient ranks{of}: gradients of {len(inputs)} rows are {values:,} values, above "
+                f"{MOST_GRADIENTS:,}"
             )
             return {}
-        with self._unwatched(), evaluation(network):
-            losses = metrics.per_sample_gram(network, inputs, objective, *others)
-            outputs = metrics.per_sample_gram(network, inputs)
+        with self._unwatched(), evaluation(model):
+            losses = metrics.per_sample_gram(model, inputs, objective, *others)
+            outputs = metrics.per_sample_gram(model, inputs)
         found = {
             "gradient_covariance_rank": metrics.gradient_covariance_rank(losses),
             "ntk_rank": metrics.ntk_rank(outputs),
         }
-        self.log(**found)
+        self._log(network or NETWORK, found)
         return found
+
+    def _model(self, name: str) -> nn.Module:
+        if name not in self._models:
+            raise unknown_name("network", name, self._models)
+        return self._models[name]
 
     @contextmanager
     def _unwatched(self) -> Iterator[None]:
@@ -540,15 +575,14 @@ class _NetworkWatch:
         name: str,
         model: nn.Module,
         module: nn.Module,
-        probe: Tensor | Callable[[], Tensor] | None,
+        probe: Probe,
         probe_every: int,
         note: Callable[[str], None],
         guard: Guard,
     ):
         self.name, self.site, self.module = name, name or NETWORK, module
         self.guard, self.note = guard, note
-        self.probe = Probe(name, module, probe if probe_every else None, note)
-        self.probe_every = probe_every
+        self.probe, self.probe_every = probe, probe_every
         self.watch = self._watch(module, note)
         self.owners: list[UpdateWatch] = []
         self.waits_for: dict[UpdateWatch, int] = {}
@@ -791,6 +825,38 @@ def _named(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
                 f"this {type(network).__name__} has a monitor already; close() it before attaching another"
             )
     return models
+
+
+def _probes(probe: ProbeSource | Mapping[str, ProbeSource], names: Collection[str]) -> dict[str, ProbeSource]:
+    """Where the probe of each network comes from, by name."""
+    if probe is None:
+        return {}
+    if not isinstance(probe, Mapping):
+        if len(names) > 1:
+            raise UsageError(
+                "one probe was given for several networks; give a dictionary of them by name, or leave it out: their "
+                "own inputs are used"
+            )
+        probe = dict.fromkeys(names, probe)
+    for name, source in probe.items():
+        if name not in names:
+            raise unknown_name("network", name, names)
+        given: object = source
+        if not (given is None or isinstance(given, Tensor) or callable(given)):
+            kind = type(given).__name__
+            raise UsageError(f"probe must be a tensor of inputs [rows, ...] or a function that returns one, got {kind}")
+    return dict(probe)
+
+
+def _churns(churn: str | Mapping[str, str | None] | None, names: Collection[str]) -> dict[str, str | None]:
+    """The kind of churn of each network, by name."""
+    churns: dict[str, str | None] = dict(churn) if isinstance(churn, Mapping) else dict.fromkeys(names, churn)
+    for name, kind in churns.items():
+        if name not in names:
+            raise unknown_name("network", name, names)
+        if kind is not None and kind not in CHURN:
+            raise unknown_name("churn", kind, CHURN)
+    return churns
 
 
 def _overlap(model: nn.Module, other: nn.Module) -> bool:

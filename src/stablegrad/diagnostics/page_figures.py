@@ -156,6 +156,17 @@ CHARTS = (
         "made anew with every step; the parts need not add up.",
     ),
     Chart(
+        {
+            "action_churn": "one update",
+            "action_churn_encoder": "its encoder's part",
+            "action_churn_head": "its head's part",
+        },
+        "Change of the mean action",
+        "distance of actions, which go from -1 to 1",
+        "how far one single update moves the mean action of a continuous policy, as a root mean square over rows and "
+        "dimensions: near 0 a steady policy; the parts need not add up.",
+    ),
+    Chart(
         {"error_signal": "error signal"},
         "Error signal",
         "loss units per output unit",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from stablegrad.diagnostics.interventions import INTERVENTIONS, Intervention
 from stablegrad.diagnostics.rules import LEVELS, Finding
 from stablegrad.diagnostics.sb3_code import AgentSettings
+from stablegrad.diagnostics.settings import WriteCommand
 
 #: Prescriptions at most: what comes after these has little evidence.
 MOST = 6
@@ -119,7 +120,10 @@ class Prescription:
 
 
 def prescribe(
-    findings: Sequence[Finding], fitting: Collection[str] | None = None, agent: AgentSettings | None = None
+    findings: Sequence[Finding],
+    fitting: Collection[str] | None = None,
+    agent: AgentSettings | None = None,
+    command: WriteCommand | None = None,
 ) -> list[Prescription]:
     """Changes that answer the findings, the most promising first, six at most.
 
@@ -133,6 +137,7 @@ def prescribe(
         fitting: names of the interventions that have something to change on the network; None: not known, so all but
             those that fit hardly any healthy network.
         agent: of Stable-Baselines3, for which its code is written; None: it is not known.
+        command: writes the command that trains a run with a change; None: no run is known.
     """
     rules = {finding.rule for finding in findings}
     began = {rule: min(finding.since for finding in findings if finding.rule == rule) for rule in rules}
@@ -153,7 +158,7 @@ def prescribe(
     }
     # Equal scores keep the order of the registry.
     ranked = sorted((name for name, score in scores.items() if score > 0), key=lambda name: -scores[name])
-    return [_prescription(INTERVENTIONS[name], worst, findings, agent) for name in ranked[:MOST]]
+    return [_prescription(INTERVENTIONS[name], worst, findings, agent, command) for name in ranked[:MOST]]
 
 
 def _answer(intervention: Intervention, finding: Finding, rules: Collection[str]) -> float:
@@ -177,7 +182,11 @@ def _lost_in_depth(rules: Collection[str]) -> bool:
 
 
 def _prescription(
-    intervention: Intervention, worst: dict[str, Finding], findings: Sequence[Finding], agent: AgentSettings | None
+    intervention: Intervention,
+    worst: dict[str, Finding],
+    findings: Sequence[Finding],
+    agent: AgentSettings | None,
+    command: WriteCommand | None,
 ) -> Prescription:
     answered = sorted(
         (rule for rule in worst if intervention.answer(rule)),
@@ -196,7 +205,7 @@ def _prescription(
         cost=intervention.cost,
         step_time=intervention.step_time,
         memory=intervention.memory,
-        code=intervention.code_with(factor, agent),
+        code=intervention.code(factor, agent, command),
         live=intervention.live,
         factor=factor,
     )

@@ -1,5 +1,8 @@
 """What the network does with a fixed batch: rank of its features, churn and drift of its outputs.
 
+What churn is depends on the outputs (``CHURN``): of values and logits the best one, of a tanh-Gaussian policy, [rows,
+2 * size] with means first, its mean action.
+
 The probe runs without gradients, in evaluation mode, and leaves the network as it was. Features are the input of the
 last layer with weights (the head), the field's place to measure the rank of a representation.
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +30,10 @@ MAX_UNITS = 512
 MAX_ROWS = 1024
 MAX_BYTES = 2**27
 CHUNK = 256
+#: By kind of output: the metric's name, and the change of outputs by one update.
+CHURN = {"argmax": ("churn", metrics.policy_churn), "mean_action": ("action_churn", metrics.action_churn)}
+#: A batch, a function that returns one, or None for rows of the inputs that a network is trained on.
+ProbeSource: TypeAlias = Tensor | Callable[[], Tensor] | None
 
 
 class Probe:
@@ -37,6 +44,7 @@ class Probe:
         model: the network.
         source: the batch, a function that returns one, or None to gather rows with :meth:`gather`.
         note: called with what could not be measured and why.
+        churn: a key of ``CHURN``; None: outputs have no churn, such as one value each.
 
     Raises:
         UsageError: the batch lies on another device than the network, or has fewer rows than features to be ranked.
@@ -46,10 +54,11 @@ class Probe:
         self,
         name: str,
         model: nn.Module,
-        source: Tensor | Callable[[], Tensor] | None,
+        source: ProbeSource,
         note: Callable[[str], None],
+        churn: str | None = "argmax",
     ):
-        self.name, self.model, self.source, self.note = name, model, source, note
+        self.name, self.model, self.source, self.note, self.churn = name, model, source, note, churn
         self.batch = source if isinstance(source, Tensor) else None
         self._rows: list[Tensor] = []
         self._impossible = False
@@ -140,6 +149,9 @@ class Probe:
             self._impossible = True
             self.note(f"no ranks and no churn{self._of()}: its output holds no tensor of [rows, values]")
             return
+        if self.churn == "mean_action" and outputs.shape[1] % 2:
+            self.churn = None
+            self.note(f"no churn{self._of()}: mean actions take [rows, 2 * size] outputs, it has {outputs.shape[1]}")
         self._before = (features, outputs, _head_weights(self._head))
         if features is None:
             self.note(f"no ranks{self._of()}: the input of its last layer is not one row of features a sample")
@@ -153,14 +165,15 @@ class Probe:
         figures: dict[str, Tensor] = {}
         if new_features is not None:
             figures |= self._ranks(new_features, site)
-        if new_outputs is not None and outputs.shape[1] >= 2:
-            figures[f"churn/{site}"] = metrics.policy_churn(outputs, new_outputs)
+        if new_outputs is not None and outputs.shape[1] >= 2 and self.churn is not None:
+            metric, churn = CHURN[self.churn]
+            figures[f"{metric}/{site}"] = churn(outputs, new_outputs)
             head = _head_weights(self._head)
             if features is not None and new_features is not None and old_head is not None and head is not None:
                 crossed = (_apply(old_head, new_features), _apply(head, features))
                 if crossed[0].shape == outputs.shape:
-                    split = metrics.churn_split(outputs, crossed[0], crossed[1], new_outputs)
-                    figures[f"churn_encoder/{site}"], figures[f"churn_head/{site}"] = split[1], split[2]
+                    split = metrics.churn_split(outputs, crossed[0], crossed[1], new_outputs, churn)
+                    figures[f"{metric}_encoder/{site}"], figures[f"{metric}_head/{site}"] = split[1], split[2]
         if new_outputs is not None:
             if self._outputs is not None and self._outputs.shape == new_outputs.shape:
                 figures[f"target_drift/{site}"] = metrics.target_drift(self._outputs, new_outputs)

@@ -8,6 +8,7 @@ from typing import Any
 from stablegrad.diagnostics.history import History, looks_of
 from stablegrad.diagnostics.report import Report, beside_in_words
 from stablegrad.diagnostics.rules import Thresholds, judge
+from stablegrad.diagnostics.settings import WriteCommand
 from stablegrad.errors import StablegradError
 
 #: What cannot be judged without a metric, in words.
@@ -53,6 +54,7 @@ def diagnose_recorded(
     order: Sequence[str] = (),
     step_name: str = "optimizer steps",
     beside: History | None = None,
+    command: WriteCommand | None = None,
 ) -> Report:
     """Judge the lines of a metrics.jsonl.
 
@@ -63,6 +65,7 @@ def diagnose_recorded(
         order: of layers and activations.
         step_name: what "step" counts.
         beside: of a healthy smaller network in the same task, from :func:`recorded_history`.
+        command: writes the command that trains the run with a change; None: for whatever run.
 
     Returns:
         the report; its notes say what was not recorded and so could not be judged.
@@ -80,4 +83,5 @@ def diagnose_recorded(
         fitting=fitting,
         thresholds=thresholds,
         beside=beside_in_words(beside, thresholds),
+        command=command,
     )

@@ -22,6 +22,7 @@ from stablegrad.diagnostics.rules import (
     verdict_of,
 )
 from stablegrad.diagnostics.sb3_code import AgentSettings
+from stablegrad.diagnostics.settings import WriteCommand
 from stablegrad.errors import StablegradError, UsageError
 
 #: Characters of a finding's reason in ``repr``.
@@ -43,6 +44,7 @@ class Report:
         thresholds: what the rules alarmed at; None: the defaults.
         beside: what it was judged beside, in words; "" for nothing.
         agent: of Stable-Baselines3, for which prescriptions are written; None: it is not known.
+        command: writes the command that trains the diagnosed run with a change; None: no run is known.
     """
 
     findings: list[Finding]
@@ -54,6 +56,7 @@ class Report:
     thresholds: Thresholds | None = None
     beside: str = ""
     agent: AgentSettings | None = None
+    command: WriteCommand | None = field(default=None, compare=False)
 
     @property
     def verdict(self) -> str:
@@ -79,7 +82,7 @@ class Report:
     @property
     def prescriptions(self) -> list[Prescription]:
         """What to change, the most promising first."""
-        return prescribe([*self.findings, *self.passed], self.fitting, self.agent)
+        return prescribe([*self.findings, *self.passed], self.fitting, self.agent, self.command)
 
     @cached_property
     def passed(self) -> list[Finding]:

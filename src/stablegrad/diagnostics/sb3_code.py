@@ -8,11 +8,15 @@ from typing import Any
 
 from torch import nn
 
-#: Part of a gradient norm at which is clipped, and of the rate at which targets follow, that is prescribed.
-TIGHTER, SLOWER = 0.1, 0.2
+from stablegrad.diagnostics.settings import RATE
+
 PACKAGES = ("stable_baselines3", "sb3_contrib")
+#: Arguments of constructors by what the same option is called in this package.
+OPTIONS = {"max_grad_norm": "max_grad_norm", "tau": "tau", "target_every": "target_update_interval"}
 #: What changes depend on, of what an agent's constructor takes.
-ARGUMENTS = ("learning_rate", "max_grad_norm", "tau", "target_update_interval")
+ARGUMENTS = ("learning_rate", *OPTIONS.values())
+#: Activations, as code, by this package's names.
+ACTIVATIONS = {"gelu": "nn.GELU", "leaky_relu": "nn.LeakyReLU"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,14 @@ class AgentSettings:
     width: int = 64
     known: bool = False
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it has of the options of this package's agents, by their names there."""
+        known = {option: self.arguments[name] for option, name in OPTIONS.items() if name in self.arguments}
+        names = {code: name for name, code in ACTIVATIONS.items()}
+        activation = names.get(self.policy_kwargs.get("activation_fn", ""), "")
+        return {**known, "torso.width": self.width, "torso.activation": activation}
+
     @classmethod
     def of(cls, agent: Any) -> AgentSettings:
         """Those of an agent of Stable-Baselines3 or sb3-contrib."""
@@ -58,14 +70,14 @@ class AgentSettings:
         )
 
 
-#: Writes the code of a change; the number is a factor of the learning rate.
-Sb3Code = Callable[[AgentSettings, float | None], str]
+#: Writes the code of a change for an agent, from what an intervention's settings want of it (``settings.wanted``).
+Sb3Code = Callable[[AgentSettings, Mapping[str, Any]], str]
 
 
 def in_place(name: str) -> Sb3Code:
     """The change made on the networks of a new agent, whatever they are; targets are made anew."""
 
-    def code(agent: AgentSettings, factor: float | None) -> str:
+    def code(agent: AgentSettings, wanted: Mapping[str, Any]) -> str:
         after = (
             f'apply_to_agent(agent, "{name}")\n\n'
             "# agent.save keeps weights alone: to load them, make the agent, apply this again, then\n"
@@ -78,65 +90,58 @@ def in_place(name: str) -> Sb3Code:
 
 def between_learning(name: str) -> Sb3Code:
     """The change made on an agent that goes on learning."""
-    return lambda agent, factor: f'{_APPLY}\n\n# between two calls of agent.learn\napply_to_agent(agent, "{name}")'
+    return lambda agent, wanted: f'{_APPLY}\n\n# between two calls of agent.learn\napply_to_agent(agent, "{name}")'
 
 
-def scaled_rate(agent: AgentSettings, factor: float | None) -> str:
-    """A learning rate times a factor."""
-    rate, factor = agent.arguments.get("learning_rate"), 1.0 if factor is None else factor
-    if rate is None:
-        schedule = f"lambda left: {factor:g} * schedule(left)"
-        return _made(agent, before="schedule = agent.lr_schedule", learning_rate=schedule)
-    return _made(agent, learning_rate=f"{_digits(factor * rate)},  # {factor:g} times {_digits(rate)}")
+def made_with(name: str) -> Sb3Code:
+    """A new agent with other arguments; where its constructor takes none of them, the change made between learning."""
+
+    def code(agent: AgentSettings, wanted: Mapping[str, Any]) -> str:
+        imports, before, policy = "", "", {}
+        arguments: dict[str, str] = {}
+        rate = agent.arguments.get("learning_rate")
+        if RATE in wanted:
+            factor = wanted[RATE]
+            if rate is None:
+                before = "schedule = agent.lr_schedule"
+                arguments["learning_rate"] = f"lambda left: {factor:g} * schedule(left)"
+            else:
+                arguments["learning_rate"] = f"{_digits(factor * rate)},  # {factor:g} times {_digits(rate)}"
+        elif "optimizer.schedule" in wanted:
+            arguments["learning_rate"] = "agent.lr_schedule(1.0)" if rate is None else _digits(rate)
+        for option, argument in OPTIONS.items():
+            if option in wanted and argument in agent.arguments:
+                own = agent.arguments[argument]
+                arguments[argument] = f"{_digits(wanted[option])},  # instead of {_digits(own)}"
+        if "optimizer.name" in wanted:
+            policy["optimizer_class"], imports = "Kron", "from stablegrad.optimizers import Kron"
+        if "torso.activation" in wanted:
+            policy["activation_fn"] = ACTIVATIONS[wanted["torso.activation"]]
+        if "torso.depth" in wanted:
+            width = wanted.get("torso.width", agent.width)
+            policy["net_arch"] = f"[{width}, {width}]"
+        if not arguments and not policy:
+            return f"# {agent.algorithm} has no argument for it\n" + between_learning(name)(agent, wanted)
+        return _made(agent, policy, imports=imports, before=before, **arguments)
+
+    return code
 
 
-def constant_rate(agent: AgentSettings, factor: float | None) -> str:
-    """A learning rate without a schedule."""
-    rate = agent.arguments.get("learning_rate")
-    return _made(agent, learning_rate="agent.lr_schedule(1.0)" if rate is None else _digits(rate))
-
-
-def clipped(agent: AgentSettings, factor: float | None) -> str:
-    """Gradients clipped at a tenth of what they are, or at 1 where the algorithm has no such argument."""
-    norm = agent.arguments.get("max_grad_norm")
-    if norm is None:
-        return f"# {agent.algorithm} has no argument for it\n" + between_learning("clip_gradients")(agent, factor)
-    return _made(agent, max_grad_norm=f"{_digits(TIGHTER * norm)},  # instead of {_digits(norm)}")
-
-
-def normalised_inputs(agent: AgentSettings, factor: float | None) -> str:
+def normalised_inputs(agent: AgentSettings, wanted: Mapping[str, Any]) -> str:
     """Running statistics of observations; images are scaled by the policy."""
     if "Cnn" in agent.policy:
         return "# policies for images divide them by 255, where they are uint8 and normalize_images is not False"
     return _made(agent, imports=_NORMALISE, before="env = VecNormalize(agent.get_env(), norm_reward=False)")
 
 
-def slower_targets(agent: AgentSettings, factor: float | None) -> str:
+def slower_targets(agent: AgentSettings, wanted: Mapping[str, Any]) -> str:
     """Targets that follow more slowly; where there is no target network, rewards of one scale."""
-    tau, interval = (agent.arguments.get(name) for name in ("tau", "target_update_interval"))
-    if tau is not None and tau < 1:
-        return _made(agent, tau=f"{_digits(SLOWER * tau)},  # instead of {_digits(tau)}")
-    if interval is not None:
-        return _made(agent, target_update_interval=f"{int(2 * interval)},  # instead of {int(interval)}")
+    if wanted:
+        return made_with("slower_targets")(agent, wanted)
     return (
         f"# {agent.algorithm} has no target network: keep gamma below 1, and rewards of one scale. DQN has\n"
         "# target_update_interval; SAC, TD3 and DDPG have tau\n"
     ) + _made(agent, imports=_NORMALISE, before="env = VecNormalize(agent.get_env(), norm_obs=False)")
-
-
-def with_kron(agent: AgentSettings, factor: float | None) -> str:
-    """Kron for the policy's networks, at the rate that there is."""
-    return _made(agent, {"optimizer_class": "Kron"}, imports="from stablegrad.optimizers import Kron")
-
-
-def with_activation(agent: AgentSettings, factor: float | None) -> str:
-    """GELU between the layers."""
-    return _made(agent, {"activation_fn": "nn.GELU"})
-
-
-def two_layers(agent: AgentSettings, factor: float | None) -> str:
-    """Two hidden layers of the width that there is."""
-    return _made(agent, {"net_arch": f"[{agent.width}, {agent.width}]"})
 
 
 _APPLY = "from stablegrad.integrations.sb3 import apply_to_agent"

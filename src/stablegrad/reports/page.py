@@ -12,10 +12,10 @@ import numpy as np
 import plotly.graph_objects as go
 from markupsafe import escape
 
+from stablegrad.options import flatten
 from stablegrad.pages import VIRIDIS, ZERO_COLOUR, PageFigure, page_figure, transparent
 from stablegrad.reports.figures import return_limits
 from stablegrad.reports.series import PART_COLOURS, GradientMaps, ReturnSeries, edges
-from stablegrad.studies.comparison import flatten
 from stablegrad.text import MISSING, power
 
 ROW_HEIGHT = 15  # pixels a layer

@@ -22,6 +22,7 @@ from stablegrad.reports.classifier_page import (
 from stablegrad.reports.page import colour_scale, cost_figure, gradient_figures, option_rows, return_figure
 from stablegrad.reports.series import gradient_maps, return_series
 from stablegrad.studies.comparison import RunRecord, read_failure
+from stablegrad.studies.run_trial import short_commands_of
 from stablegrad.studies.summary import cost_of
 from stablegrad.supervised import SupervisedConfig
 from stablegrad.supervised.config import ALGORITHM as SUPERVISED
@@ -79,7 +80,7 @@ def _agent(run: RunRecord, config: dict[str, Any]) -> dict[str, Any]:
         "title": f"{config.get('algorithm')} on {config.get('env')}: {name}, seed {run.seed}",
         "facts": _facts(run, config, cost),
         "curves": return_figure(return_series({name: [run]}, {"cost": {name: cost}})),
-        "diagnosis": _diagnosis(run, "environment steps") if maps else None,
+        "diagnosis": _diagnosis(run, config, "environment steps") if maps else None,
         "gradients": gradient_figures(maps) if maps else [],
         "scale": colour_scale(maps) if maps else None,
         "first": "observation",
@@ -101,7 +102,7 @@ def _classifier(run: RunRecord, config: dict[str, Any]) -> dict[str, Any]:
         "reshuffles": options.reshuffles,
         "phases": phase_rows(run, options),
         "level": f"{options.relearn_accuracy:.0%}",
-        "diagnosis": _diagnosis(run, "updates") if maps else None,
+        "diagnosis": _diagnosis(run, config, "updates") if maps else None,
         "gradients": gradient_figures(maps, "epochs") if maps else [],
         "scale": colour_scale(maps) if maps else None,
         "first": "image",
@@ -109,7 +110,7 @@ def _classifier(run: RunRecord, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _diagnosis(run: RunRecord, step_name: str) -> View | None:
+def _diagnosis(run: RunRecord, config: dict[str, Any], step_name: str) -> View | None:
     """What the run's diagnosis measured while it trained; None where there was none."""
     if not any(is_look(row) for row in run.metrics):
         return None
@@ -120,6 +121,7 @@ def _diagnosis(run: RunRecord, step_name: str) -> View | None:
         fitting=frozenset(health["fitting"]) if "fitting" in health else None,
         order=run.summary.get("layers") or [],
         step_name=step_name,
+        command=short_commands_of(config),
     )
     seconds, wall = (run.summary.get("seconds") or {}).get("diagnostics"), run.summary.get("wall_seconds")
     cost = {"seconds": seconds, "share": seconds / wall} if seconds is not None and wall else {}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from stablegrad.errors import StablegradError, UsageError
 from stablegrad.files import read_json, write_json
+from stablegrad.options import flatten
 from stablegrad.studies.seeds import seed_list
 from stablegrad.training.run_folder import RunFolder
 
@@ -233,17 +234,6 @@ def read_failure(folder: RunFolder) -> str | None:
         return None
     lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].removeprefix(FAILURE_MARK) if lines and lines[-1].startswith(FAILURE_MARK) else None
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names: {"torso": {"depth": 3}} becomes {"torso.depth": 3}."""
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            flat.update(flatten(item, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = item
-    return flat
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any], most: int = 4) -> list[str]:

@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 
 from stablegrad.errors import UsageError
 from stablegrad.files import read_text
-from stablegrad.studies.comparison import Comparison, RunRecord, flatten, read_failure
+from stablegrad.options import flatten
+from stablegrad.studies.comparison import Comparison, RunRecord, read_failure
 from stablegrad.studies.kinds import RELEARN, figure_of, kind_of
 from stablegrad.studies.references import References, references
 from stablegrad.studies.study import Run, StudyFolder

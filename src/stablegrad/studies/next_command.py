@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stablegrad.agents.catalogue import DEFAULT_ALGORITHM
-from stablegrad.studies.comparison import flatten
+from stablegrad.options import flatten
 from stablegrad.studies.decision import LONGER, Decision, deeper
 from stablegrad.studies.evidence import Evidence
 from stablegrad.studies.kinds import UNPREFIXED, make_config

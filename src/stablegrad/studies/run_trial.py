@@ -14,14 +14,16 @@ from typing import Any
 import torch
 
 from stablegrad.diagnostics import interventions
+from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.report import Report
+from stablegrad.diagnostics.settings import WriteCommand, command_text, with_rates
 from stablegrad.diagnostics.trial import SEEDS, TOP, UNCHANGED, Trial, decide
 from stablegrad.errors import StablegradError, UsageError
-from stablegrad.networks.sizes import DEPTHS, WIDTHS, resolve_depth, resolve_width
+from stablegrad.options import flatten
 from stablegrad.studies.comparison import Comparison
 from stablegrad.studies.execution import RunProgress, run_comparison
-from stablegrad.studies.search_space import RATE, Space, agent_identity, fresh_seeds
+from stablegrad.studies.search_space import Space, agent_identity, fresh_seeds, train_command
 from stablegrad.training.config import RunConfig
 
 #: A trial is to pass the step at which the run was first found ill: it is as long as this many times that step takes.
@@ -48,8 +50,8 @@ def fitting(saved: Mapping[str, Any]) -> frozenset[str] | None:
     try:
         config = RunConfig.from_json(saved)
         with torch.device("meta"):
-            networks = config.build_networks().values()
-            trained = [(network, config.agent.optimizer.build(network)) for network in networks]
+            networks = config.build_networks().items()
+            trained = [(network, config.agent.optimizer_of(name).build(network)) for name, network in networks]
     except StablegradError:
         return None
     return interventions.fitting(*trained)
@@ -79,23 +81,50 @@ def check_size(steps: int, seeds: int) -> None:
 
 def changed_configs(base: RunConfig, prescriptions: Sequence[Prescription]) -> dict[str, RunConfig]:
     """The run with each prescription that is a setting of the agent and changes it, by the prescription's name."""
-    space, factors = Space(base), {one.name: one.factor for one in prescriptions}
-    # A search keeps learning rates within bounds; what is tried here is what was prescribed.
-    configs = {
-        name: space.config({**point, RATE: factors[name]} if RATE in point and factors[name] else point)
-        for name, point in space.answers(prescriptions).items()
-    }
-    torso = base.agent.torso
-    if "smaller_network" in factors:
-        # A search keeps the size of the network, a trial may not.
-        depth, width = (
-            min(resolve_depth(torso.depth), DEPTHS["small"]),
-            min(resolve_width(torso.width), WIDTHS["small"]),
-        )
-        torso = dataclasses.replace(torso, depth=depth, width=width, skip_blocks=None)
-        configs["smaller_network"] = dataclasses.replace(base, agent=dataclasses.replace(base.agent, torso=torso))
-    ranked = {name: configs[name] for name in factors if name in configs}
-    return {name: config for name, config in ranked.items() if agent_identity(config) != agent_identity(base)}
+    space, own = Space(base), agent_identity(base)
+    configs = {one.name: space.trial(one.name, one.factor) for one in prescriptions}
+    return {name: config for name, config in configs.items() if agent_identity(config) != own}
+
+
+def commands_of(saved: Mapping[str, Any]) -> WriteCommand:
+    """Writes the command that trains a run with an intervention.
+
+    Args:
+        saved: content of the run's config.json.
+
+    Returns:
+        a function of the intervention's name and its factor of the learning rate; None for an intervention that
+        changes nothing in the run.
+    """
+    try:
+        space = Space(RunConfig.from_json(saved))
+    except StablegradError:  # the environment is not there, or the configuration is not an agent's of this version
+        return short_commands_of(saved)
+
+    def command(name: str, factor: float | None) -> str | None:
+        config = space.trial(name, factor)
+        return None if agent_identity(config) == agent_identity(space.base) else train_command(config)
+
+    return command
+
+
+def short_commands_of(saved: Mapping[str, Any]) -> WriteCommand:
+    """The same without the run's other options, for which nothing is imported and no environment is made."""
+    if "env" in saved:
+        options = flatten(saved.get("agent") or {})
+        words = ["stablegrad", "train", str(saved.get("algorithm")), "--env", str(saved["env"])]
+    else:
+        # Encoders of classifiers have other norms than those of agents.
+        options = {name: value for name, value in flatten(saved).items() if not name.startswith("encoder.")}
+        words = ["stablegrad", "relearn"]
+    if (preset := saved.get("preset", "baseline")) != "baseline":
+        words += ["--preset", str(preset)]
+
+    def command(name: str, factor: float | None) -> str | None:
+        changes = with_rates(INTERVENTIONS[name].changes(options, factor), options)
+        return command_text(changes, words) if changes else None
+
+    return command
 
 
 def verify_run(

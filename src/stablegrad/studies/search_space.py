@@ -15,19 +15,20 @@ from typing import Any, Protocol
 from torch import nn
 
 from stablegrad.agents.presets import PRESETS, apply_changes
+from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import Prescription
+from stablegrad.diagnostics.settings import RATE
 from stablegrad.errors import UsageError
 from stablegrad.networks import parameter_count
 from stablegrad.networks.sizes import resolve_depth, resolve_width
 from stablegrad.optimizers.catalogue import default_learning_rate
-from stablegrad.studies.comparison import flatten
+from stablegrad.options import flatten, option_words
 from stablegrad.studies.kinds import UNPREFIXED
 from stablegrad.training.config import RunConfig, default_run
 
 Point = dict[str, Any]
 
-#: The learning rate over the baseline's, at the same ratio between optimizers (docs/optimizers.md).
-RATE = "rate"
+#: The learning rate over the baseline's (``RATE``), at the same ratio between optimizers (docs/optimizers.md).
 RATES = (0.1, 10.0)
 KIND, SKIPS, VARIANCE = "torso.kind", "torso.skip_blocks", "torso.variance_preserving"
 CLIP, ENCODER_NORM, OPTIMIZER = "max_grad_norm", "encoder.norm", "optimizer.name"
@@ -37,6 +38,8 @@ SKIPPING = ("residual", "multi_skip")
 #: All dimensions, in the order of a diagnosis that says nothing: the paper's two interventions first. What depends on
 #: the torso's kind stands behind it.
 DIMENSIONS = (KIND, OPTIMIZER, RATE, NORM, ACTIVATION, VARIANCE, SKIPS, CLIP, ENCODER_NORM)
+#: Those that prescriptions change; the others depend on the torso's kind.
+ANSWERED = tuple(name for name in DIMENSIONS if name not in (VARIANCE, SKIPS))
 
 #: Dimensions that the first sampled trial varies; every ``TRIALS_A_DIMENSION`` further trials one more is opened. So a
 #: search of few trials looks where the diagnosis points, and one of many looks everywhere.
@@ -77,7 +80,9 @@ class Space:
         self.spec = base.spec
         self.budget = self.parameters(base)
         agent, depth = base.agent, resolve_depth(base.agent.torso.depth)
-        other_norm = "none" if agent.encoder.norm == "layer" or self._norm_is_on() else "layer"
+        self._options = flatten(dataclasses.asdict(agent))
+        other_norm = "none" if self._encoder_norm(agent.encoder.norm) == "layer" else "layer"
+        clip = INTERVENTIONS["clip_gradients"].changes(self._options)
         values: dict[str, tuple[Any, ...]] = {
             KIND: (agent.torso.kind, "multi_skip", "residual", "mlp"),
             OPTIMIZER: (agent.optimizer.name, "kron", "radam", "adam"),
@@ -85,7 +90,7 @@ class Space:
             ACTIVATION: (agent.torso.activation, "relu", "gelu", "leaky_relu"),
             VARIANCE: (agent.torso.variance_preserving, False, True),
             SKIPS: (depth if agent.torso.skip_blocks is None else agent.torso.skip_blocks, *range(depth, 0, -1)),
-            CLIP: (agent.max_grad_norm, 1.0 if agent.max_grad_norm is None else agent.max_grad_norm / 10),
+            CLIP: (agent.max_grad_norm, clip[CLIP]),
             ENCODER_NORM: (agent.encoder.norm, other_norm),
         }
         self.choices = {name: tuple(dict.fromkeys(value)) for name, value in values.items()}
@@ -146,7 +151,7 @@ class Space:
             "baseline": {},
             **answers,
             "prescriptions joined": joined,
-            "stable": dict(PRESETS["stable"]),
+            "stable": self._with_meant_norm(PRESETS["stable"]),
         }
         points: dict[str, Point] = {}
         found: set[str] = set()
@@ -158,8 +163,20 @@ class Space:
         return points
 
     def answers(self, prescriptions: Sequence[Prescription]) -> dict[str, Point]:
-        """The prescriptions that are a matter of the agent's settings, as changes of the baseline."""
+        """The prescriptions that a search can try, as changes of the baseline."""
         return {one.name: answer for one in prescriptions if (answer := self._answer(one))}
+
+    def trial(self, name: str, factor: float | None = None) -> RunConfig:
+        """The baseline with all that an intervention changes, which may make it smaller.
+
+        Args:
+            name: the intervention's.
+            factor: of the learning rate, without the bounds of a search.
+        """
+        changes = self._changes(name, factor)
+        config = self.config({name: value for name, value in changes.items() if name in ANSWERED})
+        others = {name: value for name, value in changes.items() if name not in ANSWERED}
+        return dataclasses.replace(config, agent=apply_changes(config.agent, others))
 
     def order(self, prescriptions: Sequence[Prescription]) -> tuple[str, ...]:
         """The dimensions in the order in which a search opens them: what is prescribed first."""
@@ -167,7 +184,7 @@ class Space:
         return tuple(dict.fromkeys((*prescribed, *DIMENSIONS)))
 
     def unsearched(self, prescriptions: Sequence[Prescription]) -> list[str]:
-        """Names of prescriptions that are not a matter of the agent's settings, or of its size."""
+        """Names of prescriptions that a search cannot try: no options of the agent, as it has them, or its size."""
         answers = self.answers(prescriptions)
         return [one.name for one in prescriptions if one.name not in answers]
 
@@ -182,28 +199,28 @@ class Space:
         return {name: value for name, value in self.base_point.items() if name not in opened}
 
     def _answer(self, prescription: Prescription) -> Point:
-        """The prescription as a change of the baseline; empty where it is none."""
+        """The prescription as a change of the baseline; empty where it is none that a search can try."""
         low, high = RATES
-        answers: dict[str, Point] = {
-            "layer_norm": {NORM: "layer"},
-            "multi_skip": {KIND: "multi_skip"},
-            "residual": {KIND: "residual"},
-            "kron": {OPTIMIZER: "kron"},
-            "activation": {ACTIVATION: "gelu" if self.base.agent.torso.activation != "gelu" else "leaky_relu"},
-            "lower_learning_rate": {RATE: max(prescription.factor or low, low)},
-            "raise_learning_rate": {RATE: min(prescription.factor or high, high)},
-            "clip_gradients": {CLIP: self.choices[CLIP][1]},
-            "normalise_inputs": {ENCODER_NORM: self.choices[ENCODER_NORM][1]},
-        }
-        answer = answers.get(prescription.name, {})
-        if answer.get(ENCODER_NORM) == "none":
-            return {}  # inputs are normalised already
-        return {name: value for name, value in answer.items() if value != self.base_point[name]}
+        changes = self._changes(prescription.name, prescription.factor)
+        point = {name: value for name, value in changes.items() if name in ANSWERED}
+        return {name: min(max(value, low), high) if name == RATE else value for name, value in point.items()}
 
-    def _norm_is_on(self) -> bool:
-        """Whether "auto" is a LayerNorm for this encoder."""
+    def _changes(self, name: str, factor: float | None) -> dict[str, Any]:
+        """What an intervention changes in the baseline's agent, by option."""
+        return self._with_meant_norm(INTERVENTIONS[name].changes(self._options, factor))
+
+    def _with_meant_norm(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes with the encoder's norm as it is meant by "auto", or without it where the baseline has it."""
+        meant = {name: self._encoder_norm(value) if name == ENCODER_NORM else value for name, value in changes.items()}
+        if meant.get(ENCODER_NORM) == self._encoder_norm(self.base.agent.encoder.norm):
+            del meant[ENCODER_NORM]
+        return meant
+
+    def _encoder_norm(self, norm: str) -> str:
+        """What "auto" is for this encoder."""
         kind = self.base.agent.encoder.kind
-        return self.base.agent.encoder.norm == "auto" and (self.spec.is_image if kind == "auto" else kind != "vector")
+        is_image = self.spec.is_image if kind == "auto" else kind != "vector"
+        return norm if norm != "auto" else "layer" if is_image else "none"
 
     def _within_budget(self, config: RunConfig) -> RunConfig:
         if self.parameters(config) <= self.budget:
@@ -250,15 +267,9 @@ def train_command(config: RunConfig) -> str:
         if name == "preset" and value != "baseline":
             words += ["--preset", value]
         elif name not in ("env", "algorithm", "preset") and value != before.get(name):
-            option = name
             for prefix in UNPREFIXED:
-                option = option.removeprefix(f"{prefix}.")
-            option = option.replace("_", "-")
-            if isinstance(value, bool):
-                head, _, last = option.rpartition(".")
-                words.append(f"--{head + '.' if head else ''}{'' if value else 'no-'}{last}")
-            else:
-                words += [f"--{option}", str(value)]
+                name = name.removeprefix(f"{prefix}.")
+            words += option_words(name, value)
     return shlex.join(words)
 
 

@@ -37,7 +37,8 @@ from typing import Any
 from stablegrad.errors import StablegradError, UsageError, command, unknown_name
 from stablegrad.files import read_json, read_text, write_atomically, write_json
 from stablegrad.networks.sizes import resolve_depth, resolve_width
-from stablegrad.studies.comparison import differences, flatten
+from stablegrad.options import flatten
+from stablegrad.studies.comparison import differences
 from stablegrad.studies.kinds import (
     ALIASES,
     CHOICES,

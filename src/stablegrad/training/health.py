@@ -11,17 +11,25 @@ from typing import Any
 from torch import Tensor
 
 from stablegrad.agents.contract import Agent, shown_names
+from stablegrad.agents.presets import apply_changes
 from stablegrad.diagnostics import LEVELS, Finding, History, Monitor, judge
 from stablegrad.diagnostics.cadence import is_due, last_due
 from stablegrad.diagnostics.history import looks_of
-from stablegrad.diagnostics.interventions import fitting
+from stablegrad.diagnostics.interventions import INTERVENTIONS, fitting
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
 from stablegrad.diagnostics.rules import TOO_EARLY, enough_to_judge, verdict_of
+from stablegrad.diagnostics.settings import RATE, with_rates
 from stablegrad.errors import UsageError, unknown_name
+from stablegrad.options import flatten
 
 ON_COLLAPSE = ("continue", "stop", "rollback")
+#: What an agent reads anew in every update, so that it can change while it runs.
+LIVE_SETTINGS = {RATE, "max_grad_norm"}
 #: Prescriptions that can be applied to a running agent.
-LIVE = ("lower_learning_rate", "raise_learning_rate", "clip_gradients", "reset_optimizer_state")
+LIVE = (
+    *(name for name, one in INTERVENTIONS.items() if one.settings and LIVE_SETTINGS.issuperset(one.settings)),
+    "reset_optimizer_state",
+)
 #: Verdicts of a checkpoint to return to; None: there was no snapshot yet.
 HEALTHY = (None, TOO_EARLY, "healthy")
 PROBE_ROWS, CURVATURE_ROWS, GRADIENT_ROWS = 1024, 256, 64
@@ -187,20 +195,25 @@ class Health:
 
 
 def apply_live(agent: Agent, name: str, factor: float | None) -> None:
-    """Apply one of the prescriptions of ``LIVE`` to a running agent; ``factor`` is of its learning rate, or None."""
-    config = agent.config
-    if factor is not None:
-        rate = config.optimizer.initial_learning_rate * factor
-        agent.config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate))
-    elif name == "clip_gradients":
-        norm = 1.0 if config.max_grad_norm is None else config.max_grad_norm / 10
-        agent.config = dataclasses.replace(config, max_grad_norm=norm)
-    for optimizer in agent.optimizers.values():
-        if factor is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-        elif name == "reset_optimizer_state":
-            optimizer.state.clear()
+    """Apply one of the prescriptions of ``LIVE`` to all networks of a running agent.
+
+    Args:
+        agent: whose configuration, optimizers or optimizer states are changed in place.
+        name: the prescription's.
+        factor: of the learning rates; None: 10, or a tenth.
+    """
+    intervention, options = INTERVENTIONS[name], flatten(dataclasses.asdict(agent.config))
+    if not intervention.settings:
+        for network, optimizer in agent.optimizers.items():
+            intervention.apply(agent.networks[network], optimizer)
+        return
+    changes = intervention.changes(options, factor)
+    agent.config = apply_changes(agent.config, with_rates(changes, options))
+    # Rates that follow a schedule are set by the agent; of a constant one nobody else would hear. They are computed
+    # from the configuration, as a checkpoint may hold the rate of before the change or the new one.
+    for network, optimizer in agent.optimizers.items() if RATE in changes else ():
+        for group in optimizer.param_groups:
+            group["lr"] = agent.config.optimizer_of(network).initial_learning_rate
 
 
 def _rank(verdict: str | None) -> int:

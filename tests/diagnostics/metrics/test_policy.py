@@ -77,6 +77,51 @@ def test_parts_are_those_of_networks_put_together_by_hand():
     assert len(set(expected)) == 3
 
 
+def gaussians(seed, count=2, states=17, size=3):
+    """Means and log standard deviations."""
+    return 2 * torch.randn((count, states, 2 * size), generator=torch.Generator().manual_seed(seed))
+
+
+def slow_action_churn(before, after):
+    size = before.shape[-1] // 2
+    squares = [
+        (np.tanh(old) - np.tanh(new)) ** 2
+        for one, other in zip(before.tolist(), after.tolist(), strict=True)
+        for old, new in zip(one[:size], other[:size], strict=True)
+    ]
+    return (sum(squares) / len(squares)) ** 0.5
+
+
+@given(seeds, st.integers(1, 4))
+@settings(deadline=None)
+def test_the_change_of_a_mean_action_is_a_slow_root_mean_square(seed, size):
+    before, after = gaussians(seed, size=size)
+    assert float(metrics.action_churn(before, after)) == pytest.approx(slow_action_churn(before, after), rel=1e-5)
+
+
+@given(seeds)
+@settings(deadline=None)
+def test_action_churn_laws(seed):
+    before, after, between = gaussians(seed, 3)
+    churn = metrics.action_churn(before, after)
+    assert 0 < churn <= 2
+    assert churn == metrics.action_churn(after, before)
+    assert metrics.action_churn(before, before) == 0
+    assert churn <= metrics.action_churn(before, between) + metrics.action_churn(between, after) + 1e-6
+    # Neither how wide the policy is nor which state comes first counts.
+    wider = torch.cat([after[:, :3], after[:, 3:] + 5], dim=1)
+    assert metrics.action_churn(before, wider) == churn
+    order = torch.randperm(len(before), generator=torch.Generator().manual_seed(seed))
+    assert metrics.action_churn(before[order], after[order]) == pytest.approx(churn.item())
+
+
+def test_action_churn_goes_from_one_end_to_the_other_and_says_what_is_no_number():
+    low, high = torch.tensor([[-50.0, 0.0]]), torch.tensor([[50.0, 0.0]])
+    assert metrics.action_churn(low, high) == 2
+    assert metrics.action_churn(low, torch.full_like(low, torch.nan)).isnan()
+    assert metrics.action_churn(low.bfloat16(), high.bfloat16()).dtype == torch.float32
+
+
 @given(seeds)
 @settings(deadline=None)
 def test_a_part_that_did_not_change_has_no_share(seed):
@@ -85,3 +130,5 @@ def test_a_part_that_did_not_change_has_no_share(seed):
     assert (encoder, head) == (total, 0)
     total, encoder, head = metrics.churn_split(before, before, after, after)
     assert (encoder, head) == (0, total)
+    total, encoder, head = metrics.churn_split(before, before, after, after, metrics.action_churn)
+    assert (encoder, head) == (0, metrics.action_churn(before, after))

@@ -23,7 +23,7 @@ from stablegrad.diagnostics.metrics.gradients import (
     weight_gain,
 )
 from stablegrad.diagnostics.metrics.per_sample import gradient_gram, per_sample_gradients, per_sample_gram
-from stablegrad.diagnostics.metrics.policy import churn_split, policy_churn
+from stablegrad.diagnostics.metrics.policy import action_churn, churn_split, policy_churn
 from stablegrad.diagnostics.metrics.ranks import (
     check_samples,
     effective_rank,
@@ -44,6 +44,7 @@ from stablegrad.diagnostics.metrics.values import explained_variance, target_dri
 
 __all__ = [
     "Estimate",
+    "action_churn",
     "check_samples",
     "churn_split",
     "cosine",

@@ -1,6 +1,8 @@
-"""How much of the greedy policy one update turns over. Nothing here makes the host wait for the device."""
+"""How much of a policy one update turns over. Nothing here makes the host wait for the device."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,8 +26,34 @@ def policy_churn(q_before: Tensor, q_after: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def churn_split(q_before: Tensor, q_encoder: Tensor, q_head: Tensor, q_after: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`policy_churn` of an update, and what the encoder's and the head's change would each have made alone.
+def action_churn(before: Tensor, after: Tensor) -> Tensor:
+    r"""Distance between the mean actions of a tanh-Gaussian policy before and after an update.
+
+    The root of :math:`\mathbb{E}_{s,i} [(\tanh \mu_i - \tanh \mu'_i)^2]` over states and action dimensions: what
+    policy churn is where no action is greedy (Schaul et al. 2022, arXiv 2206.00730; of continuous policies as the
+    deviation of their actions, Tang & Berseth 2024, arXiv 2409.04792).
+
+    Args:
+        before: [..., 2 * size] means of the Gaussian and log standard deviations, which do not count.
+        after: the same states after it.
+
+    Returns:
+        0-d float32 in [0, 2], in units of an action, which goes from -1 to 1; NaN if a mean is.
+    """
+    size = before.shape[-1] // 2
+    changed = before[..., :size].float().tanh() - after[..., :size].float().tanh()
+    return changed.square().mean().sqrt()
+
+
+@torch.no_grad()
+def churn_split(
+    q_before: Tensor,
+    q_encoder: Tensor,
+    q_head: Tensor,
+    q_after: Tensor,
+    churn: Callable[[Tensor, Tensor], Tensor] = policy_churn,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Churn of an update, and what the encoder's and the head's change would each have made alone.
 
     The parts need not add up to the total: changes that only act together, or undo each other, are in neither or both.
 
@@ -34,8 +62,9 @@ def churn_split(q_before: Tensor, q_encoder: Tensor, q_head: Tensor, q_after: Te
         q_encoder: of the **new** encoder and the old head.
         q_head: of the old encoder and the **new** head.
         q_after: of the new encoder and the new head.
+        churn: :func:`policy_churn` or :func:`action_churn`.
 
     Returns:
-        (total, encoder, head), each 0-d float32 in [0, 1]; NaN if a value is.
+        (total, encoder, head), each as ``churn`` returns it.
     """
-    return policy_churn(q_before, q_after), policy_churn(q_before, q_encoder), policy_churn(q_before, q_head)
+    return churn(q_before, q_after), churn(q_before, q_encoder), churn(q_before, q_head)
