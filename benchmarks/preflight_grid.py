@@ -82,7 +82,7 @@ def agent(config: RunConfig) -> tuple[nn.Module, Tensor, OptimizerConfig]:
     environment = make_vector_env(config.env, SAMPLE_ROWS, seeds=range(SAMPLE_ROWS))
     environment.reset()
     for _ in range(RANDOM_STEPS):
-        result = environment.step(actions.integers(spec.num_actions, size=SAMPLE_ROWS))
+        result = environment.step(actions.integers(spec.action_space.n, size=SAMPLE_ROWS))
     environment.close()
     network = build_network(config.agent, spec)
     return network, torch.as_tensor(result.observation), config.agent.optimizer

@@ -41,7 +41,7 @@ def random_returns(env_id: str) -> list[float]:
     with closing(make_vector_env(env_id, NUM_ENVS, seeds=environment_seeds(SEED, 0, NUM_ENVS))) as env:
         env.reset()
         while min(map(len, returns)) < quota:
-            result = env.step(generator.integers(env.spec.num_actions, size=NUM_ENVS))
+            result = env.step(generator.integers(env.spec.action_space.n, size=NUM_ENVS))
             for index in np.flatnonzero(result.episode.finished):
                 returns[index].append(float(result.episode.returns[index]))
     return [one for own in returns for one in own[:quota]]

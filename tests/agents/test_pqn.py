@@ -8,13 +8,13 @@ import torch
 from stablegrad.agents import PQN, PQNConfig
 from stablegrad.agents.presets import apply_changes, default_config, option_names, parse_setting, preset_config
 from stablegrad.agents.rollout import Rollout
-from stablegrad.environments import EnvironmentSpec, EpisodeStatistics, StepResult, environment_spec
+from stablegrad.environments import Box, Discrete, EnvironmentSpec, EpisodeStatistics, StepResult, environment_spec
 from stablegrad.errors import UsageError
 from stablegrad.networks import TorsoConfig
 from stablegrad.optimizers import OPTIMIZERS
 from stablegrad.optimizers.config import OptimizerConfig
 
-SPEC = EnvironmentSpec("test", (3,), "float32", 4, False, None, "factory", None)
+SPEC = EnvironmentSpec("test", (3,), "float32", Discrete(4), False, None, "factory", None)
 SMALL = PQNConfig(
     torso=TorsoConfig(width=16, depth=1),
     optimizer=OptimizerConfig(name="sgd", learning_rate=0.05),
@@ -219,7 +219,8 @@ def test_learns_the_values_of_a_known_chain():
 
 def test_continuous_actions_are_refused():
     with pytest.raises(UsageError, match="discrete actions"):
-        PQN(SMALL, dataclasses.replace(SPEC, num_actions=None), total_steps=1, device=torch.device("cpu"), seed=0)
+        spec = dataclasses.replace(SPEC, action_space=Box((-1.0,), (1.0,)))
+        PQN(SMALL, spec, total_steps=1, device=torch.device("cpu"), seed=0)
 
 
 @pytest.mark.parametrize(

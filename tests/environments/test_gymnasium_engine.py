@@ -13,11 +13,12 @@ from stablegrad.environments import environment_seeds, environment_spec, make_ve
 from stablegrad.errors import EnvironmentFault, UsageError
 
 
-@pytest.mark.parametrize("env_id", ["gymnasium:CartPole-v1", "gymnasium:MountainCar-v0"])
+@pytest.mark.parametrize("env_id", ["gymnasium:CartPole-v1", "gymnasium:MountainCar-v0", "gymnasium:Pendulum-v1"])
 def test_rows_equal_a_loop_over_single_environments(env_id):
     seeds, steps = environment_seeds(0, 0, 3), 450
     env = make_vector_env(env_id, 3, seeds=seeds)
-    actions = np.random.default_rng(0).integers(0, env.spec.num_actions, (steps, 3))
+    rng, pendulum = np.random.default_rng(0), env_id.endswith("Pendulum-v1")
+    actions = rng.uniform(-1, 1, (steps, 3, 1)).astype(np.float32) if pendulum else rng.integers(0, 2, (steps, 3))
     first = env.reset()
     results = [env.step(action) for action in actions]
     finished = 0
@@ -33,10 +34,10 @@ def test_rows_equal_a_loop_over_single_environments(env_id):
                 total, length = 0.0, 0
                 over = False
             else:
-                observation, reward, terminated, truncated, _ = single.step(int(action))
+                observation, reward, terminated, truncated, _ = single.step(2 * action if pendulum else action)
                 over = terminated or truncated
                 total, length = total + reward, length + 1
-                expected = (True, reward, terminated, truncated and not terminated, over)
+                expected = (True, np.float32(reward), terminated, truncated and not terminated, over)
                 finished += over
             np.testing.assert_array_equal(result.observation[i], np.asarray(observation, np.float32))
             row = (result.valid, result.reward, result.terminated, result.truncated, result.episode.finished)
@@ -172,7 +173,7 @@ def mine(tmp_path, monkeypatch):
 def test_a_factory_of_ones_own(mine):
     spec = environment_spec("my_envs:make_env")
     assert (spec.env_id, spec.engine, spec.observation_shape) == ("my_envs:make_env", "factory", (4,))
-    assert spec.num_actions == 3 and spec.max_episode_steps is None and not spec.is_image
+    assert spec.action_space.n == 3 and spec.max_episode_steps is None and not spec.is_image
     env = make_vector_env("my_envs:make_env", 2, seeds=[1, 2])
     assert env.spec == spec
     # sorted keys: "place" (one-hot of 2, 3, 4) before "step"
@@ -199,7 +200,7 @@ def test_what_a_factory_makes_is_found_out_once_and_again_for_another_one(mine):
     assert environment_spec("my_envs:make_env") is first
     assert len(made) == 1
     module.make_env = lambda: gymnasium.make("MountainCar-v0")
-    assert environment_spec("my_envs:make_env").num_actions == 3
+    assert environment_spec("my_envs:make_env").action_space.n == 3
 
 
 def test_both_flags_mean_termination(mine):
@@ -230,7 +231,7 @@ def test_vector_environments(mine, name):
     seeds = environment_seeds(1, 0, 4)
     env = make_vector_env(f"my_envs:{name}", 4, seeds=seeds)
     first = env.reset()
-    assert first.shape == (4, 4) and env.spec.num_actions == 2
+    assert first.shape == (4, 4) and env.spec.action_space.n == 2
     kept = [env.step(np.ones(4, dtype=np.int64)) for _ in range(40)]
     copies = [result.observation.copy() for result in kept]
     assert sum(result.episode.finished.sum() for result in kept) >= 8
@@ -247,7 +248,7 @@ def test_vector_environments(mine, name):
 def test_a_module_that_registers_an_id(mine):
     env = make_vector_env("gymnasium:my_envs:OnlyMine-v0", 1, seeds=[1])
     assert env.spec.engine == "gymnasium" and env.spec.max_episode_steps == 7
-    assert environment_spec("OnlyMine-v0").num_actions == 3  # registered now
+    assert environment_spec("OnlyMine-v0").action_space.n == 3  # registered now
 
 
 def test_pictures(mine):
@@ -294,7 +295,7 @@ def test_what_is_wrong_with_a_factory_is_said_in_one_line(mine, env_id, error, m
 
 
 def test_a_factory_in_a_package(mine):
-    assert environment_spec("my_package.racing:make_env").num_actions == 3
+    assert environment_spec("my_package.racing:make_env").action_space.n == 3
 
 
 @pytest.mark.parametrize(

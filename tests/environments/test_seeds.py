@@ -58,7 +58,7 @@ def _trajectory(env_id, seeds, steps=80, **options):
     rng = np.random.default_rng(0)
     observations = [env.reset()]
     for _ in range(steps):
-        observations.append(env.step(rng.integers(0, env.spec.num_actions, len(seeds))).observation)
+        observations.append(env.step(rng.integers(0, env.spec.action_space.n, len(seeds))).observation)
     env.close()
     return np.stack(observations)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from stablegrad.agents.returns import lambda_returns
 from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics.metrics import explained_variance, value_statistics
-from stablegrad.environments import EnvironmentSpec
+from stablegrad.environments import Discrete, EnvironmentSpec
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.networks import EncoderConfig, QNetwork, TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
@@ -103,13 +103,13 @@ class PQN:
         seed: int,
         average_gradients: Callable[[Sequence[Tensor]], None] | None = None,
     ):
-        if spec.num_actions is None:
+        if not isinstance(spec.action_space, Discrete):
             raise UsageError(f"PQN needs discrete actions; those of {spec.env_id!r} are not one choice out of a list")
         self.config = config
         self.spec = spec
         self.total_steps = total_steps
         self.device = device
-        self.num_actions = spec.num_actions
+        self.num_actions = spec.action_space.n
         self.average_gradients = average_gradients
         # A fork, so that making an agent leaves the random numbers of the program around it alone.
         with torch.random.fork_rng(devices=[]):
@@ -278,7 +278,7 @@ def _td_loss(q_value: Tensor, target: Tensor, weight: Tensor, valid: Tensor) -> 
 
 def build_network(config: PQNConfig, spec: EnvironmentSpec) -> QNetwork:
     """The network of a configuration, freshly initialised."""
-    assert spec.num_actions is not None
+    assert isinstance(spec.action_space, Discrete)
     return QNetwork(
-        spec.observation_shape, spec.num_actions, encoder=config.encoder, torso=config.torso, is_image=spec.is_image
+        spec.observation_shape, spec.action_space.n, encoder=config.encoder, torso=config.torso, is_image=spec.is_image
     )

@@ -12,7 +12,7 @@ import gymnasium
 from stablegrad.environments.envpool_engine import action_kind, envpool_ids, import_path
 from stablegrad.packages import is_installed
 
-_FAMILIES: dict[str, tuple[str, str | None]] = {
+_FAMILIES: dict[str, tuple[str, Literal["discrete", "continuous"] | None]] = {
     "envpool.atari": ("Atari", "discrete"),
     "envpool.box2d": ("Box2D", None),
     "envpool.classic_control": ("classic control", None),
@@ -20,7 +20,7 @@ _FAMILIES: dict[str, tuple[str, str | None]] = {
     "envpool.highway": ("Highway", None),
     "envpool.jumanji": ("Jumanji", None),
     "envpool.minigrid": ("MiniGrid", "discrete"),
-    "envpool.mujoco.dmc": ("DeepMind Control", "continuous"),
+    "envpool.mujoco.dmc": ("DeepMind Control", None),
     "envpool.mujoco.gym": ("MuJoCo", "continuous"),
     "envpool.mujoco.metaworld": ("Meta-World", "continuous"),
     "envpool.mujoco.myosuite": ("MyoSuite", "continuous"),
@@ -29,10 +29,10 @@ _FAMILIES: dict[str, tuple[str, str | None]] = {
     "envpool.pgx": ("Pgx", None),
     "envpool.procgen": ("Procgen", "discrete"),
     "envpool.toy_text": ("toy text", "discrete"),
-    "envpool.vizdoom": ("VizDoom", "continuous"),
+    "envpool.vizdoom": ("VizDoom", None),
 }
-"""envpool's modules: the family's name, and its kind of action where all its members agree. (Asking envpool for every
-kind takes ten seconds, most of them for MyoSuite and Atari, which agree.)"""
+"""envpool's modules: the family's name, and its kind of action where all its members agree and can be trained on.
+(Asking envpool for every kind takes ten seconds, most of them for MyoSuite and Atari, which agree.)"""
 
 _NOT_ALONE = {"VizdoomCustom-v1"}
 """Cannot be made by name: it needs a scenario file."""
@@ -56,14 +56,15 @@ class EnvironmentInfo:
     """What runs it."""
     family: str
     """Where it comes from, as people call it: "Atari", "Box2D", "MiniGrid"."""
-    actions: str | None
-    """"discrete", "continuous" or "multi-discrete"; None where only making the environment would tell."""
+    actions: Literal["discrete", "continuous"] | None
+    """None where only making the environment would tell."""
 
 
 def list_environments(search: str | None = None) -> list[EnvironmentInfo]:
     """List what can be trained on: envpool's environments, then those that only gymnasium has.
 
-    Environments for several players, and those of gymnasium that need a package which is not installed, are left out.
+    Left out are environments for several players, those whose actions no agent can take (see
+    ``stablegrad.environments.actions``), and those of gymnasium that need a package which is not installed.
 
     Args:
         search: keep only those with all of these words in their id, family or kind of action, in any letter case;
@@ -100,13 +101,12 @@ def _all_environments() -> list[EnvironmentInfo]:
 def _envpool_environments() -> tuple[EnvironmentInfo, ...]:
     found = []
     for env_id in envpool_ids():
+        if env_id in _NOT_ALONE:
+            continue
         path = import_path(env_id)
-        family, actions = _FAMILIES.get(path, (path.removeprefix("envpool."), None))
-        if actions is None:
-            actions = action_kind(env_id)
-            if actions is None:  # several players
-                continue
-        if env_id not in _NOT_ALONE:
+        family, known = _FAMILIES.get(path, (path.removeprefix("envpool."), None))
+        actions = known or action_kind(env_id)
+        if actions is not None:
             found.append(EnvironmentInfo(env_id, "envpool", family, actions))
     return tuple(sorted(found, key=lambda info: (info.family.lower(), info.env_id)))
 

@@ -15,6 +15,28 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Discrete:
+    """One choice out of ``n``, numbered from 0."""
+
+    n: int
+
+
+@dataclass(frozen=True)
+class Box:
+    """``size`` real numbers, flattened row by row. Agents act in [-1, 1], which is scaled to [``low``, ``high``]."""
+
+    low: tuple[float, ...]
+    """The engine's own lower bounds; finite."""
+    high: tuple[float, ...]
+    """The engine's own upper bounds; finite, and above ``low``."""
+
+    @property
+    def size(self) -> int:
+        """How many numbers an action has."""
+        return len(self.low)
+
+
+@dataclass(frozen=True)
 class EnvironmentSpec:
     """What a network and an agent need to know of an environment before the first step."""
 
@@ -24,8 +46,8 @@ class EnvironmentSpec:
     """Shape of one observation: ``(D,)`` for vectors, ``(C, H, W)`` for images."""
     observation_dtype: Literal["uint8", "float32"]
     """``uint8`` for images, ``float32`` for everything else."""
-    num_actions: int | None
-    """Number of discrete actions; None when an action is not one choice out of a list (continuous, multi-discrete)."""
+    action_space: Discrete | Box
+    """What an action is."""
     is_image: bool
     """Whether observations are uint8 images, channels first."""
     max_episode_steps: int | None
@@ -93,8 +115,8 @@ class VectorEnv(Protocol):
         """Step all environments.
 
         Args:
-            action: int64 [num_envs], each from 0 to ``spec.num_actions - 1``; where ``spec.num_actions`` is None, the
-                engine's own actions, [num_envs, *action_shape]. Ignored on rows that come out with ``valid`` False.
+            action: int64 [num_envs], each from 0 to ``n - 1``, where ``spec.action_space`` is ``Discrete``; where it is
+                a ``Box``, float [num_envs, size], each in [-1, 1]. Ignored on rows that come out with ``valid`` False.
         """
         ...
 

@@ -20,14 +20,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
-from gymnasium import spaces
 
-from stablegrad.environments.actions import ActionAdapter
+from stablegrad.environments.actions import ActionAdapter, action_space
 from stablegrad.environments.atari import AtariOptions
-from stablegrad.environments.contract import EnvironmentSpec, StepResult
+from stablegrad.environments.contract import Discrete, EnvironmentSpec, StepResult
 from stablegrad.environments.faults import faults_of
 from stablegrad.environments.observations import ObservationLayout
 from stablegrad.environments.rows import RowKeeper
@@ -49,7 +48,8 @@ class EnvpoolVectorEnv:
         render: whether ``render`` will be called.
 
     Raises:
-        UsageError: the environment has several players, or Atari options are given for another family.
+        UsageError: the environment has several players or actions that no agent can take, or Atari options are given
+            for another family.
         EnvironmentFault: envpool could not make it, or it cannot be rendered on this machine.
     """
 
@@ -188,22 +188,24 @@ def envpool_spec(env_id: str, name: str, atari: AtariOptions | None = None) -> E
     """Describe an envpool environment without making it; once a process, as it takes a tenth of a second.
 
     Raises:
-        UsageError: the environment has several players, or Atari options are given for another family.
+        UsageError: the environment has several players or actions that no agent can take, or Atari options are given
+            for another family.
         EnvironmentFault: envpool cannot describe it.
     """
     return _describe(env_id, name, atari, num_envs=1)[0]
 
 
-def action_kind(name: str) -> str | None:
-    """Kind of action of a single-player environment ("discrete", "continuous", "multi-discrete"); None for several."""
+def action_kind(name: str) -> Literal["discrete", "continuous"] | None:
+    """Kind of action of an environment; None where it cannot be trained on: several players, or refused actions."""
     with _quiet_precision_warnings():
         engine_spec = _envpool().make_spec(name)
         if engine_spec.config.max_num_players != 1:
             return None
-        space = engine_spec.action_space
-    if isinstance(space, spaces.Discrete):
-        return "discrete"
-    return "continuous" if isinstance(space, spaces.Box) and space.dtype.kind == "f" else "multi-discrete"
+        try:
+            space = action_space(name, engine_spec.action_space)
+        except UsageError:
+            return None
+    return "discrete" if isinstance(space, Discrete) else "continuous"
 
 
 def _describe(
@@ -214,16 +216,16 @@ def _describe(
         engine_spec = _envpool().make_spec(name, **options)
         players = engine_spec.config.max_num_players
         limit = engine_spec.config.max_episode_steps
-        observation_space, action_space = engine_spec.observation_space, engine_spec.action_space
+        spaces = engine_spec.observation_space, engine_spec.action_space
     if players != 1:
         raise UsageError(f"environment {env_id!r} has {players} players; expected an environment for a single agent")
-    layout = ObservationLayout(env_id, observation_space)
-    actions = ActionAdapter(env_id, action_space, num_envs)
+    layout = ObservationLayout(env_id, spaces[0])
+    actions = ActionAdapter(env_id, spaces[1], num_envs)
     spec = EnvironmentSpec(
         env_id=env_id,
         observation_shape=layout.shape,
         observation_dtype=layout.dtype,
-        num_actions=actions.num_actions,
+        action_space=actions.space,
         is_image=layout.is_image,
         max_episode_steps=int(limit) if limit < NO_TIME_LIMIT else None,
         engine="envpool",

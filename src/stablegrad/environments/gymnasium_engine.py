@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from stablegrad.environments.actions import ActionAdapter
+from stablegrad.environments.actions import ActionAdapter, action_space
 from stablegrad.environments.checked import CheckedEnv, declared_spaces
 from stablegrad.environments.contract import EnvironmentSpec, StepResult
 from stablegrad.environments.faults import faults_of
@@ -117,15 +117,16 @@ def gymnasium_spec(env_id: str, engine: str, env: gymnasium.Env | gymnasium.vect
         env: the environment.
 
     Raises:
-        UsageError: it lacks a space, or its observation space has a part without a fixed size.
+        UsageError: it lacks a space, its observation space has a part without a fixed size, or no agent can take its
+            actions.
     """
-    observation_space, action_space = declared_spaces(env_id, env)
-    layout = ObservationLayout(env_id, observation_space)
+    its_observation_space, its_action_space = declared_spaces(env_id, env)
+    layout = ObservationLayout(env_id, its_observation_space)
     return EnvironmentSpec(
         env_id=env_id,
         observation_shape=layout.shape,
         observation_dtype=layout.dtype,
-        num_actions=ActionAdapter(env_id, action_space, 1).num_actions,
+        action_space=action_space(env_id, its_action_space),
         is_image=layout.is_image,
         max_episode_steps=getattr(env.spec, "max_episode_steps", None),
         engine="factory" if engine == "factory" else "gymnasium",

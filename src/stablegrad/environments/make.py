@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import gymnasium
 
+from stablegrad.environments.action_repeat import ActionRepeat, repeated_spec
 from stablegrad.environments.atari import AtariOptions
 from stablegrad.environments.catalogue import list_environments
 from stablegrad.environments.contract import EnvironmentSpec, VectorEnv
@@ -32,6 +33,7 @@ def make_vector_env(
     atari: AtariOptions | None = None,
     num_threads: int = 0,
     render: bool = False,
+    action_repeat: int = 1,
 ) -> VectorEnv:
     """Make ``num_envs`` copies of an environment, stepped together.
 
@@ -49,6 +51,8 @@ def make_vector_env(
         num_threads: threads of envpool; 0 means as many as environments, but no more than processors. The other
             engines run in one thread.
         render: whether ``render()`` will be called.
+        action_repeat: how often each action is taken; rewards are summed, and a repeat stops where the episode ends.
+            Above 1, all sub-environments are stepped one after the other. Not for Atari, which has ``frame_skip``.
 
     Raises:
         UsageError: the environment is unknown (names the nearest one), or an argument does not fit it.
@@ -57,20 +61,34 @@ def make_vector_env(
     checked_seeds = check_seeds(seeds, num_envs)
     if num_threads < 0:
         raise UsageError(f"num_threads must be 0 (choose) or more, got {num_threads}")
-    engine, name = _resolve(env_id)
+    resolved = _resolve(env_id)
+    engine = resolved.engine
+    if engine != "envpool":
+        _refuse_atari(env_id, engine, atari)
+        if num_threads > 1:
+            raise UsageError(f"num_threads {num_threads} is for envpool; {env_id!r} runs in one thread under {engine}")
+    if action_repeat == 1:
+        return _make(env_id, resolved, checked_seeds, atari, num_threads, render)
+    environment_spec(env_id, atari=atari, action_repeat=action_repeat)  # refuses before anything is made
+    if engine == "factory" and num_envs > 1:
+        _make(env_id, resolved, checked_seeds[:2], atari, 1, False).close()  # only side by side can two be the same one
+    parts = [_make(env_id, resolved, [seed], atari, 1, render and i == 0) for i, seed in enumerate(checked_seeds)]
+    return ActionRepeat(parts, action_repeat)
+
+
+def _make(
+    env_id: str, resolved: _Resolved, seeds: list[int], atari: AtariOptions | None, num_threads: int, render: bool
+) -> VectorEnv:
+    engine, name = resolved
     if engine == "envpool":
-        return EnvpoolVectorEnv(env_id, name, seeds=checked_seeds, atari=atari, num_threads=num_threads, render=render)
-    _refuse_atari(env_id, engine, atari)
-    if num_threads > 1:
-        raise UsageError(f"num_threads {num_threads} is for envpool; {env_id!r} runs in one thread under {engine}")
+        return EnvpoolVectorEnv(env_id, name, seeds=seeds, atari=atari, num_threads=num_threads, render=render)
     if engine == "factory":
-        return make_factory_env(env_id, checked_seeds, render)
-    envs = [make_single(env_id, name, render) for _ in checked_seeds]
-    spec = gymnasium_spec(env_id, engine, envs[0])
-    return GymnasiumVectorEnv(spec, in_sequence(env_id, envs), checked_seeds, render)
+        return make_factory_env(env_id, seeds, render)
+    envs = [make_single(env_id, name, render) for _ in seeds]
+    return GymnasiumVectorEnv(gymnasium_spec(env_id, engine, envs[0]), in_sequence(env_id, envs), seeds, render)
 
 
-def environment_spec(env_id: str, *, atari: AtariOptions | None = None) -> EnvironmentSpec:
+def environment_spec(env_id: str, *, atari: AtariOptions | None = None, action_repeat: int = 1) -> EnvironmentSpec:
     """Describe an environment without keeping one.
 
     envpool is only asked; gymnasium and factories make one environment, which is closed again. That is done once a
@@ -79,6 +97,7 @@ def environment_spec(env_id: str, *, atari: AtariOptions | None = None) -> Envir
     Args:
         env_id: as for ``make_vector_env``.
         atari: as for ``make_vector_env``.
+        action_repeat: as for ``make_vector_env``.
 
     Raises:
         UsageError: the environment is unknown (names the nearest one), or the options do not fit it.
@@ -86,13 +105,13 @@ def environment_spec(env_id: str, *, atari: AtariOptions | None = None) -> Envir
     """
     engine, name = _resolve(env_id)
     if engine == "envpool":
-        return envpool_spec(env_id, name, atari)
+        return repeated_spec(envpool_spec(env_id, name, atari), action_repeat)
     _refuse_atari(env_id, engine, atari)
     maker = load_factory(env_id) if engine == "factory" else gymnasium.registry[name]
     known = _described.get(env_id)
     if known is None or known[0] is not maker:
         known = _described[env_id] = (maker, _describe(env_id, engine, name))
-    return known[1]
+    return repeated_spec(known[1], action_repeat)
 
 
 _described: dict[str, tuple[object, EnvironmentSpec]] = {}

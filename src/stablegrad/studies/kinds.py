@@ -18,7 +18,7 @@ import torch
 
 from stablegrad.agents.pqn import build_network
 from stablegrad.agents.presets import option_names
-from stablegrad.environments import environment_spec
+from stablegrad.environments import Discrete, environment_spec
 from stablegrad.environments.atari_scores import ALE_57, human_normalized_score
 from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.networks import parameter_count
@@ -197,7 +197,7 @@ def needs(config: Config) -> Needs:
     """
     if isinstance(config, RunConfig):
         spec = environment_spec(config.env, atari=config.atari)
-        if spec.num_actions is None:
+        if not isinstance(spec.action_space, Discrete):
             raise UsageError(f"PQN needs discrete actions; those of {config.env!r} are not one choice out of a list")
         agent = config.agent
         parameters = parameter_count(lambda: build_network(agent, spec))

@@ -14,7 +14,7 @@ from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.diagnostics.rules import Finding
-from stablegrad.environments import environment_seeds, environment_spec, make_vector_env
+from stablegrad.environments import Discrete, environment_seeds, environment_spec, make_vector_env
 from stablegrad.errors import StablegradError
 from stablegrad.training.config import RunConfig
 
@@ -35,8 +35,8 @@ def preflight_findings(config: RunConfig) -> list[Finding]:
     A network so slow that the time does not suffice to judge it has no findings; its run is diagnosed all the same.
     """
     spec = environment_spec(config.env, atari=config.atari)
-    assert spec.num_actions is not None
-    actions, seeds = spec.num_actions, environment_seeds(0, 0, SAMPLE_ENVS)
+    assert isinstance(spec.action_space, Discrete)
+    actions, seeds = spec.action_space.n, environment_seeds(0, 0, SAMPLE_ENVS)
     env = make_vector_env(config.env, SAMPLE_ENVS, seeds=seeds, atari=config.atari, num_threads=1)
     random = np.random.default_rng(0)
     try:

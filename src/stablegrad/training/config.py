@@ -20,7 +20,7 @@ import tyro
 
 from stablegrad.agents import PQNConfig
 from stablegrad.agents.presets import apply_changes, parse_setting, preset_config
-from stablegrad.environments import AtariOptions, environment_spec
+from stablegrad.environments import AtariOptions, Discrete, environment_spec
 from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.packages import load_package
 from stablegrad.training.distributed import Ranks
@@ -101,7 +101,7 @@ class RunConfig:
         Under torchrun also for a run that its processes cannot share.
         """
         spec = environment_spec(self.env, atari=self.atari)
-        if spec.num_actions is None:
+        if not isinstance(spec.action_space, Discrete):
             raise UsageError(f"PQN needs discrete actions; those of {self.env!r} are not one choice out of a list")
         # Builds the network without memory: what it cannot be is said here, too.
         ranks = Ranks()
