@@ -1,10 +1,14 @@
-"""Files of text that others wrote: UTF-8, with or without a byte order mark, or one line on what they are instead."""
+"""Files of text that others wrote: UTF-8, with or without a byte order mark, or one line on what they are instead.
+
+And what makes our own files last: ``sync_folder``.
+"""
 
 from __future__ import annotations
 
 import codecs
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +60,12 @@ def _finite(text: str) -> float | None:
 
 def _representable(text: str) -> int | None:
     return int(text) if len(text) <= 300 else None
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to the disk, so that files that were made or renamed in it survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -166,7 +166,7 @@ def test_an_interruption_at_any_moment_leaves_whole_checkpoints_only(tmp_path, m
         if moment != "remove":
             patch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)
         target = {
-            "write": (checkpoint, "_sync_folder"),
+            "write": (checkpoint, "sync_folder"),
             "fsync": (os, "fsync"),
             "rename": (checkpoint.Path, "rename"),
             "remove": (checkpoint.shutil, "rmtree"),

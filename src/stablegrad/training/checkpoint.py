@@ -6,6 +6,7 @@
                          tensors.safetensors   every other tensor of the state
                          state.json            the state, with tensors named in place
                          SHA256SUMS            of the three; ``sha256sum -c SHA256SUMS`` checks them
+    checkpoints/experience/                    a replay's rows, which checkpoints share (``training.experience``)
 
 A checkpoint is written to a hidden folder, flushed to the disk and renamed, so that a kill at any moment leaves the old
 ones and either the whole new one or none.
@@ -28,6 +29,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from stablegrad.errors import CheckpointError
+from stablegrad.files import sync_folder
+from stablegrad.training.experience import EXPERIENCE, Manifest, Rings, remove_unlisted, save_experience
 
 MODEL, TENSORS, STATE, SUMS = "model.safetensors", "tensors.safetensors", "state.json", "SHA256SUMS"
 
@@ -40,6 +43,7 @@ def save_checkpoint(
     keep: int,
     *,
     protected: Path | None = None,
+    experience: Rings | None = None,
 ) -> Path:
     """Write ``directory/step-<step>`` and remove all but the newest ``keep`` checkpoints.
 
@@ -50,6 +54,8 @@ def save_checkpoint(
         state: nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
         keep: how many checkpoints stay.
         protected: one that stays however old it is.
+        experience: a replay, whose new rows are written to ``directory/experience``; the state then has what
+            ``load_experience`` needs under "experience".
 
     Raises:
         CheckpointError: a weight is not finite: such a checkpoint would be worth nothing.
@@ -60,6 +66,9 @@ def save_checkpoint(
             raise CheckpointError(
                 f"weights of '{name}' are not finite at step {step}; no checkpoint is written of them"
             )
+    directory.mkdir(exist_ok=True)
+    if experience is not None:
+        state = {**state, EXPERIENCE: save_experience(directory / EXPERIENCE, experience)}
     tensors: dict[str, Tensor] = {}
     encoded = _encode(state, "", tensors)
     files = {
@@ -71,7 +80,6 @@ def save_checkpoint(
 
     final = directory / f"step-{step}"
     temporary = directory / f".step-{step}"
-    directory.mkdir(exist_ok=True)
     for leftover in directory.glob(".step-*"):
         shutil.rmtree(leftover)
     try:
@@ -81,17 +89,19 @@ def save_checkpoint(
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        _sync_folder(temporary)
+        sync_folder(temporary)
         if final.exists():
             remove_checkpoint(final)
         temporary.rename(final)
-        _sync_folder(directory)
+        sync_folder(directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     for old in list_checkpoints(directory)[:-keep]:
         if old != protected:
             remove_checkpoint(old)
+    if experience is not None:
+        _remove_unlisted_experience(directory)
     return final
 
 
@@ -165,6 +175,18 @@ def remove_checkpoint(checkpoint: Path) -> None:
     shutil.rmtree(hidden)
 
 
+def _remove_unlisted_experience(directory: Path) -> None:
+    manifests: list[Manifest] = []
+    for path in list_checkpoints(directory):
+        try:
+            state = dict(json.loads((path / STATE).read_text())["dict"])
+            if EXPERIENCE in state:
+                manifests.append(_decode(state[EXPERIENCE], {}))
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # damaged: what it lists is not known
+    remove_unlisted(directory / EXPERIENCE, manifests)
+
+
 def _advice(path: Path) -> str:
     others = [other.name for other in list_checkpoints(path.parent) if other != path]
     return f"remove the folder to continue from {others[-1]}" if others else "there is no other checkpoint in this run"
@@ -172,14 +194,6 @@ def _advice(path: Path) -> str:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
