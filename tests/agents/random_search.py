@@ -26,7 +26,7 @@ class RandomSearchConfig(AgentConfig):
 
 
 class RandomSearch:
-    replay = None
+    replay, outputs = None, {"policy": "argmax"}
 
     def __init__(self, config, spec, *, total_steps, device, seed, average_gradients=None):
         self.config, self.optimizers, self.updates, self.best = config, {}, 0, -np.inf

@@ -70,6 +70,7 @@ class DQN(OffPolicyAgent):
     """
 
     config: DQNConfig
+    outputs: Mapping[str, str | None] = {"q": "argmax"}
 
     def __init__(
         self,
@@ -222,5 +223,5 @@ ALGORITHM = Algorithm(
     defaults=defaults,
     build_networks=build_networks,
     experience_bytes=replay_bytes,
-    metrics=("exploration/epsilon",),
+    metrics=("loss/td", "values/q"),
 )

@@ -18,7 +18,6 @@ from stablegrad.agents.contract import AgentConfig, Algorithm, AverageGradients,
 from stablegrad.agents.replay import Batch, Replay
 from stablegrad.environments import Box, EnvironmentSpec, StepResult
 from stablegrad.errors import UsageError
-from stablegrad.optimizers.config import OptimizerConfig
 from stablegrad.optimizers.gradients import clip_gradient_norm_
 from stablegrad.optimizers.saved import load_state
 
@@ -51,12 +50,8 @@ class OffPolicyConfig(AgentConfig):
 
     @property
     def horizon(self) -> int:
-        """Steps of all environments together between two calls of learn."""
+        """Steps of every environment between two calls of learn."""
         return max(self.train_every // self.num_envs, 1)
-
-    def optimizer_of(self, network: str) -> OptimizerConfig:
-        """The optimizer of one of the agent's networks."""
-        return self.optimizer
 
 
 class OffPolicyAgent:
@@ -109,7 +104,6 @@ class OffPolicyAgent:
             name: config.optimizer_of(name).build(network) for name, network in self.networks.items()
         }
         self.parameters = {name: list(network.parameters()) for name, network in self.networks.items()}
-        self.horizon = config.horizon
         self.replay = make_replay(config, spec, device)
         self.updates = 0
         self.reseed(seed)

@@ -110,6 +110,7 @@ class SAC(OffPolicyAgent):
     """The agent; see ``Agent`` and ``MakeAgent``. Every update steps temperature, critic and actor, in this order."""
 
     config: SACConfig
+    outputs: Mapping[str, str | None] = {"actor": "mean_action", "critic": None}
 
     def __init__(
         self,
@@ -307,5 +308,5 @@ ALGORITHM = Algorithm(
     defaults=defaults,
     build_networks=build_networks,
     experience_bytes=replay_bytes,
-    metrics=("loss/actor", "loss/temperature", "values/entropy", "exploration/temperature"),
+    metrics=("loss/td", "values/q", "loss/actor", "loss/temperature", "values/entropy", "exploration/temperature"),
 )

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from stablegrad.agents.catalogue import ALGORITHMS, check_suits, find_algorithm
-from stablegrad.agents.contract import ReplayConfig
+from stablegrad.agents.off_policy import OffPolicyConfig
 from stablegrad.agents.presets import option_names
 from stablegrad.environments.atari_scores import ALE_57, human_normalized_score
 from stablegrad.errors import StablegradError, UsageError, unknown_name
@@ -221,7 +221,7 @@ def calibration(config: Config) -> Config:
     """A run that takes the same steps and logs as often as it can, to see how long a step takes."""
     if isinstance(config, RunConfig):
         agent = config.agent
-        if isinstance(agent, ReplayConfig):
+        if isinstance(agent, OffPolicyConfig):
             # Steps before the first update take less time, and are few in a long run.
             agent = dataclasses.replace(agent, learning_starts=min(agent.learning_starts, agent.batch_size))
         return dataclasses.replace(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stablegrad.agents.catalogue import find_algorithm
-from stablegrad.agents.contract import ReplayConfig
+from stablegrad.agents.off_policy import OffPolicyConfig
 from stablegrad.diagnostics.history import looks_of
 from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
@@ -38,7 +38,7 @@ def preflight_findings(config: RunConfig) -> list[Finding]:
     """
     algorithm = find_algorithm(config.algorithm)
     agent_config = config.agent
-    if isinstance(agent_config, ReplayConfig):
+    if isinstance(agent_config, OffPolicyConfig):
         agent_config = dataclasses.replace(agent_config, buffer_size=SAMPLE_ROWS)
     spec = config.spec
     agent = algorithm.agent(agent_config, spec, total_steps=config.total_steps, device=torch.device("cpu"), seed=0)
