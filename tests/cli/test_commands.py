@@ -34,7 +34,7 @@ def failure(capsys, arguments):
         (["train", "dqm", "--env", "CartPole-v1"], "unknown algorithm 'dqm'"),
         (["train", "pqn"], "name an environment"),
         (["train", "pqn", "--env", "LunarLandr-v3"], "did you mean 'LunarLander-v3'?"),
-        (["train", "pqn", "--env", "Pendulum-v1"], "needs discrete actions; those of 'Pendulum-v1' are not"),
+        (["train", "pqn", "--env", "Pendulum-v1"], "needs discrete actions; those of 'Pendulum-v1' are continuous"),
         (["train", "pqn", "--env", "nowhere.module:make"], "no module 'nowhere'"),
         ([*TRAIN, "--torso.kind", "multiskip"], "unknown torso 'multiskip'; did you mean 'multi_skip'?"),
         ([*TRAIN, "--torso.depth", "lrge"], "unknown torso depth 'lrge'; did you mean 'large'?"),

@@ -89,7 +89,7 @@ def test_interrupting_writes_a_checkpoint_and_exits_130(capsys, monkeypatch, tmp
         patch.setattr(Relabelling, "_finish_epoch", finish_epoch)
         assert main([*TINY, "--run-dir", str(run_dir), "--quiet"]) == 130
     error = capsys.readouterr().err
-    assert error == f"stablegrad: stopped by SIGINT after 1 updates; continue with 'stablegrad resume {run_dir}'\n"
+    assert error == f"stablegrad: stopped by SIGINT at update 1; continue with 'stablegrad resume {run_dir}'\n"
     assert json.loads((run_dir / "summary.json").read_text())["status"] == "stopped"
     assert main(["resume", str(run_dir), "--quiet", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
