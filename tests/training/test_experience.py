@@ -214,17 +214,21 @@ def test_damage_is_found_and_the_file_named(tmp_path, damage):
 
 
 def test_a_replay_after_a_failed_load_is_saved_whole(tmp_path):
+    """Its rows are no longer those of its files."""
+    other = make_replay()
+    other_player = Player(other, 2, 1)
+    for _ in range(2):
+        other_player.play(3)
+        others = save_experience(tmp_path / "e", other)
+    (tmp_path / "e" / others["files"][1]["name"]).write_bytes(b"")
     replay = make_replay()
-    player = Player(replay, 2, 0)
-    player.play(4)
-    manifest = save_experience(tmp_path / "e", replay)
-    (tmp_path / "e" / manifest["files"][0]["name"]).unlink()
+    Player(replay, 2, 0).play(8)
+    before = save_experience(tmp_path / "e", replay)
     with pytest.raises(CheckpointError):
-        load_experience(tmp_path / "e", manifest, replay)
-    player.play(2)
-    manifest = save_experience(tmp_path / "e", replay)
-    assert len(manifest["files"]) == 1
-    assert samples(loaded(tmp_path / "e", manifest)) == samples(replay)
+        load_experience(tmp_path / "e", others, replay)
+    after = save_experience(tmp_path / "e", replay)
+    assert after["files"] != before["files"]
+    assert samples(loaded(tmp_path / "e", after)) == samples(replay)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +269,23 @@ def test_leftovers_are_replaced_and_files_lost_are_written_again(tmp_path):
     # The same run in another folder.
     manifest = save_experience(tmp_path / "moved", replay)
     assert samples(loaded(tmp_path / "moved", manifest)) == samples(replay)
+
+
+def test_files_that_are_not_of_this_replay_are_not_relied_on(tmp_path):
+    """A file that was cut short, and a state that somebody took back without the files."""
+    replay = make_replay(capacity=100)
+    player = Player(replay, 2, 0)
+    player.play(6)
+    early = replay.state_dict()
+    player.play(6)
+    path = tmp_path / "e" / save_experience(tmp_path / "e", replay)["files"][0]["name"]
+    path.write_bytes(path.read_bytes()[:-1])
+    manifest = save_experience(tmp_path / "e", replay)
+    assert samples(loaded(tmp_path / "e", manifest, capacity=100)) == samples(replay)
+    replay.load_state_dict(early)
+    manifest = save_experience(tmp_path / "e", replay)
+    assert manifest["files"][-1]["ends"] == replay.totals
+    assert samples(loaded(tmp_path / "e", manifest, capacity=100)) == samples(replay)
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):

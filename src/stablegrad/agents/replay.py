@@ -259,11 +259,8 @@ class Replay:
         self._reward[envs, row] = reward
         self._kind[envs, row] = kind
         # Up to n - 1 transitions wait for their last row; a step makes one of them known, an end or a start all.
-        gained = np.select(
-            [kind == START, kind == STEP],
-            [np.minimum(runs, self._n_step - 1), runs + 1 >= self._n_step],
-            np.minimum(runs + 1, self._n_step),
-        )
+        known = np.where(kind == STEP, runs + 1 >= self._n_step, np.minimum(runs + 1, self._n_step))
+        gained = np.where(kind == START, np.minimum(runs, self._n_step - 1), known)
         self._length += int(gained.sum()) - int(lost.sum())
         self._runs[envs] = np.where(kind == STEP, runs + 1, 0)
         self._totals[envs] = totals + 1
