@@ -227,7 +227,9 @@ def test_learns_the_values_of_a_known_chain():
 
 
 def test_continuous_actions_are_refused():
-    with pytest.raises(UsageError, match="PQN needs discrete actions, which 'test' does not have"):
+    with pytest.raises(
+        UsageError, match="PQN needs discrete actions; those of 'test' are continuous; algorithms for it: sac"
+    ):
         check_suits("pqn", dataclasses.replace(SPEC, action_space=Box((-1.0,), (1.0,))))
 
 

@@ -25,7 +25,7 @@ class ActorConfig:
 
 
 @dataclass(frozen=True)
-class ReplayConfig(AgentConfig):
+class OffPolicyConfig(AgentConfig):
     tau: float = 1.0
     target_every: int = 1000
     temperature_learning_rate: float = 3e-4
@@ -39,7 +39,7 @@ def options(config):
 @given(
     st.sampled_from(sorted(SETTINGS)),
     st.builds(
-        ReplayConfig,
+        OffPolicyConfig,
         encoder=st.builds(
             EncoderConfig,
             norm=st.sampled_from(["auto", "layer", "none"]),
@@ -80,7 +80,7 @@ def test_what_an_intervention_changes_is_valid_new_and_all_that_there_is_to_chan
 
 
 def test_the_rates_of_all_networks_are_multiplied():
-    config = ReplayConfig(actor=ActorConfig(learning_rate=1e-3))
+    config = OffPolicyConfig(actor=ActorConfig(learning_rate=1e-3))
     rates = with_rates({RATE: 0.5}, options(config))
     assert rates == {"optimizer.adam_learning_rate": 1.25e-4, "actor.learning_rate": 5e-4}
     given = dataclasses.replace(config, optimizer=OptimizerConfig(learning_rate=0.2), actor=ActorConfig())
@@ -97,8 +97,8 @@ def test_the_rates_of_all_networks_are_multiplied():
         ("clip_gradients", AgentConfig(), {"max_grad_norm": 1.0}),
         ("clip_gradients", AgentConfig(max_grad_norm=5.0), {"max_grad_norm": 0.5}),
         ("slower_targets", AgentConfig(), {}),
-        ("slower_targets", ReplayConfig(), {"target_every": 2000}),
-        ("slower_targets", ReplayConfig(tau=0.005), {"tau": 0.001}),
+        ("slower_targets", OffPolicyConfig(), {"target_every": 2000}),
+        ("slower_targets", OffPolicyConfig(tau=0.005), {"tau": 0.001}),
         ("smaller_network", AgentConfig(), {}),
         ("smaller_network", AgentConfig(torso=TorsoConfig(depth=3, width=64)), {"torso.depth": 1}),
         ("activation", AgentConfig(torso=TorsoConfig(activation="gelu")),

@@ -379,3 +379,11 @@ def test_clipping_takes_one_tensor():
     assert total == 6
     assert norms.tolist() == [6.0]
     torch.testing.assert_close(single.grad.norm(), torch.tensor(1.0))
+
+
+def test_without_a_largest_norm_gradients_are_measured_and_stay():
+    single = Parameter(torch.ones(2))
+    single.grad = torch.tensor([3e19, 4e19])
+    total, norms = clip_gradient_norm_([single], None)
+    torch.testing.assert_close(total, norms[0])
+    assert single.grad.tolist() == torch.tensor([3e19, 4e19]).tolist()

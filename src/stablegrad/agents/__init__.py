@@ -1,5 +1,7 @@
-"""Algorithms, one a file: act, targets, loss, update."""
+"""Algorithms, one a file, on one contract; the catalogue finds them by name."""
 
+from stablegrad.agents.dqn import DQN, DQNConfig
 from stablegrad.agents.pqn import PQN, PQNConfig
+from stablegrad.agents.sac import SAC, SACConfig
 
-__all__ = ["PQN", "PQNConfig"]
+__all__ = ["DQN", "PQN", "SAC", "DQNConfig", "PQNConfig", "SACConfig"]

@@ -13,6 +13,8 @@ from stablegrad.targets import import_module, nearest_target
 #: Module of each algorithm, which has its ``ALGORITHM``.
 MODULES = {
     "pqn": "stablegrad.agents.pqn",
+    "dqn": "stablegrad.agents.dqn",
+    "sac": "stablegrad.agents.sac",
 }
 ALGORITHMS = tuple(MODULES)
 #: What runs without a word about the algorithm train.
@@ -67,5 +69,5 @@ def check_suits(name: str, spec: EnvironmentSpec) -> None:
     if reason is None:
         return
     others = [other for other in ALGORITHMS if find_algorithm(other).supports(spec) is None]
-    advice = f"; try {' or '.join(others)}" if others else ""
-    raise UsageError(f"{algorithm.title} {reason}, which {spec.env_id!r} does not have{advice}")
+    advice = f"; algorithms for it: {', '.join(others)}" if others else ""
+    raise UsageError(f"{algorithm.title} {reason}{advice}")

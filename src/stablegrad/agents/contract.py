@@ -57,30 +57,6 @@ class AgentConfig:
 
 
 @dataclass(frozen=True)
-class ReplayConfig(AgentConfig):
-    """The options of agents that learn from a replay buffer."""
-
-    buffer_size: int = 1_000_000
-    """Transitions that the replay buffer holds, over all environments."""
-    batch_size: int = 256
-    """Transitions in a minibatch."""
-    learning_starts: int = 10_000
-    """Environment steps before the first update."""
-    train_every: int = 1
-    """Environment steps between two calls of ``learn``, of all environments together."""
-    gradient_steps: int = 1
-    """Minibatch steps in a call of ``learn``."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(self, buffer_size=1, batch_size=1, learning_starts=0, train_every=1, gradient_steps=1)
-
-    @property
-    def horizon(self) -> int:  # noqa: D102
-        return max(self.train_every // self.num_envs, 1)
-
-
-@dataclass(frozen=True)
 class Objective:
     """The loss of one network on fixed inputs, as curvature and gradient ranks need it.
 
@@ -123,6 +99,14 @@ class Agent(Protocol):
     @property
     def updates(self) -> int:
         """Minibatch steps taken so far."""
+
+    @property
+    def outputs(self) -> Mapping[str, str | None]:
+        """What churn means for each network's outputs, by its name.
+
+        "argmax" where the best of several values or logits is the action, "mean_action" for means and log standard
+        deviations of a tanh-Gaussian policy, None where outputs choose nothing.
+        """
 
     @property
     def replay(self) -> Replay | None:

@@ -7,6 +7,7 @@ are those of arXiv 2506.15544 for Atari.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,7 @@ class PQN:
     """The agent: network, optimizer, how it acts and how it learns; see ``MakeAgent`` for the arguments."""
 
     replay = None
+    outputs: Mapping[str, str | None] = {"q": "argmax"}
 
     def __init__(
         self,
@@ -187,7 +189,7 @@ class PQN:
                 loss.backward()
                 if self.average_gradients is not None:
                     self.average_gradients(self.parameters)
-                total, parameter_norms = clip_gradient_norm_(self.parameters, config.max_grad_norm or float("inf"))
+                total, parameter_norms = clip_gradient_norm_(self.parameters, config.max_grad_norm)
                 self.optimizer.step()
                 losses.append(loss.detach())
                 q_means.append((rows_weight * q_value.detach()).sum() / rows_valid)
@@ -293,7 +295,9 @@ def defaults(spec: EnvironmentSpec) -> PQNConfig:
 
 def supports(spec: EnvironmentSpec) -> str | None:
     """Why PQN cannot act in an environment; None: it can."""
-    return None if isinstance(spec.action_space, Discrete) else "needs discrete actions"
+    if isinstance(spec.action_space, Discrete):
+        return None
+    return f"needs discrete actions; those of {spec.env_id!r} are continuous"
 
 
 def experience_bytes(config: PQNConfig, spec: EnvironmentSpec) -> int:

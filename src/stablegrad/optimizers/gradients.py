@@ -6,11 +6,10 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_
 
 
 @torch.no_grad()
-def clip_gradient_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
+def clip_gradient_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float | None) -> tuple[Tensor, Tensor]:
     """Scale all gradients in place so that their global L2 norm is at most ``max_norm``.
 
     The same as ``torch.nn.utils.clip_grad_norm_``, which throws away the norm of every single parameter; here they come
@@ -18,7 +17,7 @@ def clip_gradient_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) 
 
     Args:
         parameters: parameters, or one; those without a gradient are passed over.
-        max_norm: largest global norm.
+        max_norm: largest global norm; None: nothing is scaled.
 
     Returns:
         (total, norms): the global norm, a scalar, and the norm of each parameter's gradient, [number of parameters], 0
@@ -38,7 +37,10 @@ def clip_gradient_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) 
         norm_of.update(zip(indices, (norm.to(first) for norm in norms), strict=True))
     found = torch.stack(list(norm_of.values()))
     total = torch.linalg.vector_norm(found)
-    clip_grads_with_norm_(members, max_norm, total)
+    if max_norm is not None:
+        scale = (max_norm / (total + 1e-6)).clamp(max=1.0)
+        for (device, _), indices in groups.items():
+            torch._foreach_mul_([grad for i in indices if (grad := members[i].grad) is not None], scale.to(device))
     if list(norm_of) != list(range(len(members))):
         zero = found.new_zeros(())
         found = torch.stack([norm_of.get(i, zero).to(found.dtype) for i in range(len(members))])

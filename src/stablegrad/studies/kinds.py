@@ -18,9 +18,8 @@ import torch
 from torch import nn
 
 from stablegrad.agents.catalogue import ALGORITHMS, check_suits, find_algorithm
-from stablegrad.agents.contract import ReplayConfig
+from stablegrad.agents.off_policy import OffPolicyConfig
 from stablegrad.agents.presets import option_names
-from stablegrad.environments import environment_spec
 from stablegrad.environments.atari_scores import ALE_57, human_normalized_score
 from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.networks import parameter_count
@@ -202,10 +201,9 @@ def needs(config: Config) -> Needs:
         UsageError: it cannot be run: no such environment, data folder or device, or parts that do not fit together.
     """
     if isinstance(config, RunConfig):
-        spec = environment_spec(config.env, atari=config.atari)
-        check_suits(config.algorithm, spec)
-        agent, algorithm = config.agent, find_algorithm(config.algorithm)
-        parameters = parameter_count(lambda: nn.ModuleDict(algorithm.build_networks(agent, spec)))
+        run = config
+        check_suits(run.algorithm, run.spec)
+        parameters = parameter_count(lambda: nn.ModuleDict(run.build_networks()))
         return Needs(parameters, config.memory_need().total, config.total_steps)
     resolve_device(config.device)  # raises where there is none
     _ = config.reshuffles
@@ -223,7 +221,7 @@ def calibration(config: Config) -> Config:
     """A run that takes the same steps and logs as often as it can, to see how long a step takes."""
     if isinstance(config, RunConfig):
         agent = config.agent
-        if isinstance(agent, ReplayConfig):
+        if isinstance(agent, OffPolicyConfig):
             # Steps before the first update take less time, and are few in a long run.
             agent = dataclasses.replace(agent, learning_starts=min(agent.learning_starts, agent.batch_size))
         return dataclasses.replace(

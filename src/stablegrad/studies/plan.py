@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from stablegrad.environments import environment_spec
 from stablegrad.errors import UsageError
 from stablegrad.hardware import available_memory
 from stablegrad.studies.kinds import Needs, calibration, needs
@@ -165,7 +164,7 @@ def _cost_key(cell: Cell, without: Iterable[str] = ()) -> str:
     value = _without(config.to_json(), {*FREE, *without})
     if isinstance(config, RunConfig):
         # Atari games take alike: what they show has one shape. Other environments are what their names say.
-        spec = environment_spec(config.env, atari=config.atari)
+        spec = config.spec
         value["env"] = spec.engine if spec.atari_game else config.env
     return json.dumps(value, sort_keys=True)
 

@@ -13,14 +13,12 @@ from typing import Any
 
 import torch
 
-from stablegrad.agents.catalogue import find_algorithm
 from stablegrad.diagnostics import interventions
 from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.settings import WriteCommand, command_text, with_rates
 from stablegrad.diagnostics.trial import SEEDS, TOP, UNCHANGED, Trial, decide
-from stablegrad.environments import environment_spec
 from stablegrad.errors import StablegradError, UsageError
 from stablegrad.options import flatten
 from stablegrad.studies.comparison import Comparison
@@ -51,13 +49,12 @@ def fitting(saved: Mapping[str, Any]) -> frozenset[str] | None:
     """
     try:
         config = RunConfig.from_json(saved)
-        spec = environment_spec(config.env, atari=config.atari)
+        with torch.device("meta"):
+            networks = config.build_networks().items()
+            trained = [(network, config.agent.optimizer_of(name).build(network)) for name, network in networks]
     except StablegradError:
         return None
-    with torch.device("meta"):
-        networks = find_algorithm(config.algorithm).build_networks(config.agent, spec)
-    pairs = ((network, config.agent.optimizer_of(name).build(network)) for name, network in networks.items())
-    return interventions.fitting(*pairs)
+    return interventions.fitting(*trained)
 
 
 def shortened(config: RunConfig, steps: int) -> RunConfig:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from stablegrad.agents.catalogue import find_algorithm
-from stablegrad.agents.contract import ReplayConfig
+from stablegrad.agents.off_policy import OffPolicyConfig
 from stablegrad.diagnostics.history import looks_of
 from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.diagnostics.rules import Finding
-from stablegrad.environments import environment_seeds, environment_spec, make_vector_env
+from stablegrad.environments import environment_seeds, make_vector_env
 from stablegrad.errors import StablegradError
 from stablegrad.training.config import RunConfig
 
@@ -38,13 +38,17 @@ def preflight_findings(config: RunConfig) -> list[Finding]:
     """
     algorithm = find_algorithm(config.algorithm)
     agent_config = config.agent
-    if isinstance(agent_config, ReplayConfig):
+    if isinstance(agent_config, OffPolicyConfig):
         agent_config = dataclasses.replace(agent_config, buffer_size=SAMPLE_ROWS)
-    spec = environment_spec(config.env, atari=config.atari)
+    spec = config.spec
     agent = algorithm.agent(agent_config, spec, total_steps=config.total_steps, device=torch.device("cpu"), seed=0)
     num_envs = agent_config.num_envs
     env = make_vector_env(
-        config.env, num_envs, seeds=environment_seeds(0, 0, num_envs), atari=config.atari, num_threads=1
+        config.env,
+        num_envs,
+        seeds=environment_seeds(0, 0, num_envs),
+        atari=config.atari,
+        action_repeat=config.action_repeat,
     )
     try:
         agent.begin(env.reset())

@@ -14,12 +14,10 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from stablegrad.agents.catalogue import find_algorithm
 from stablegrad.agents.presets import PRESETS, apply_changes
 from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.settings import RATE
-from stablegrad.environments import EnvironmentSpec, environment_spec
 from stablegrad.errors import UsageError
 from stablegrad.networks import parameter_count
 from stablegrad.networks.sizes import resolve_depth, resolve_width
@@ -70,7 +68,6 @@ class Space:
 
     Args:
         base: the baseline; its network is the budget.
-        spec: its environment; None: looked up.
 
     Attributes:
         base: the baseline.
@@ -78,9 +75,9 @@ class Space:
         choices: values by dimension, the baseline's first; a learning rate's factor has none, as it is a number.
     """
 
-    def __init__(self, base: RunConfig, spec: EnvironmentSpec | None = None):
+    def __init__(self, base: RunConfig):
         self.base = base
-        self.spec = spec or environment_spec(base.env, atari=base.atari)
+        self.spec = base.spec
         self.budget = self.parameters(base)
         agent, depth = base.agent, resolve_depth(base.agent.torso.depth)
         self._options = flatten(dataclasses.asdict(agent))
@@ -100,8 +97,7 @@ class Space:
 
     def parameters(self, config: RunConfig) -> int:
         """Parameters of a configuration's network, which is not allocated."""
-        networks = find_algorithm(config.algorithm).build_networks
-        return parameter_count(lambda: nn.ModuleDict(networks(config.agent, self.spec)))
+        return parameter_count(lambda: nn.ModuleDict(config.build_networks()))
 
     @property
     def base_point(self) -> Point:

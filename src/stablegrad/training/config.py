@@ -17,11 +17,12 @@ from typing import Annotated, Any, cast
 
 import torch
 import tyro
+from torch import nn
 
 from stablegrad.agents.catalogue import DEFAULT_ALGORITHM, check_suits, find_algorithm
 from stablegrad.agents.contract import AgentConfig
 from stablegrad.agents.presets import apply_changes, parse_setting, preset_config
-from stablegrad.environments import AtariOptions, environment_spec
+from stablegrad.environments import AtariOptions, EnvironmentSpec, environment_spec
 from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.packages import load_package
 from stablegrad.training.distributed import Ranks
@@ -49,6 +50,8 @@ class RunConfig:
     """The agent's settings, of the algorithm's configuration class; on the command line without a prefix."""
     atari: Annotated[AtariOptions | None, tyro.conf.AvoidSubcommands] = None
     """Atari preprocessing; None for every other environment."""
+    action_repeat: int = 1
+    """Steps of the environment for which each action is taken; their rewards are summed. Atari has frame_skip."""
     diagnosis: Annotated[DiagnosisConfig, tyro.conf.arg(name="")] = field(default_factory=DiagnosisConfig)
     """How the run is watched; on the command line without a prefix."""
     threads: int = 0
@@ -77,6 +80,7 @@ class RunConfig:
             ("total_steps", 1),
             ("seed", 0),
             ("threads", 0),
+            ("action_repeat", 1),
             ("keep_checkpoints", 1),
             ("eval_episodes", 0),
         ):
@@ -98,12 +102,21 @@ class RunConfig:
         """Environment steps between lines of metrics, the default worked out."""
         return self.log_every or max(self.total_steps // 500, 1)
 
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """The environment's observations and actions; raises what ``environment_spec`` raises."""
+        return environment_spec(self.env, atari=self.atari, action_repeat=self.action_repeat)
+
+    def build_networks(self) -> dict[str, nn.Module]:
+        """The agent's networks by name, freshly initialised; also on the meta device."""
+        return find_algorithm(self.algorithm).build_networks(self.agent, self.spec)
+
     def check(self) -> None:
         """Raise UsageError for an environment that does not exist or suit the agent, or a missing device or package.
 
         Under torchrun also for a run that its processes cannot share.
         """
-        spec = environment_spec(self.env, atari=self.atari)
+        spec = self.spec
         check_suits(self.algorithm, spec)
         # Builds the network without memory: what it cannot be is said here, too.
         ranks = Ranks()
@@ -121,8 +134,9 @@ class RunConfig:
     def memory_need(self) -> MemoryNeed:
         """What the run (under torchrun, each of its processes) needs in memory, as far as it is known beforehand."""
         ranks = Ranks()
-        spec = environment_spec(self.env, atari=self.atari)
-        return memory_need(self.algorithm, ranks.share(self.agent), spec, ranks.device(resolve_device(self.device)))
+        return memory_need(
+            self.algorithm, ranks.share(self.agent), self.spec, ranks.device(resolve_device(self.device))
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""

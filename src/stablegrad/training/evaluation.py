@@ -68,9 +68,8 @@ def evaluate_run(
             f"run '{folder.path}' has no checkpoint yet; 'stablegrad resume {folder.path}' goes on to its first one"
         )
     weights, state = load_checkpoint(checkpoints[-1])
-    spec = environment_spec(config.env, atari=config.atari)
     make_agent = find_algorithm(config.algorithm).agent
-    agent = make_agent(config.agent, spec, total_steps=config.total_steps, device=resolve_device(device), seed=0)
+    agent = make_agent(config.agent, config.spec, total_steps=config.total_steps, device=resolve_device(device), seed=0)
     load_weights(agent.networks, weights, checkpoints[-1])
     result = evaluate(
         agent.policy,
@@ -78,6 +77,7 @@ def evaluate_run(
         episodes=episodes,
         seed=config.seed if seed is None else seed,
         atari=config.atari,
+        action_repeat=config.action_repeat,
         video=video,
         max_episode_steps=max_episode_steps,
         quiet=quiet,
@@ -92,6 +92,7 @@ def evaluate(
     episodes: int,
     seed: int,
     atari: AtariOptions | None = None,
+    action_repeat: int = 1,
     video: Path | None = None,
     stop: Callable[[], None] | None = None,
     max_episode_steps: int | None = None,
@@ -114,6 +115,7 @@ def evaluate(
         episodes: games to play, at least 1.
         seed: of the environments.
         atari: preprocessing of the training run.
+        action_repeat: of the training run.
         video: MP4 file to write of the first game.
         stop: called before every step; raises to stop.
         max_episode_steps: steps after which a game is cut; None: the environment's own time limit, or 27,000 where it
@@ -129,7 +131,7 @@ def evaluate(
     for name, value in (("episodes", episodes), ("max-episode-steps", max_episode_steps)):
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
-    spec = environment_spec(env_id, atari=atari)
+    spec = environment_spec(env_id, atari=atari, action_repeat=action_repeat)
     limit = max_episode_steps or spec.max_episode_steps or EPISODE_LIMIT
     returns: list[float] = []
     lengths: list[int] = []
@@ -145,7 +147,10 @@ def evaluate(
         stack.callback(progress.close)
         while quota.any():
             seeds = environment_seeds(seed, segment, num_envs)
-            with closing(make_vector_env(env_id, num_envs, seeds=seeds, atari=atari, render=video is not None)) as env:
+            made = make_vector_env(
+                env_id, num_envs, seeds=seeds, atari=atari, render=video is not None, action_repeat=action_repeat
+            )
+            with closing(made) as env:
                 observation = env.reset()
                 playing = quota > 0
                 while playing.any():

@@ -92,13 +92,15 @@ class Health:
             return
         self.agent = agent
         if config.look_every and agent.optimizers:
-            networks = shown_names(agent.networks)
+            networks, named = shown_names(agent.networks), agent.networks
+            probes = {shown: partial(self._probe, name) for shown, name in zip(networks, named, strict=True)}
             self.monitor = Monitor(
-                networks[""] if len(networks) == 1 else networks,
+                networks,
                 list(agent.optimizers.values()),
                 every=config.look_every,
-                probe=self._probe if config.probe_every and len(networks) == 1 else None,
+                probe=probes if config.probe_every else None,
                 probe_every=config.probe_every,
+                churn={shown: agent.outputs[name] for shown, name in zip(networks, named, strict=True)},
                 on_record=lambda step, metrics: self._snapshots.append(metrics),
             )
 
@@ -114,11 +116,12 @@ class Health:
         every = self._curvature_every
         if self.monitor is None or not every or self.agent.updates // every == updates_before // every:
             return
-        for name, objective in self.agent.objectives(CURVATURE_ROWS).items():
-            network = self.agent.networks[name]
-            self.monitor.measure_curvature(partial(objective.mean_loss, network), seed=self.agent.updates)
-        for objective in self.agent.objectives(GRADIENT_ROWS).values():
-            self.monitor.measure_gradient_ranks(objective.inputs, objective.loss, *objective.targets)
+        agent, names = self.agent, dict(zip(self.agent.networks, shown_names(self.agent.networks), strict=True))
+        for name, objective in agent.objectives(CURVATURE_ROWS).items():
+            loss = partial(objective.mean_loss, agent.networks[name])
+            self.monitor.measure_curvature(loss, network=names[name], seed=agent.updates)
+        for name, one in agent.objectives(GRADIENT_ROWS).items():
+            self.monitor.measure_gradient_ranks(one.inputs, one.loss, *one.targets, network=names[name])
 
     def take_seconds(self) -> float:
         """Time that looks took since this was last asked."""
@@ -190,8 +193,8 @@ class Health:
             self.findings = judge(history)
             self.verdict = verdict_of(self.findings, enough_to_judge(history))
 
-    def _probe(self) -> Tensor:
-        return next(iter(self.agent.probe(PROBE_ROWS).values()))
+    def _probe(self, network: str) -> Tensor:
+        return self.agent.probe(PROBE_ROWS)[network]
 
 
 def apply_live(agent: Agent, name: str, factor: float | None) -> None:

@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 
 from stablegrad.agents.catalogue import find_algorithm
 from stablegrad.agents.contract import Agent
-from stablegrad.environments import StepResult, VectorEnv, environment_seeds, environment_spec, make_vector_env
+from stablegrad.environments import StepResult, VectorEnv, environment_seeds, make_vector_env
 from stablegrad.hardware import denormals_flushed, has_fast_bf16
 from stablegrad.training.config import RunConfig, resolve_device
 from stablegrad.training.distributed import Ranks
@@ -116,7 +116,7 @@ class Interaction:
         self.config = config
         self.resources = resources
         self.ranks, self.timer = resources.ranks, resources.timer
-        self.spec = environment_spec(config.env, atari=config.atari)
+        self.spec = config.spec
         self.agent: Agent = find_algorithm(config.algorithm).agent(
             self.ranks.share(config.agent),
             self.spec,
@@ -212,6 +212,7 @@ class Interaction:
             seeds=seeds,
             atari=config.atari,
             num_threads=self.resources.threads if self.spec.engine == "envpool" else 0,
+            action_repeat=config.action_repeat,
         )
 
     def _reseed(self) -> None:
@@ -262,6 +263,7 @@ class Interaction:
             episodes=self.config.eval_episodes,
             seed=self.config.seed,
             atari=self.config.atari,
+            action_repeat=self.config.action_repeat,
             stop=run.stop_if_asked,
             quiet=run.quiet,
         )

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from stablegrad.agents.catalogue import find_algorithm
-from stablegrad.agents.contract import AgentConfig, ReplayConfig
+from stablegrad.agents.contract import AgentConfig
+from stablegrad.agents.off_policy import OffPolicyConfig
 from stablegrad.environments import EnvironmentSpec
 from stablegrad.errors import UsageError
 from stablegrad.hardware import available_memory, used_memory
@@ -110,7 +111,7 @@ def check_memory(algorithm: str, config: AgentConfig, spec: EnvironmentSpec, dev
     if free is not None and need.total > free:
         staying = {name: need.parts[name] for name in ("weights and gradients", "optimizer", "experience")}
         listed = ", ".join(f"{name} {memory(size)}" for name, size in staying.items())
-        options = ("buffer_size",) if isinstance(config, ReplayConfig) else ("num_envs", "num_steps")
+        options = ("buffer_size",) if isinstance(config, OffPolicyConfig) else ("num_envs", "num_steps")
         if need.experience <= need.total / 2:
             options = ("torso.width", "torso.depth")
         smaller = " or ".join(f"--{option.replace('_', '-')}" for option in options)

@@ -1,0 +1,241 @@
+"""What agents with a replay buffer share: its options, when they learn, their random streams and their state."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stablegrad.agents.contract import AgentConfig, Algorithm, AverageGradients, check_at_least, check_fractions
+from stablegrad.agents.replay import Batch, Replay
+from stablegrad.environments import Box, EnvironmentSpec, StepResult
+from stablegrad.errors import UsageError
+from stablegrad.optimizers.gradients import clip_gradient_norm_
+from stablegrad.optimizers.saved import load_state
+
+
+@dataclass(frozen=True)
+class OffPolicyConfig(AgentConfig):
+    """The options of learning from a replay buffer."""
+
+    batch_size: int = 256
+    """Transitions of one update."""
+    buffer_size: int = 1_000_000
+    """Transitions that the replay buffer holds, over all environments."""
+    learning_starts: int = 10_000
+    """Environment steps before the first update, taken with uniformly random actions."""
+    train_every: int = 1
+    """Environment steps, counted over all environments, between two calls of learn; at least one of each."""
+    gradient_steps: int = 1
+    """Updates in each call of learn."""
+    n_step: int = 1
+    """Rewards that a target sums up before it bootstraps."""
+    tau: float = 1.0
+    """How far a target network moves to the trained one when it is updated; 1 copies it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(
+            self, batch_size=1, buffer_size=self.num_envs, learning_starts=0, train_every=1, gradient_steps=1, n_step=1
+        )
+        check_fractions(self, "tau")
+
+    @property
+    def horizon(self) -> int:
+        """Steps of every environment between two calls of learn."""
+        return max(self.train_every // self.num_envs, 1)
+
+
+class OffPolicyAgent:
+    """A learner from a replay buffer, without what makes an algorithm: ``act``, which keeps ``action``, and ``update``.
+
+    Args:
+        algorithm: the subclass's entry in the catalogue.
+        config: what to learn and how.
+        spec: the environment's observations and actions.
+        target_networks: names of the networks that have a target network.
+        total_steps: environment steps of the whole run, for schedules.
+        device: where the networks live.
+        seed: draws the initial weights and, until ``reseed``, everything else.
+        average_gradients: see ``MakeAgent``.
+
+    Raises:
+        UsageError: the algorithm does not support the environment.
+    """
+
+    action: np.ndarray
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        config: OffPolicyConfig,
+        spec: EnvironmentSpec,
+        *target_networks: str,
+        total_steps: int,
+        device: torch.device,
+        seed: int,
+        average_gradients: AverageGradients | None = None,
+    ):
+        if reason := algorithm.supports(spec):
+            raise UsageError(f"{algorithm.title} {reason}")
+        self.title = algorithm.title
+        self.config: Any = config
+        self.spec = spec
+        self.total_steps = total_steps
+        self.device = device
+        self.average_gradients = average_gradients
+        # A fork, so that making an agent leaves the random numbers of the program around it alone.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            networks = algorithm.build_networks(config, spec)
+        self.networks: Mapping[str, nn.Module] = {name: network.to(device) for name, network in networks.items()}
+        self.targets: Mapping[str, nn.Module] = {
+            name: copy.deepcopy(self.networks[name]).requires_grad_(False) for name in target_networks
+        }
+        self.optimizers: Mapping[str, Optimizer] = {
+            name: config.optimizer_of(name).build(network) for name, network in self.networks.items()
+        }
+        self.parameters = {name: list(network.parameters()) for name, network in self.networks.items()}
+        self.replay = make_replay(config, spec, device)
+        self.updates = 0
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Start new random streams."""
+        sampling, noise = (int(state) for state in np.random.SeedSequence(seed).generate_state(2))
+        self.random = np.random.default_rng(seed)
+        """For exploration, on the CPU."""
+        self.sampling = torch.Generator().manual_seed(sampling)
+        """For batches."""
+        self.noise = torch.Generator(self.device).manual_seed(noise)
+        """For what networks add to their outputs."""
+
+    def begin(self, observation: np.ndarray) -> None:
+        """Start a segment from the first observations of fresh environments."""
+        self.observation = observation
+        self.replay.begin(observation)
+
+    def observe(self, result: StepResult) -> None:
+        """Store what came of the actions that ``act`` returned last."""
+        self.replay.add(self.action, result)
+        self.observation = result.observation
+
+    def learn(self, env_steps: int) -> Mapping[str, Tensor]:
+        """Make ``gradient_steps`` updates from batches of the replay buffer; see ``Agent.learn``."""
+        config = self.config
+        if env_steps < config.learning_starts or not len(self.replay):
+            return {}
+        for name, optimizer in self.optimizers.items():
+            config.optimizer_of(name).set_learning_rate(optimizer, env_steps / self.total_steps)
+        metrics: dict[str, list[Tensor]] = {}
+        for _ in range(config.gradient_steps):
+            for name, value in self.update(self.replay.sample(config.batch_size, self.sampling)).items():
+                metrics.setdefault(name, []).append(value)
+            self.updates += 1
+        return {name: torch.stack(values) for name, values in metrics.items()}
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Change the weights by one batch; returns a value for each metric."""
+        raise NotImplementedError
+
+    def step(self, name: str, loss: Tensor) -> dict[str, Tensor]:
+        """One step of a network's optimizer down the gradient of ``loss``; returns gradient norms before clipping."""
+        parameters, optimizer = self.parameters[name], self.optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        # Of these alone: the actor's loss runs through the critic, whose gradients nobody needs there.
+        loss.backward(inputs=parameters)
+        if self.average_gradients is not None:
+            self.average_gradients(parameters)
+        total, norms = clip_gradient_norm_(parameters, self.config.max_grad_norm)
+        optimizer.step()
+        return {f"gradients/{name}": total, f"parameter_norms/{name}": norms}
+
+    def recent(self, rows: int) -> Batch | None:
+        """At most ``rows`` transitions for measurements, which leave the agent's random streams alone; None: none."""
+        available = min(rows, len(self.replay))
+        if not available:
+            return None
+        batch = self.replay.sample(available, torch.Generator().manual_seed(self.updates))
+        # Copies, as the next sample overwrites observations.
+        return dataclasses.replace(
+            batch, observation=batch.observation.clone(), next_observation=batch.next_observation.clone()
+        )
+
+    def on_device(self, observation: np.ndarray) -> Tensor:
+        """Observations as a tensor on the agent's device."""
+        return torch.from_numpy(observation).to(self.device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of passes through networks."""
+        if self.config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the weights of ``networks`` and ``replay``, which are saved apart."""
+        return {
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "targets": {name: target.state_dict() for name, target in self.targets.items()},
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``, after the weights of ``networks`` were loaded.
+
+        Raises:
+            ValueError: the state is of another agent or optimizer.
+        """
+        own = self.state_dict().keys()
+        if own != state.keys():
+            raise ValueError(f"a state of {self.title} has {', '.join(own)}; this one has {', '.join(state)}")
+        for name, optimizer in self.optimizers.items():
+            load_state(optimizer, state["optimizers"][name])
+        for name, target in self.targets.items():
+            target.load_state_dict(state["targets"][name])
+        self.updates = state["updates"]
+
+
+def make_replay(config: OffPolicyConfig, spec: EnvironmentSpec, device: torch.device) -> Replay:
+    """The replay buffer of a configuration, empty."""
+    return Replay(
+        config.buffer_size,
+        config.num_envs,
+        discount=config.discount,
+        device=device,
+        **_stored(config, spec),
+    )
+
+
+def replay_bytes(config: OffPolicyConfig, spec: EnvironmentSpec) -> int:
+    """Memory of the replay buffer of a configuration."""
+    return Replay.bytes_needed(config.buffer_size, config.num_envs, **_stored(config, spec))
+
+
+def _stored(config: OffPolicyConfig, spec: EnvironmentSpec) -> dict[str, Any]:
+    """What a transition consists of, as arguments of ``Replay``."""
+    size = spec.action_space.size if isinstance(spec.action_space, Box) else None
+    return {
+        "observation_shape": spec.observation_shape,
+        "observation_dtype": getattr(torch, spec.observation_dtype),
+        "action_shape": () if size is None else (size,),
+        "action_dtype": torch.int64 if size is None else torch.float32,
+        "n_step": config.n_step,
+        "frame_stack": _frame_stack(spec),
+    }
+
+
+def _frame_stack(spec: EnvironmentSpec) -> int:
+    """Pictures in one observation, of which all but the newest were in the observation before.
+
+    Only Atari stacks pictures. Three channels may be three grey pictures or one in colour: these are stored whole.
+    """
+    channels = spec.observation_shape[0]
+    return channels if spec.is_image and spec.atari_game is not None and channels % 3 else 1

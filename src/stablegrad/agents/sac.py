@@ -1,0 +1,312 @@
+"""SAC: a stochastic policy for continuous actions that earns reward and entropy, from a replay buffer.
+
+Haarnoja et al., "Soft Actor-Critic Algorithms and Applications", 2018 (arXiv 1812.05905), with the temperature learned.
+The defaults are the paper's, as in RL Baselines3 Zoo for MuJoCo.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stablegrad.agents import tanh_gaussian
+from stablegrad.agents.contract import Algorithm, AverageGradients, Objective
+from stablegrad.agents.off_policy import OffPolicyAgent, OffPolicyConfig, replay_bytes
+from stablegrad.agents.replay import Batch
+from stablegrad.agents.targets import polyak_update_, soft_q_target
+from stablegrad.environments import Box, EnvironmentSpec
+from stablegrad.errors import UsageError
+from stablegrad.networks import Critic, GaussianActor, TorsoConfig
+from stablegrad.networks.sizes import resolve_depth
+from stablegrad.optimizers.config import OptimizerConfig
+from stablegrad.optimizers.saved import load_state
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """Where the actor differs from the critic; None or auto: it does not."""
+
+    kind: str | None = None
+    """As torso.kind."""
+    depth: int | str | None = None
+    """As torso.depth."""
+    width: int | str | None = None
+    """As torso.width."""
+    norm: str = "auto"
+    """As torso.norm: layer or none; auto: the critic's."""
+    activation: str | None = None
+    """As torso.activation."""
+    optimizer: str | None = None
+    """As optimizer.name; another optimizer's rate follows from optimizer.adam_learning_rate."""
+    learning_rate: float | None = None
+    """As optimizer.learning_rate."""
+
+
+@dataclass(frozen=True)
+class SACConfig(OffPolicyConfig):
+    """Everything that decides what SAC learns; torso and optimizer are those of critic and actor."""
+
+    torso: TorsoConfig = field(default_factory=partial(TorsoConfig, depth=0, width=256, norm="none"))
+    optimizer: OptimizerConfig = field(default_factory=partial(OptimizerConfig, name="adam", adam_learning_rate=3e-4))
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    tau: float = 0.005
+    """How far the target network moves to the critic at every update; 1 copies it."""
+    num_critics: int = 2
+    """Critics, of which targets take the least value: 1 or 2."""
+    temperature: float = 1.0
+    """Weight of the entropy: at the start, or throughout where it is not learned."""
+    learn_temperature: bool = True
+    """Fit the temperature to the target entropy."""
+    temperature_learning_rate: float = 3e-4
+    """Adam's rate for the logarithm of the temperature."""
+    target_entropy: float | None = None
+    """Entropy that the temperature is fitted to, in nats; None: minus the number of an action's numbers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_critics not in (1, 2):
+            raise UsageError(f"num-critics must be 1 or 2, got {self.num_critics}")
+        for name in ("temperature", "temperature_learning_rate"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise UsageError(f"{name.replace('_', '-')} must be above 0 and finite, got {getattr(self, name)}")
+        # The actor's options are checked now, and not when its network is built.
+        self.torso_of("actor")
+        self.optimizer_of("actor")
+
+    def torso_of(self, network: str) -> TorsoConfig:
+        """The torso of "actor" or "critic"."""
+        if network == "critic":
+            return self.torso
+        own = self.actor
+        names = ("kind", "depth", "width", "norm", "activation")
+        changes = {name: value for name in names if (value := getattr(own, name)) not in (None, "auto")}
+        if own.kind not in (None, self.torso.kind):
+            changes |= {"skip_blocks": None, "variance_preserving": False}  # options of the critic's kind
+        elif own.depth is not None and self.torso.skip_blocks is not None:
+            changes["skip_blocks"] = min(self.torso.skip_blocks, resolve_depth(own.depth))
+        return dataclasses.replace(self.torso, **changes)
+
+    def optimizer_of(self, network: str) -> OptimizerConfig:
+        """The optimizer of "actor" or "critic"."""
+        if network == "critic":
+            return self.optimizer
+        own, changes = self.actor, dict[str, Any]()
+        if own.optimizer not in (None, self.optimizer.name):
+            changes = {"name": own.optimizer, "learning_rate": None}
+        if own.learning_rate is not None:
+            changes["learning_rate"] = own.learning_rate
+        return dataclasses.replace(self.optimizer, **changes) if changes else self.optimizer
+
+
+class SAC(OffPolicyAgent):
+    """The agent; see ``Agent`` and ``MakeAgent``. Every update steps temperature, critic and actor, in this order."""
+
+    config: SACConfig
+    outputs: Mapping[str, str | None] = {"actor": "mean_action", "critic": None}
+
+    def __init__(
+        self,
+        config: SACConfig,
+        spec: EnvironmentSpec,
+        *,
+        total_steps: int,
+        device: torch.device,
+        seed: int,
+        average_gradients: AverageGradients | None = None,
+    ):
+        super().__init__(
+            ALGORITHM,
+            config,
+            spec,
+            "critic",
+            total_steps=total_steps,
+            device=device,
+            seed=seed,
+            average_gradients=average_gradients,
+        )
+        assert isinstance(spec.action_space, Box)
+        self.action_size = spec.action_space.size
+        self.actor, self.critic, self.target = self.networks["actor"], self.networks["critic"], self.targets["critic"]
+        self.target_entropy = -float(self.action_size) if config.target_entropy is None else config.target_entropy
+        self.log_temperature = torch.tensor(math.log(config.temperature), device=device, requires_grad=True)
+        self.temperature_optimizer = torch.optim.Adam(
+            [self.log_temperature], lr=config.temperature_learning_rate, fused=True
+        )
+
+    @torch.no_grad()
+    def act(self, env_steps: int) -> np.ndarray:
+        """Actions drawn from the policy, float32 [num_envs, size]; uniformly random until learning starts."""
+        shape = (len(self.observation), self.action_size)
+        if env_steps < self.config.learning_starts:
+            self.action = self.random.uniform(-1.0, 1.0, shape).astype(np.float32)
+        else:
+            noise = torch.randn(shape, generator=self.noise, device=self.device)
+            self.action = self.sample(self.on_device(self.observation), noise)[0].cpu().numpy()
+        return self.action
+
+    @torch.no_grad()
+    def policy(self, observation: np.ndarray) -> np.ndarray:
+        """The tanh of the Gaussian's mean in each observation, float32 [n, size]."""
+        with self.autocast():
+            outputs = self.actor(self.on_device(observation)).float()
+        return tanh_gaussian.mean_and_log_std(outputs)[0].tanh().cpu().numpy()
+
+    def sample(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The policy's actions, [batch, size], by standard normal ``noise``, and their log probabilities, [batch]."""
+        with self.autocast():
+            outputs = self.actor(observation).float()
+        return tanh_gaussian.sample(*tanh_gaussian.mean_and_log_std(outputs), noise)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step each of the temperature, the critic and the actor, and of the target network."""
+        noise, next_noise = torch.randn((2, *batch.action.shape), generator=self.noise, device=self.device)
+        temperature = self.temperature()
+        # A copy: what measures at an optimizer's step may sample, which overwrites observations.
+        observation = batch.observation.clone()
+        action, log_prob = self.sample(observation, noise)
+        metrics = self.step_temperature(log_prob.detach()) if self.config.learn_temperature else {}
+
+        target = self.td_target(batch, next_noise, temperature)
+        with self.autocast():
+            q_values = self.critic(state_action(observation, batch.action)).float()
+        critic_loss = td_loss(q_values, target) / len(target)
+        metrics |= self.step("critic", critic_loss)
+
+        with self.autocast():
+            policy_q = self.critic(state_action(observation, action)).float()
+        actor_loss = policy_loss(policy_q, log_prob, temperature) / len(target)
+        metrics |= self.step("actor", actor_loss)
+
+        polyak_update_(self.target.parameters(), self.critic.parameters(), self.config.tau)
+        return metrics | {
+            "loss/td": critic_loss.detach(),
+            "loss/actor": actor_loss.detach(),
+            "values/q": q_values.detach().mean(),
+            "values/entropy": -log_prob.detach().mean(),
+        }
+
+    def temperature(self) -> Tensor:
+        """The weight of the entropy, a scalar."""
+        return self.log_temperature.detach().exp()
+
+    def step_temperature(self, log_prob: Tensor) -> dict[str, Tensor]:
+        """One step of the temperature towards the target entropy (eq. 18, on the logarithm as in the authors' code)."""
+        loss = -self.log_temperature * (log_prob.mean() + self.target_entropy)
+        self.temperature_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.average_gradients is not None:
+            self.average_gradients([self.log_temperature])
+        self.temperature_optimizer.step()
+        return {"loss/temperature": loss.detach()}
+
+    @torch.no_grad()
+    def td_target(self, batch: Batch, noise: Tensor, temperature: Tensor) -> Tensor:
+        """[batch] soft targets, with the policy's next actions by ``noise``, [batch, size]."""
+        action, log_prob = self.sample(batch.next_observation, noise)
+        with self.autocast():
+            next_q = self.target(state_action(batch.next_observation, action)).float()
+        return soft_q_target(batch.reward, batch.discount, next_q, log_prob, temperature)
+
+    def probe(self, rows: int) -> Mapping[str, Tensor]:
+        """Observations, and observations with actions, out of the replay buffer."""
+        batch = self.recent(rows)
+        if batch is None:
+            return {}
+        return {"actor": batch.observation, "critic": state_action(batch.observation, batch.action)}
+
+    def objectives(self, rows: int) -> Mapping[str, Objective]:
+        """The losses of actor and critic, in fp32, on transitions out of the replay buffer."""
+        batch = self.recent(rows)
+        if batch is None:
+            return {}
+        generator = torch.Generator(self.device).manual_seed(self.updates)
+        noise, next_noise = torch.randn((2, *batch.action.shape), generator=generator, device=self.device)
+        temperature, count = self.temperature(), len(batch.action)
+
+        def actor_loss(outputs: Tensor, observation: Tensor, noise: Tensor) -> Tensor:
+            action, log_prob = tanh_gaussian.sample(*tanh_gaussian.mean_and_log_std(outputs), noise)
+            return policy_loss(self.critic(state_action(observation, action)), log_prob, temperature)
+
+        target = self.td_target(batch, next_noise, temperature)
+        return {
+            "actor": Objective(batch.observation, actor_loss, (batch.observation, noise), count),
+            "critic": Objective(state_action(batch.observation, batch.action), td_loss, (target,), count),
+        }
+
+    def scalars(self, env_steps: int) -> Mapping[str, float]:
+        """The temperature."""
+        return {"exploration/temperature": self.temperature().item()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the weights of ``networks`` and ``replay``, which are saved apart."""
+        return {
+            **super().state_dict(),
+            "log_temperature": self.log_temperature.detach(),
+            "temperature_optimizer": self.temperature_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``; see ``Agent``."""
+        super().load_state_dict(state)
+        with torch.no_grad():
+            self.log_temperature.copy_(state["log_temperature"])
+        load_state(self.temperature_optimizer, state["temperature_optimizer"])
+
+
+def state_action(observation: Tensor, action: Tensor) -> Tensor:
+    """What a critic reads, [batch, observation + action]: observations are [batch, ...], actions [batch, size]."""
+    return torch.cat([observation.flatten(1), action], dim=1)
+
+
+def td_loss(q_values: Tensor, target: Tensor) -> Tensor:
+    """Half the sum of squared TD errors of all critics (eq. 5): q_values [batch, critics], target [batch]."""
+    return 0.5 * (q_values - target[:, None]).square().sum()
+
+
+def policy_loss(q_values: Tensor, log_prob: Tensor, temperature: Tensor) -> Tensor:
+    """Sum of alpha log pi - min_i Q_i (eq. 9): q_values [batch, critics] of the policy's actions, log_prob [batch]."""
+    return (temperature * log_prob - q_values.amin(dim=1)).sum()
+
+
+def supports(spec: EnvironmentSpec) -> str | None:
+    """Why SAC cannot be used; None: it can."""
+    if not isinstance(spec.action_space, Box):
+        return f"needs continuous actions; those of {spec.env_id!r} are discrete"
+    if spec.is_image:
+        return f"needs state vectors; observations of {spec.env_id!r} are images"
+    return None
+
+
+def defaults(spec: EnvironmentSpec) -> SACConfig:
+    """The published settings, the same for all environments."""
+    return SACConfig()
+
+
+def build_networks(config: SACConfig, spec: EnvironmentSpec) -> dict[str, nn.Module]:
+    """Actor and critic of a configuration, freshly initialised."""
+    assert isinstance(spec.action_space, Box)
+    shape, size = spec.observation_shape, spec.action_space.size
+    return {
+        "actor": GaussianActor(shape, size, encoder=config.encoder, torso=config.torso_of("actor")),
+        "critic": Critic(shape, size, config.num_critics, encoder=config.encoder, torso=config.torso_of("critic")),
+    }
+
+
+ALGORITHM = Algorithm(
+    title="SAC",
+    agent=SAC,
+    config=SACConfig,
+    supports=supports,
+    defaults=defaults,
+    build_networks=build_networks,
+    experience_bytes=replay_bytes,
+    metrics=("loss/td", "values/q", "loss/actor", "loss/temperature", "values/entropy", "exploration/temperature"),
+)
