@@ -184,6 +184,12 @@ def test_the_command_for_a_run_is_its_own_with_the_change():
     assert "--total-steps 77" in full("activation", None) and "77" not in short("activation", None)
 
 
+def test_what_no_width_is_small_enough_for_has_no_command():
+    saved = default_run("pqn", "CartPole-v1", "baseline+torso.width=1+torso.norm=none").to_json()
+    command = commands_of(saved)
+    assert command("layer_norm", None) is None and "--optimizer.name kron" in command("kron", None)
+
+
 def test_a_run_whose_environment_is_not_there_and_a_classifier_get_commands_of_what_is_known():
     saved = {**default_run("pqn", "CartPole-v1").to_json(), "env": "no_such_package:make_env"}
     assert commands_of(saved)("kron", None) == (

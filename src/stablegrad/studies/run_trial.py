@@ -102,7 +102,10 @@ def commands_of(saved: Mapping[str, Any]) -> WriteCommand:
         return short_commands_of(saved)
 
     def command(name: str, factor: float | None) -> str | None:
-        config = space.trial(name, factor)
+        try:
+            config = space.trial(name, factor)
+        except UsageError:  # no width is small enough: a report does without that command
+            return None
         return None if agent_identity(config) == agent_identity(space.base) else train_command(config)
 
     return command
