@@ -30,7 +30,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common import save
 from stablegrad.agents import PQN
-from stablegrad.agents.rollout import Rollout
 from stablegrad.environments import environment_seeds, environment_spec, make_vector_env
 from stablegrad.training.config import default_run
 from stablegrad.training.run_folder import RunFolder
@@ -117,17 +116,16 @@ def limits() -> dict[str, float]:
     seeds = environment_seeds(1, 0, config.num_envs)
     agent = PQN(config, spec, total_steps=STEPS, device=cpu, seed=1)
     env = make_vector_env("Breakout-v5", config.num_envs, seeds=seeds, atari=run.atari)
-    rollout = Rollout(config.num_steps, config.num_envs, spec.observation_shape, torch.uint8, cpu)
-    rollout.begin(env.reset())
+    agent.begin(env.reset())
     seconds = 0.0
     with FlopCounterMode(display=False) as counter:
-        for t in range(config.num_steps):
-            action, value = agent.act(rollout.observation[t], 0)
+        for _ in range(config.num_steps):
+            action = agent.act(0)
             started = time.perf_counter()
-            result = env.step(action.numpy())
+            result = env.step(action)
             seconds += time.perf_counter() - started
-            rollout.add(t, action, value, result)
-        agent.update(rollout, 0)
+            agent.observe(result)
+        agent.learn(0)
     env.close()
     flops = counter.get_total_flops()
     peak = max(_product() for _ in range(10))

@@ -37,11 +37,12 @@ def train_all(configs: Mapping[str, RunConfig], workers: int = 2) -> dict[str, d
 
 
 def over_seeds(results: Mapping[str, dict[str, Any]], names: list[str]) -> dict[str, Any]:
-    """Mean and 95% interval of the final returns of some runs, with their curves."""
+    """Mean and 95% interval of some runs' returns, of the evaluation or the last 100 episodes, with their curves."""
     runs = [results[name] for name in names]
-    interval = mean_interval([run["final_return"] for run in runs])
+    returns = [run["evaluation"]["mean_return"] if run["evaluation"] else run["final_return"] for run in runs]
+    interval = mean_interval(returns)
     return {
-        "final_returns": [run["final_return"] for run in runs],
+        "final_returns": returns,
         "mean": float(interval.mean),
         "interval": None if interval.interval is None else [float(bound) for bound in interval.interval],
         "wall_seconds": [run["wall_seconds"] for run in runs],

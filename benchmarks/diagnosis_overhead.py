@@ -26,7 +26,6 @@ import tyro
 from common import save
 from stablegrad.agents import PQN
 from stablegrad.agents.presets import apply_changes, preset_config
-from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics import Monitor
 from stablegrad.environments import EnvironmentSpec, StepResult, environment_spec
 from stablegrad.training.health import PROBE_ROWS, DiagnosisConfig
@@ -52,13 +51,14 @@ def main() -> None:
     for size in arguments.sizes:
         changes = {"torso.depth": size, "torso.width": size, "num_envs": 16, "num_minibatches": 4}
         agent = PQN(
-            apply_changes(preset_config("baseline", spec), changes),
+            apply_changes(preset_config("pqn", "baseline", spec), changes),
             spec,
             total_steps=10**6,
             device=torch.device("cpu"),
             seed=1,
         )
-        rollout = random_rollout(agent, spec)
+        fill_rollout(agent, spec)
+        rollout = agent.rollout
         rows = torch.arange(min(PROBE_ROWS, rollout.valid.numel()))
         rows = rows.repeat(-(-PROBE_ROWS // len(rows)))[:PROBE_ROWS]
         probe = rollout.observations_at(rows)
@@ -68,7 +68,7 @@ def main() -> None:
             for name, options in conditions.items():
                 with watched(agent, options):
                     started = time.perf_counter()
-                    agent.update(rollout, 0)
+                    agent.learn(0)
                     seconds = time.perf_counter() - started
                 if turn:
                     times[name].append(seconds)
@@ -77,7 +77,7 @@ def main() -> None:
         look = (median["looks"] - median["plain"]) / (UPDATES / EVERY)
         probing = (median["probings"] - median["looks"]) / (UPDATES / EVERY)
         peak = {}
-        loss = agent.td_loss(rollout, rows[:MINIBATCH])
+        loss = partial(agent.objectives(MINIBATCH)["q"].mean_loss, agent.network)
         for name, options in conditions.items():
             agent.optimizer.zero_grad()  # what was there before is not counted, and would not be when it is freed
             with watched(agent, options):
@@ -134,19 +134,17 @@ def peak_bytes(work: Callable[[], object]) -> int:
     return peak
 
 
-def random_rollout(agent: PQN, spec: EnvironmentSpec) -> Rollout:
+def fill_rollout(agent: PQN, spec: EnvironmentSpec) -> None:
     config = agent.config
-    rollout = Rollout(config.num_steps, config.num_envs, spec.observation_shape, torch.uint8, agent.device)
     random = np.random.default_rng(0)
     shape = (config.num_envs, *spec.observation_shape)
-    rollout.begin(random.integers(0, 255, shape, dtype=np.uint8))
+    agent.begin(random.integers(0, 255, shape, dtype=np.uint8))
     never = np.zeros(config.num_envs, dtype=bool)
-    for t in range(config.num_steps):
-        action, value = agent.act(rollout.observation[t], 0)
+    for _ in range(config.num_steps):
+        agent.act(0)
         reward = random.normal(size=config.num_envs).astype(np.float32)
         observation = random.integers(0, 255, shape, dtype=np.uint8)
-        rollout.add(t, action, value, StepResult(observation, reward, never, never, ~never, None))
-    return rollout
+        agent.observe(StepResult(observation, reward, never, never, ~never, None))
 
 
 if __name__ == "__main__":

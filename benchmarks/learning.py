@@ -1,9 +1,11 @@
-"""PQN on small environments: CartPole and Acrobot for 500k steps, LunarLander for 300k at two depths.
+"""Agents on small environments: PQN, DQN and SAC on the field's smallest tasks.
 
     python benchmarks/learning.py [--seeds 5] [--workers 2] [--only LunarLander]
 
-The bars: CartPole >= 475, Acrobot >= -100 (CleanRL: 495.1 and -95.6); LunarLander: 4 layers >= 150, 12 layers failing,
-5 multi-skip blocks with Kron within the interval of the 4 layers or better.
+The bars. PQN: CartPole >= 475, Acrobot >= -100 (CleanRL: 495.1 and -95.6); LunarLander: 4 layers >= 150, 12 layers
+failing, 5 multi-skip blocks with Kron within the interval of the 4 layers or better. DQN: CartPole >= 450, LunarLander
+>= 150. SAC: Pendulum >= -170 in 20k steps. PQN's returns are those of the last 100 episodes, the others' those of 100
+greedy episodes after training.
 """
 
 from __future__ import annotations
@@ -28,14 +30,25 @@ CLEANRL = (
 #: LunarLander needs more updates than our defaults for state vectors take, and a higher rate: with them four layers
 #: reached 110 in 300,000 steps; so do the deep networks, which are trained alike.
 LUNAR_LANDER = "+num_epochs=4+optimizer.adam_learning_rate=1e-3"
-#: name: (environment, steps, setting)
+#: RL Baselines3 Zoo's settings for CartPole; those for LunarLander are our defaults for state vectors.
+ZOO_CARTPOLE = (
+    "baseline+optimizer.adam_learning_rate=2.3e-3+batch_size=64+buffer_size=100000+learning_starts=1000+target_every=10"
+    "+train_every=256+gradient_steps=128+exploration_fraction=0.16+epsilon_end=0.04"
+)
+#: RL Baselines3 Zoo's rate; its run begins to learn after 100 steps.
+ZOO_PENDULUM = "baseline+optimizer.adam_learning_rate=1e-3+temperature_learning_rate=1e-3+learning_starts=100"
+#: name: (algorithm, environment, steps, setting)
 TASKS = {
-    "CartPole-v1 baseline, 4 layers": ("CartPole-v1", 500_000, CLEANRL),
-    "Acrobot-v1 baseline, 4 layers": ("Acrobot-v1", 500_000, CLEANRL),
-    "LunarLander-v3 baseline, 4 layers": ("LunarLander-v3", 300_000, "baseline" + LUNAR_LANDER),
-    "LunarLander-v3 baseline, 12 layers": ("LunarLander-v3", 300_000, "baseline" + LUNAR_LANDER + LARGE),
-    "LunarLander-v3 stable, 5 blocks": ("LunarLander-v3", 300_000, "stable" + LUNAR_LANDER + LARGE),
+    "CartPole-v1 baseline, 4 layers": ("pqn", "CartPole-v1", 500_000, CLEANRL),
+    "Acrobot-v1 baseline, 4 layers": ("pqn", "Acrobot-v1", 500_000, CLEANRL),
+    "LunarLander-v3 baseline, 4 layers": ("pqn", "LunarLander-v3", 300_000, "baseline" + LUNAR_LANDER),
+    "LunarLander-v3 baseline, 12 layers": ("pqn", "LunarLander-v3", 300_000, "baseline" + LUNAR_LANDER + LARGE),
+    "LunarLander-v3 stable, 5 blocks": ("pqn", "LunarLander-v3", 300_000, "stable" + LUNAR_LANDER + LARGE),
+    "DQN CartPole-v1": ("dqn", "CartPole-v1", 50_000, ZOO_CARTPOLE),
+    "DQN LunarLander-v3": ("dqn", "LunarLander-v3", 100_000, "baseline"),
+    "SAC Pendulum-v1": ("sac", "Pendulum-v1", 20_000, ZOO_PENDULUM),
 }
+EVALUATED = 100
 
 
 @dataclass(frozen=True)
@@ -51,8 +64,11 @@ class Arguments:
 
 
 def config(task: str, seed: int) -> RunConfig:
-    env, steps, setting = TASKS[task]
-    return dataclasses.replace(default_run("pqn", env, setting), total_steps=steps, seed=seed, threads=1)
+    algorithm, env, steps, setting = TASKS[task]
+    # Off-policy agents explore to the end, and their last 100 episodes may be all that there are.
+    episodes = 0 if algorithm == "pqn" else EVALUATED
+    run = default_run(algorithm, env, setting)
+    return dataclasses.replace(run, total_steps=steps, seed=seed, threads=1, eval_episodes=episodes)
 
 
 def main() -> None:
@@ -64,7 +80,7 @@ def main() -> None:
     # Seed by seed, so that all tasks meet the same moods of the machine.
     configs = {names[task][seed]: config(task, seed + 1) for seed in range(arguments.seeds) for task in chosen}
     results = train_all(configs, arguments.workers)
-    tasks = {task: {"setting": TASKS[task][2], **over_seeds(results, names[task])} for task in chosen}
+    tasks = {task: {"setting": TASKS[task][3], **over_seeds(results, names[task])} for task in chosen}
     for task, result in tasks.items():
         low, high = result["interval"]
         print(f"{task}: {result['mean']:.1f} [{low:.1f}, {high:.1f}]")

@@ -26,7 +26,6 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from common import RESULTS, measure
-from stablegrad.agents.pqn import build_network
 from stablegrad.diagnostics import LEVELS, diagnose
 from stablegrad.environments import environment_spec, make_vector_env
 from stablegrad.optimizers import OptimizerConfig
@@ -84,8 +83,7 @@ def agent(config: RunConfig) -> tuple[nn.Module, Tensor, OptimizerConfig]:
     for _ in range(RANDOM_STEPS):
         result = environment.step(actions.integers(spec.action_space.n, size=SAMPLE_ROWS))
     environment.close()
-    network = build_network(config.agent, spec)
-    return network, torch.as_tensor(result.observation), config.agent.optimizer
+    return config.build_networks()["q"], torch.as_tensor(result.observation), config.agent.optimizer
 
 
 MAKERS: dict[str, Callable[[Any], tuple[nn.Module, Tensor, OptimizerConfig]]] = {

@@ -25,7 +25,14 @@ from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 from stablegrad.training.config import RunConfig, default_run
 from stablegrad.training.run_folder import RunFolder
 
-SETTINGS = {"LunarLander-v3": "stable", "CartPole-v1": "baseline"}
+#: (algorithm, environment, setting, steps): runs of 20 checkpoints, some 20 seconds long.
+RUNS = {
+    "pqn stable": ("pqn", "LunarLander-v3", "stable", 40_000),
+    "pqn": ("pqn", "CartPole-v1", "baseline", 40_000),
+    "dqn": ("dqn", "CartPole-v1", "baseline+buffer_size=2000+torso.width=64+batch_size=32", 10_000),
+    "dqn n-step": ("dqn", "LunarLander-v3", "kron+n_step=3+buffer_size=2000+torso.width=64+batch_size=32", 10_000),
+    "sac": ("sac", "Pendulum-v1", "baseline+torso.width=64+batch_size=64+learning_starts=300", 5_000),
+}
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,10 @@ def start(folder: RunFolder) -> subprocess.Popen:
     )
 
 
-def config(env: str) -> RunConfig:
-    run = default_run("pqn", env, SETTINGS[env])
-    return dataclasses.replace(run, total_steps=40_000, checkpoint_every=2_000, threads=1, keep_checkpoints=3)
+def config(name: str) -> RunConfig:
+    algorithm, env, setting, steps = RUNS[name]
+    run = default_run(algorithm, env, setting)
+    return dataclasses.replace(run, total_steps=steps, checkpoint_every=steps // 20, threads=1, keep_checkpoints=3)
 
 
 def final_weights(folder: RunFolder) -> dict[str, torch.Tensor]:
@@ -59,15 +67,15 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         reference = {}
-        for env in SETTINGS:
-            folder = RunFolder.create(Path(scratch) / f"{env}-undisturbed", config(env).to_json())
+        for name in RUNS:
+            folder = RunFolder.create(Path(scratch) / f"{name}-undisturbed", config(name).to_json())
             began = time.perf_counter()
             assert start(folder).wait() == 0
-            reference[env] = (final_weights(folder), time.perf_counter() - began)
+            reference[name] = (final_weights(folder), time.perf_counter() - began)
         for number in range(arguments.kills):
-            env = list(SETTINGS)[number % len(SETTINGS)]
-            weights, seconds = reference[env]
-            folder = RunFolder.create(Path(scratch) / f"{env}-{number}", config(env).to_json())
+            name = list(RUNS)[number % len(RUNS)]
+            weights, seconds = reference[name]
+            folder = RunFolder.create(Path(scratch) / f"{name}-{number}", config(name).to_json())
             process = start(folder)
             moment = moments.uniform(0, seconds)
             try:
@@ -84,14 +92,14 @@ def main() -> None:
             equal = all(torch.equal(after[name], tensor) for name, tensor in weights.items())
             rows.append(
                 {
-                    "environment": env,
+                    "run": name,
                     "killed_after_seconds": round(moment, 2),
                     "resumed_from": resumed_from,
                     "equal": equal,
                 }
             )
             print(
-                f"{number + 1}: {env} killed after {moment:.1f} s, resumed from {resumed_from}: equal {equal}",
+                f"{number + 1}: {name} killed after {moment:.1f} s, resumed from {resumed_from}: equal {equal}",
                 flush=True,
             )
     equal = sum(row["equal"] for row in rows)
