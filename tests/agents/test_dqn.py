@@ -183,10 +183,13 @@ def test_cartpole_is_learned():
         optimizer=OptimizerConfig(name="adam", learning_rate=2e-3),
         batch_size=64,
         gradient_steps=2,
-        target_every=100,
+        target_every=4,
+        tau=0.02,
+        double=True,
+        discount=0.98,
         epsilon_end=0.05,
     )
-    total_steps, env_steps, returns = 5000, 0, []
+    total_steps, env_steps, returns = 4000, 0, []
     env = make_vector_env("CartPole-v1", 1, seeds=[1])
     agent = DQN(config, env.spec, total_steps=total_steps, device=CPU, seed=1)
     agent.begin(env.reset())
