@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-held-out bench-diagnosis-overhead bench-callback-cost bench-sb3-verdicts bench-kron-mlp bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures bench-replay
+.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-sac-beside-sb3 bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-held-out bench-diagnosis-overhead bench-callback-cost bench-sb3-verdicts bench-kron-mlp bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures bench-replay
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -32,8 +32,11 @@ format: $(VENV)/.dev ## put the code into shape
 docs: $(VENV)/.dev ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
-bench-learning: $(VENV)/.base ## PQN on CartPole, Acrobot and LunarLander, 3 seeds (about 15 minutes)
+bench-learning: $(VENV)/.base ## PQN, DQN and SAC on small environments, 3 seeds (about 25 minutes)
 	$(BIN)/python benchmarks/learning.py
+
+bench-sac-beside-sb3: $(VENV)/.dev ## SAC on HalfCheetah beside Stable-Baselines3's, 3 seeds (about 15 minutes)
+	$(BIN)/python benchmarks/sac_beside_sb3.py
 
 bench-learning-rate: $(VENV)/.base ## Kron's learning rate against RAdam's, a small and a deep network (about 12 minutes)
 	$(BIN)/python benchmarks/learning_rate.py

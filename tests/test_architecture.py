@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import stablegrad
+from stablegrad.agents.catalogue import ALGORITHMS
 
 PACKAGE = Path(stablegrad.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs" / "architecture.md"
@@ -134,3 +135,14 @@ def test_nothing_is_loaded_that_is_not_needed(program, rooms, libraries, tmp_pat
         assert {name for name in loaded if name.startswith("stablegrad.training.")} == {
             "stablegrad.training.run_folder"
         }
+
+
+def test_no_room_but_the_agents_names_an_algorithm():
+    """The quickstart may, and what writes code for Stable-Baselines3 names its classes."""
+    allowed = {"cli/quickstart.py", "integrations/sb3.py", "diagnostics/sb3_code.py"}
+    names = re.compile(rf"\b({'|'.join(ALGORITHMS)})\b", re.IGNORECASE)
+    for path in sorted(PACKAGE.rglob("*.*")):
+        place = path.relative_to(PACKAGE).as_posix()
+        if path.suffix in (".py", ".html", ".toml") and not place.startswith("agents/") and place not in allowed:
+            found = names.search(path.read_text(encoding="utf-8"))
+            assert found is None, f"{place} names {found[0]}"

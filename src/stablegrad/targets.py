@@ -14,7 +14,7 @@ from stablegrad.errors import UsageError, unknown_name
 
 
 def nearest_target(text: str, usual: str) -> str | None:
-    """The ``package.module:name`` that was meant by a path ("dqn.py:make", "agents/dqn.py") or dots ("dqn.make").
+    """The ``package.module:name`` that was meant by a path ("mine.py:make", "nets/mine.py") or dots ("mine.make").
 
     Only the current directory is looked at, and nothing is run.
 

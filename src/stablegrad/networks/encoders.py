@@ -70,7 +70,7 @@ def _image_shape(observation_shape: Sequence[int], smallest: int) -> tuple[int, 
 class NatureCNN(nn.Module):
     """Three convolutions (8x8/4, 4x4/2, 3x3/1), each followed by LayerNorm over [C, H, W] and an activation.
 
-    Mnih et al. 2015; with the normalisation of PQN (Gallici et al. 2024). At size "medium" (32, 64, 64 channels) a
+    Mnih et al. 2015; with the normalisation of Gallici et al. 2024. At size "medium" (32, 64, 64 channels) a
     4 x 84 x 84 stack gives 3,136 features.
 
     Args:

@@ -60,7 +60,7 @@ class Kron(torch.optim.Optimizer):
         rule: how preconditioners are fitted. ``pro`` needs only matrix products and works on blocks;
             ``classic`` is the rule of kron_torch, on whole matrices, with triangular solves and random probes.
         block_size: no block of ``pro`` is larger than this; None: 64. 256 costs as much, and learns reshuffled labels
-            faster in layers of 512 and wider, but PQN worse (docs/benchmarks.md).
+            faster in layers of 512 and wider, but agents worse (docs/benchmarks.md).
         precondition_every: of the steps of ``pro`` that do not refresh, every how many-th multiplies with the
             preconditioners; the others take the last update once more, while the running mean goes on. Without momentum
             their gradients are lost.
