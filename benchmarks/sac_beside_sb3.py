@@ -57,6 +57,7 @@ class SingleEnv(gymnasium.Env):
         self._started = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """The first observation of the next episode; seeds are those of the environment."""
         if not self._started:
             self._started = True
             return self._env.reset()[0], {}
@@ -65,6 +66,7 @@ class SingleEnv(gymnasium.Env):
         return result.observation[0], {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """One step, an action of [-1, 1]."""
         result = self._env.step(action[None])
         reward = float(result.reward[0])
         return result.observation[0], reward, bool(result.terminated[0]), bool(result.truncated[0]), {}
