@@ -1,5 +1,10 @@
 import pytest
 import torch
+from hypothesis import settings
+
+# The suite is deterministic; `make fuzz` draws anew.
+settings.register_profile("suite", derandomize=True)
+settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True, scope="session")

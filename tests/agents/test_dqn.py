@@ -195,7 +195,7 @@ def test_cartpole_is_learned():
     agent.begin(env.reset())
     while env_steps < total_steps:
         first = env_steps
-        for _ in range(agent.horizon):
+        for _ in range(agent.config.horizon):
             result = env.step(agent.act(env_steps))
             agent.observe(result)
             env_steps += int(result.valid.sum())

@@ -82,7 +82,7 @@ def play(agent, steps, script=None, env_steps=0, between=lambda: None):
     learned = []
     for _ in range(steps):
         first = env_steps
-        for _ in range(agent.horizon):
+        for _ in range(agent.config.horizon):
             between()
             result = script.step(agent.act(env_steps))
             agent.observe(result)
@@ -144,7 +144,7 @@ def test_an_empty_buffer_is_not_learned_from_and_not_measured(name):
 @pytest.mark.parametrize(("train_every", "num_envs", "horizon"), [(4, 1, 4), (4, 2, 2), (4, 3, 1), (1, 8, 1)])
 def test_steps_are_counted_over_all_environments(train_every, num_envs, horizon):
     agent = make_agent("dqn", train_every=train_every, num_envs=num_envs)
-    assert agent.horizon == horizon
+    assert agent.config.horizon == horizon
 
 
 @both

@@ -345,7 +345,7 @@ def test_other_data_networks_and_optimizers_are_refused(tmp_path, tiny_run, imag
     content = bytearray(labels.read_bytes())
     content[-1] ^= 1
     labels.write_bytes(content)
-    with pytest.raises(UsageError, match="are not those that this run"):
+    with pytest.raises(UsageError, match="are not those that this run began with"):
         resume_supervised(folder.path, quiet=True)
 
 

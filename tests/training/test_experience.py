@@ -315,7 +315,7 @@ def test_checkpoints_share_files_and_take_them_along_when_they_go(tmp_path):
         player.play(6)
         protected = directory / "step-2"
         path = save_checkpoint(
-            directory, step, nn.Linear(1, 1), {"step": step}, keep=2, protected=protected, experience=replay
+            directory, step, {"q": nn.Linear(1, 1)}, {"step": step}, keep=2, protected=protected, experience=replay
         )
         given_then[path.name] = samples(replay)
     paths = list_checkpoints(directory)
@@ -333,7 +333,7 @@ def test_checkpoints_share_files_and_take_them_along_when_they_go(tmp_path):
     load_experience(directory / "experience", load_checkpoint(paths[0])[1]["experience"], replay)
     player.begin()
     player.play(3)
-    path = save_checkpoint(directory, 3, nn.Linear(1, 1), {}, keep=2, experience=replay)
+    path = save_checkpoint(directory, 3, {"q": nn.Linear(1, 1)}, {}, keep=2, experience=replay)
     assert samples(loaded(directory / "experience", load_checkpoint(path)[1]["experience"])) == samples(replay)
     assert samples(loaded(directory / "experience", load_checkpoint(paths[0])[1]["experience"])) == given_then["step-2"]
 
@@ -343,13 +343,13 @@ def test_nothing_is_removed_while_a_checkpoint_cannot_be_read(tmp_path):
     replay = make_replay()
     player = Player(replay, 2, 0)
     player.play(6)
-    path = save_checkpoint(directory, 1, nn.Linear(1, 1), {}, keep=2, experience=replay)
+    path = save_checkpoint(directory, 1, {"q": nn.Linear(1, 1)}, {}, keep=2, experience=replay)
     names = {file.name for file in (directory / "experience").iterdir()}
     (path / "state.json").write_text("{")
     player.play(60)
-    save_checkpoint(directory, 2, nn.Linear(1, 1), {}, keep=2, experience=replay)
+    save_checkpoint(directory, 2, {"q": nn.Linear(1, 1)}, {}, keep=2, experience=replay)
     assert names < {file.name for file in (directory / "experience").iterdir()}
-    save_checkpoint(directory, 3, nn.Linear(1, 1), {}, keep=2, experience=replay)
+    save_checkpoint(directory, 3, {"q": nn.Linear(1, 1)}, {}, keep=2, experience=replay)
     assert not names & {file.name for file in (directory / "experience").iterdir()}
 
 
@@ -381,7 +381,7 @@ def _run(directory, told):
         Player(replay, 2, segment).play(100)
         segment += 1
         state = {"segment": segment, "fingerprint": _fingerprint(replay)}
-        save_checkpoint(directory, segment, nn.Linear(2, 2), state, keep=2, experience=replay)
+        save_checkpoint(directory, segment, {"q": nn.Linear(2, 2)}, state, keep=2, experience=replay)
         told.send(segment)
 
 
