@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -16,6 +17,7 @@ from stablegrad.networks import (
     make_torso,
     parameter_count,
 )
+from stablegrad.networks.encoders import ImpalaCNN, NatureCNN
 from stablegrad.networks.torsos import skip_scales
 
 TORSOS = [MLPTorso, ResidualTorso, MultiSkipTorso, DenseNetTorso]
@@ -203,3 +205,27 @@ def test_crelu_passes_on_both_signs_at_the_same_widths(torso):
     assert ((features[:, :5] == 0) != (features[:, 5:] == 0)).all()  # relu(h) beside relu(-h)
     with pytest.raises(UsageError, match="even number of units; one has 9"):
         torso(12, 16, 2, out_features=9, activation="crelu")
+
+
+@pytest.mark.parametrize("norm", ["layer", "none"])
+@pytest.mark.parametrize("make", [*TORSOS, "nature", "impala"])
+def test_relus_that_overwrite_their_input_change_nothing(make, norm):
+    """The same weights with ReLUs that all write to memory of their own, bit for bit."""
+    torch.manual_seed(0)
+    if isinstance(make, str):
+        network = {"nature": NatureCNN, "impala": ImpalaCNN}[make]((2, 36, 36), norm=norm)
+        inputs = torch.rand(3, 2, 36, 36, requires_grad=True)
+    else:
+        network, inputs = make(5, 8, 2, norm=norm), torch.randn(3, 5, requires_grad=True)
+    slow = copy.deepcopy(network)
+    relus = [module for module in slow.modules() if isinstance(module, nn.ReLU)]
+    assert any(relu.inplace for relu in relus)
+    for relu in relus:
+        relu.inplace = False
+    given, outputs, gradients = inputs.detach().clone(), [], []
+    for one in (network, slow):
+        outputs.append(one(inputs))
+        gradients.append(torch.autograd.grad(outputs[-1].square().sum(), [inputs, *one.parameters()]))
+    assert torch.equal(inputs, given)
+    assert torch.equal(*outputs)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

@@ -106,7 +106,7 @@ class NatureCNN(nn.Module):
                 channels, made, kernel, stride, kind=_PixelConv if number == 1 else nn.Conv2d
             )
             layers[f"norm{number}"] = _make_image_norm(norm, (made, height, width))
-            layers[f"activation{number}"] = make_activation(activation)
+            layers[f"activation{number}"] = make_activation(activation, overwrites=True)
             channels = out_channels
         self.layers = nn.Sequential(OrderedDict(layers))
         self.out_features = channels * height * width
@@ -126,7 +126,7 @@ class _ImpalaBlock(nn.Module):
             make_activation(activation),
             conv(activated, channels, 3, padding=1),
             _make_image_norm(norm, shape),
-            make_activation(activation),
+            make_activation(activation, overwrites=True),
             conv(activated, channels, 3, padding=1),
             _make_image_norm(norm, shape),
         )

@@ -43,7 +43,7 @@ class _Layer(nn.Module):
         units = channels_before(activation, out_features)
         self.linear = linear(in_features, units)
         self.norm = make_norm(norm, units)
-        self.activation = make_activation(activation)
+        self.activation = make_activation(activation, overwrites=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.norm(self.linear(x)))
@@ -91,7 +91,7 @@ class _Block(nn.Module):
         self.activation1 = make_activation(activation)
         self.linear1 = linear(activated, width)
         self.norm1 = make_norm(norm, width)
-        self.activation2 = make_activation(activation)
+        self.activation2 = make_activation(activation, overwrites=True)
         self.linear2 = linear(activated, width)
         self.norm2 = make_norm(norm, width)
 
