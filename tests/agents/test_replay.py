@@ -279,6 +279,20 @@ def test_the_generator_alone_decides_the_batch():
     assert not torch.equal(replay.sample(16, torch.Generator().manual_seed(6)).action, first)
 
 
+def test_a_batch_stays_as_it_is_when_another_is_sampled_and_is_split_in_order():
+    replay, witness, env = make_pair(2, 8, 2, 3)
+    for _ in play_script(replay, witness, env, ["other", *[[("step", "other")] * 2] * 12]):
+        pass
+    batch = replay.sample(10, torch.Generator().manual_seed(5))
+    observation, following = batch.observation.clone(), batch.next_observation.clone()
+    replay.sample(10, torch.Generator().manual_seed(6))
+    assert torch.equal(batch.observation, observation) and torch.equal(batch.next_observation, following)
+    parts = list(batch.split(4))
+    assert [len(part.action) for part in parts] == [4, 4, 2]
+    for name in ("observation", "action", "reward", "next_observation", "discount"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+
+
 def test_continuous_actions_and_another_batch_size():
     replay = Replay(
         10, 2, (3,), torch.float32, action_shape=(2,), action_dtype=torch.float32, discount=1.0, device="cpu"

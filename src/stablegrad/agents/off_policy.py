@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -136,8 +135,9 @@ class OffPolicyAgent:
         for name, optimizer in self.optimizers.items():
             config.optimizer_of(name).set_learning_rate(optimizer, env_steps / self.total_steps)
         metrics: dict[str, list[Tensor]] = {}
-        for _ in range(config.gradient_steps):
-            for name, value in self.update(self.replay.sample(config.batch_size, self.sampling)).items():
+        transitions = self.replay.sample(config.batch_size * config.gradient_steps, self.sampling)
+        for batch in transitions.split(config.batch_size):
+            for name, value in self.update(batch).items():
                 metrics.setdefault(name, []).append(value)
             self.updates += 1
         return {name: torch.stack(values) for name, values in metrics.items()}
@@ -149,7 +149,9 @@ class OffPolicyAgent:
     def step(self, name: str, loss: Tensor) -> dict[str, Tensor]:
         """One step of a network's optimizer down the gradient of ``loss``; returns gradient norms before clipping."""
         parameters, optimizer = self.parameters[name], self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
+        # What zero_grad() does, which takes a hundred microseconds of its own.
+        for parameter in parameters:
+            parameter.grad = None
         # Of these alone: the actor's loss runs through the critic, whose gradients nobody needs there.
         loss.backward(inputs=parameters)
         if self.average_gradients is not None:
@@ -163,11 +165,7 @@ class OffPolicyAgent:
         available = min(rows, len(self.replay))
         if not available:
             return None
-        batch = self.replay.sample(available, torch.Generator().manual_seed(self.updates))
-        # Copies, as the next sample overwrites observations.
-        return dataclasses.replace(
-            batch, observation=batch.observation.clone(), next_observation=batch.next_observation.clone()
-        )
+        return self.replay.sample(available, torch.Generator().manual_seed(self.updates))
 
     def on_device(self, observation: np.ndarray) -> Tensor:
         """Observations as a tensor on the agent's device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,7 @@ START, STEP, TRUNCATED, TERMINATED = 0, 1, 2, 3
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Transitions, on the replay's device.
-
-    On the CPU the two observations are views of one buffer, which the next ``sample`` overwrites.
-    """
+    """Transitions, on the replay's device."""
 
     observation: Tensor
     """[batch, *observation_shape], in the dtype of the storage."""
@@ -35,6 +32,11 @@ class Batch:
     """[batch, *observation_shape]: the true observation m steps later, also where the episode was truncated there."""
     discount: Tensor
     """float32 [batch]: gamma^m, which multiplies the value of ``next_observation``; 0 where the episode terminated."""
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Batches of ``size`` transitions; the last may have fewer."""
+        fields = (self.observation, self.action, self.reward, self.next_observation, self.discount)
+        return (Batch(*parts) for parts in zip(*(one.split(size) for one in fields), strict=True))
 
 
 class Replay:
@@ -99,7 +101,7 @@ class Replay:
         self._device = torch.device(device)
         self._powers = np.power(discount, np.arange(n_step + 1)).astype(np.float32)
         self._older = np.arange(1 - frame_stack, 1)  # rows of a stack, counted from its newest
-        self._buffer = torch.empty(0)
+        self._pinned = torch.empty(0)
         self._envs = np.arange(num_envs)
         self._totals = np.zeros(num_envs, np.int64)  # rows ever written
         self._runs = np.zeros(num_envs, np.int64)  # steps of the running episode
@@ -287,15 +289,15 @@ class Replay:
         """
         frame_shape = self._frame.shape[2:]
         shape = (len(env), rows.shape[1] * frame_shape[0], *frame_shape[1:])
-        if self._buffer.shape != shape:
-            # Kept for the next batch: fresh memory costs about as much as filling it. Pinned, transfers are faster.
-            pinned = self._device.type == "cuda"
-            self._buffer = torch.empty(shape, dtype=self._arrays["frame"].dtype, pin_memory=pinned)
         places = torch.from_numpy((env[:, None] * self._rows + rows % self._rows).ravel())
-        torch.index_select(
-            self._arrays["frame"].flatten(0, 1), 0, places, out=self._buffer.view(len(places), *frame_shape)
-        )
-        return self._buffer.to(self._device)
+        frames = self._arrays["frame"].flatten(0, 1)
+        if self._device.type != "cuda":
+            return torch.index_select(frames, 0, places).view(shape).to(self._device)
+        if self._pinned.shape != shape:
+            # Transfers from pinned memory are faster, and taking it is slow.
+            self._pinned = torch.empty(shape, dtype=frames.dtype, pin_memory=True)
+        torch.index_select(frames, 0, places, out=self._pinned.view(len(places), *frame_shape))
+        return self._pinned.to(self._device)
 
 
 def _layout(

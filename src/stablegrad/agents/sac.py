@@ -169,8 +169,7 @@ class SAC(OffPolicyAgent):
         """One step each of the temperature, the critic and the actor, and of the target network."""
         noise, next_noise = torch.randn((2, *batch.action.shape), generator=self.noise, device=self.device)
         temperature = self.temperature()
-        # A copy: what measures at an optimizer's step may sample, which overwrites observations.
-        observation = batch.observation.clone()
+        observation = batch.observation
         action, log_prob = self.sample(observation, noise)
         metrics = self.step_temperature(log_prob.detach()) if self.config.learn_temperature else {}
 
@@ -199,13 +198,12 @@ class SAC(OffPolicyAgent):
 
     def step_temperature(self, log_prob: Tensor) -> dict[str, Tensor]:
         """One step of the temperature towards the target entropy (eq. 18, on the logarithm as in the authors' code)."""
-        loss = -self.log_temperature * (log_prob.mean() + self.target_entropy)
-        self.temperature_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        slope = -(log_prob.mean() + self.target_entropy)
+        loss, self.log_temperature.grad = self.log_temperature.detach() * slope, slope
         if self.average_gradients is not None:
             self.average_gradients([self.log_temperature])
         self.temperature_optimizer.step()
-        return {"loss/temperature": loss.detach()}
+        return {"loss/temperature": loss}
 
     @torch.no_grad()
     def td_target(self, batch: Batch, noise: Tensor, temperature: Tensor) -> Tensor:
