@@ -111,5 +111,5 @@ bench-symptom-pictures: $(VENV)/.base ## pictures of vanishing gradients, dead u
 bench-replay: $(VENV)/.dev ## a replay of a million Atari frames: memory, time of a batch, checkpoints, beside Stable-Baselines3's (5 minutes, 8 GB)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/replay.py
 
-bench-off-policy-speed: $(VENV)/.dev ## steps/s of DQN and SAC beside Stable-Baselines3 and CleanRL's scripts in CLEANRL=path (6 minutes)
+bench-off-policy-speed: $(VENV)/.dev ## steps/s of DQN and SAC beside Stable-Baselines3 and CleanRL's scripts in CLEANRL=path (8 minutes)
 	$(BIN)/python benchmarks/off_policy_speed.py $(CLEANRL)

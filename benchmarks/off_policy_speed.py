@@ -80,9 +80,9 @@ class Task:
 
 
 TASKS = (
-    Task("dqn", "CartPole-v1", "buffer_size=50000", "dqn.py", 1000, 3000),
-    Task("dqn", "Breakout-v5", "buffer_size=10000+torso.depth=0", "dqn_atari.py", 500, 750),
-    Task("sac", "HalfCheetah-v4", "buffer_size=100000", "sac_continuous_action.py", 500, 1000),
+    Task("dqn", "CartPole-v1", "buffer_size=50000", "dqn.py", 500, 2000),
+    Task("dqn", "Breakout-v5", "buffer_size=10000+torso.depth=0", "dqn_atari.py", 250, 500),
+    Task("sac", "HalfCheetah-v4", "buffer_size=100000", "sac_continuous_action.py", 250, 1000),
 )
 
 
