@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from stablegrad.agents.contract import Algorithm, AverageGradients, Objective, check_at_least, check_fractions
+from stablegrad.agents.contract import Algorithm, Objective, check_at_least, check_fractions
+from stablegrad.agents.discrete import build_networks, supports
 from stablegrad.agents.exploration import linear_epsilon
 from stablegrad.agents.off_policy import OffPolicyAgent, OffPolicyConfig, replay_bytes
 from stablegrad.agents.replay import Batch
 from stablegrad.agents.targets import polyak_update_, q_learning_target
 from stablegrad.environments import Discrete, EnvironmentSpec
 from stablegrad.errors import unknown_name
-from stablegrad.networks import EncoderConfig, QNetwork, TorsoConfig
+from stablegrad.networks import EncoderConfig, TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
 
 #: Losses of the TD error by name: (q_value, target, reduction) -> loss.
@@ -70,28 +71,12 @@ class DQN(OffPolicyAgent):
     """
 
     config: DQNConfig
+    target_networks = ("q",)
+    build_networks = staticmethod(build_networks)
     outputs: Mapping[str, str | None] = {"q": "argmax"}
 
-    def __init__(
-        self,
-        config: DQNConfig,
-        spec: EnvironmentSpec,
-        *,
-        total_steps: int,
-        device: torch.device,
-        seed: int,
-        average_gradients: AverageGradients | None = None,
-    ):
-        super().__init__(
-            ALGORITHM,
-            config,
-            spec,
-            "q",
-            total_steps=total_steps,
-            device=device,
-            seed=seed,
-            average_gradients=average_gradients,
-        )
+    def __init__(self, config: DQNConfig, spec: EnvironmentSpec, **options: Any):
+        super().__init__(config, spec, **options)
         assert isinstance(spec.action_space, Discrete)
         self.num_actions = spec.action_space.n
         self.network, self.target = self.networks["q"], self.targets["q"]
@@ -179,13 +164,6 @@ def td_loss(loss: str, q_values: Tensor, action: Tensor, target: Tensor) -> Tens
     return LOSSES[loss](q_values.gather(1, action[:, None]).squeeze(1), target, reduction="sum")
 
 
-def supports(spec: EnvironmentSpec) -> str | None:
-    """Why DQN cannot be used; None: it can."""
-    if isinstance(spec.action_space, Discrete):
-        return None
-    return f"needs discrete actions; those of {spec.env_id!r} are continuous"
-
-
 def defaults(spec: EnvironmentSpec) -> DQNConfig:
     """The published settings for one kind of observation.
 
@@ -204,15 +182,6 @@ def defaults(spec: EnvironmentSpec) -> DQNConfig:
         epsilon_end=0.1,
         exploration_fraction=0.12,
     )
-
-
-def build_networks(config: DQNConfig, spec: EnvironmentSpec) -> dict[str, nn.Module]:
-    """The network of a configuration, freshly initialised."""
-    assert isinstance(spec.action_space, Discrete)
-    network = QNetwork(
-        spec.observation_shape, spec.action_space.n, encoder=config.encoder, torso=config.torso, is_image=spec.is_image
-    )
-    return {"q": network}
 
 
 ALGORITHM = Algorithm(

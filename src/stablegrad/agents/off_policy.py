@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stablegrad.agents.contract import AgentConfig, Algorithm, AverageGradients, check_at_least, check_fractions
+from stablegrad.agents.contract import AgentConfig, AverageGradients, check_at_least, check_fractions
 from stablegrad.agents.replay import Batch, Replay
 from stablegrad.environments import Box, EnvironmentSpec, StepResult
-from stablegrad.errors import UsageError
 from stablegrad.optimizers.gradients import clip_gradient_norm_
 from stablegrad.optimizers.saved import load_state
 
@@ -53,39 +53,35 @@ class OffPolicyConfig(AgentConfig):
         return max(self.train_every // self.num_envs, 1)
 
 
-class OffPolicyAgent:
+class OffPolicyAgent(ABC):
     """A learner from a replay buffer, without what makes an algorithm: ``act``, which keeps ``action``, and ``update``.
 
     Args:
-        algorithm: the subclass's entry in the catalogue.
         config: what to learn and how.
         spec: the environment's observations and actions.
-        target_networks: names of the networks that have a target network.
         total_steps: environment steps of the whole run, for schedules.
         device: where the networks live.
         seed: draws the initial weights and, until ``reseed``, everything else.
         average_gradients: see ``MakeAgent``.
-
-    Raises:
-        UsageError: the algorithm does not support the environment.
     """
 
+    target_networks: tuple[str, ...]
+    """Names of the networks that have a target network."""
+    build_networks: Callable[[Any, EnvironmentSpec], dict[str, nn.Module]]
+    """The networks of a configuration by name, freshly initialised; a static method."""
     action: np.ndarray
+    """The newest actions, [num_envs, ...]."""
 
     def __init__(
         self,
-        algorithm: Algorithm,
-        config: OffPolicyConfig,
+        config: Any,
         spec: EnvironmentSpec,
-        *target_networks: str,
+        *,
         total_steps: int,
         device: torch.device,
         seed: int,
         average_gradients: AverageGradients | None = None,
     ):
-        if reason := algorithm.supports(spec):
-            raise UsageError(f"{algorithm.title} {reason}")
-        self.title = algorithm.title
         self.config: Any = config
         self.spec = spec
         self.total_steps = total_steps
@@ -94,10 +90,10 @@ class OffPolicyAgent:
         # A fork, so that making an agent leaves the random numbers of the program around it alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            networks = algorithm.build_networks(config, spec)
+            networks = type(self).build_networks(config, spec)
         self.networks: Mapping[str, nn.Module] = {name: network.to(device) for name, network in networks.items()}
         self.targets: Mapping[str, nn.Module] = {
-            name: copy.deepcopy(self.networks[name]).requires_grad_(False) for name in target_networks
+            name: copy.deepcopy(self.networks[name]).requires_grad_(False) for name in self.target_networks
         }
         self.optimizers: Mapping[str, Optimizer] = {
             name: config.optimizer_of(name).build(network) for name, network in self.networks.items()
@@ -142,9 +138,9 @@ class OffPolicyAgent:
             self.updates += 1
         return {name: torch.stack(values) for name, values in metrics.items()}
 
+    @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Change the weights by one batch; returns a value for each metric."""
-        raise NotImplementedError
 
     def step(self, name: str, loss: Tensor) -> dict[str, Tensor]:
         """One step of a network's optimizer down the gradient of ``loss``; returns gradient norms before clipping."""
@@ -193,7 +189,7 @@ class OffPolicyAgent:
         """
         own = self.state_dict().keys()
         if own != state.keys():
-            raise ValueError(f"a state of {self.title} has {', '.join(own)}; this one has {', '.join(state)}")
+            raise ValueError(f"a state of {type(self).__name__} has {', '.join(own)}; this one has {', '.join(state)}")
         for name, optimizer in self.optimizers.items():
             load_state(optimizer, state["optimizers"][name])
         for name, target in self.targets.items():

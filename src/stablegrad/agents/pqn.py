@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from stablegrad.agents.contract import (
     AgentConfig,
@@ -24,13 +24,14 @@ from stablegrad.agents.contract import (
     check_at_least,
     check_fractions,
 )
+from stablegrad.agents.discrete import build_networks, supports
 from stablegrad.agents.exploration import linear_epsilon
 from stablegrad.agents.returns import lambda_returns
 from stablegrad.agents.rollout import Rollout, rollout_bytes
 from stablegrad.diagnostics.metrics import explained_variance, value_statistics
 from stablegrad.environments import Discrete, EnvironmentSpec, StepResult
 from stablegrad.errors import UsageError
-from stablegrad.networks import QNetwork, TorsoConfig
+from stablegrad.networks import TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
 from stablegrad.optimizers.gradients import clip_gradient_norm_
 from stablegrad.optimizers.saved import load_state
@@ -263,15 +264,6 @@ def _td_loss(q_value: Tensor, target: Tensor, weight: Tensor, valid: Tensor) -> 
     return (weight * F.mse_loss(q_value, target, reduction="none")).sum() / valid
 
 
-def build_networks(config: PQNConfig, spec: EnvironmentSpec) -> dict[str, nn.Module]:
-    """The network of a configuration, freshly initialised."""
-    assert isinstance(spec.action_space, Discrete)
-    network = QNetwork(
-        spec.observation_shape, spec.action_space.n, encoder=config.encoder, torso=config.torso, is_image=spec.is_image
-    )
-    return {"q": network}
-
-
 def defaults(spec: EnvironmentSpec) -> PQNConfig:
     """PQN's settings for one kind of observation.
 
@@ -291,13 +283,6 @@ def defaults(spec: EnvironmentSpec) -> PQNConfig:
         epsilon_end=0.01,
         exploration_fraction=0.3,
     )
-
-
-def supports(spec: EnvironmentSpec) -> str | None:
-    """Why PQN cannot act in an environment; None: it can."""
-    if isinstance(spec.action_space, Discrete):
-        return None
-    return f"needs discrete actions; those of {spec.env_id!r} are continuous"
 
 
 def experience_bytes(config: PQNConfig, spec: EnvironmentSpec) -> int:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from stablegrad.agents import tanh_gaussian
-from stablegrad.agents.contract import Algorithm, AverageGradients, Objective
+from stablegrad.agents.contract import Algorithm, Objective
 from stablegrad.agents.off_policy import OffPolicyAgent, OffPolicyConfig, replay_bytes
 from stablegrad.agents.replay import Batch
 from stablegrad.agents.targets import polyak_update_, soft_q_target
@@ -106,37 +106,31 @@ class SACConfig(OffPolicyConfig):
         return dataclasses.replace(self.optimizer, **changes) if changes else self.optimizer
 
 
+def build_networks(config: SACConfig, spec: EnvironmentSpec) -> dict[str, nn.Module]:
+    """Actor and critic of a configuration, freshly initialised."""
+    assert isinstance(spec.action_space, Box)
+    shape, size = spec.observation_shape, spec.action_space.size
+    return {
+        "actor": GaussianActor(shape, size, encoder=config.encoder, torso=config.torso_of("actor")),
+        "critic": Critic(shape, size, config.num_critics, encoder=config.encoder, torso=config.torso_of("critic")),
+    }
+
+
 class SAC(OffPolicyAgent):
     """The agent; see ``Agent`` and ``MakeAgent``. Every update steps temperature, critic and actor, in this order."""
 
     config: SACConfig
+    target_networks = ("critic",)
+    build_networks = staticmethod(build_networks)
     outputs: Mapping[str, str | None] = {"actor": "mean_action", "critic": None}
 
-    def __init__(
-        self,
-        config: SACConfig,
-        spec: EnvironmentSpec,
-        *,
-        total_steps: int,
-        device: torch.device,
-        seed: int,
-        average_gradients: AverageGradients | None = None,
-    ):
-        super().__init__(
-            ALGORITHM,
-            config,
-            spec,
-            "critic",
-            total_steps=total_steps,
-            device=device,
-            seed=seed,
-            average_gradients=average_gradients,
-        )
+    def __init__(self, config: SACConfig, spec: EnvironmentSpec, **options: Any):
+        super().__init__(config, spec, **options)
         assert isinstance(spec.action_space, Box)
         self.action_size = spec.action_space.size
         self.actor, self.critic, self.target = self.networks["actor"], self.networks["critic"], self.targets["critic"]
         self.target_entropy = -float(self.action_size) if config.target_entropy is None else config.target_entropy
-        self.log_temperature = torch.tensor(math.log(config.temperature), device=device, requires_grad=True)
+        self.log_temperature = torch.tensor(math.log(config.temperature), device=self.device, requires_grad=True)
         self.temperature_optimizer = torch.optim.Adam(
             [self.log_temperature], lr=config.temperature_learning_rate, fused=True
         )
@@ -286,16 +280,6 @@ def supports(spec: EnvironmentSpec) -> str | None:
 def defaults(spec: EnvironmentSpec) -> SACConfig:
     """The published settings, the same for all environments."""
     return SACConfig()
-
-
-def build_networks(config: SACConfig, spec: EnvironmentSpec) -> dict[str, nn.Module]:
-    """Actor and critic of a configuration, freshly initialised."""
-    assert isinstance(spec.action_space, Box)
-    shape, size = spec.observation_shape, spec.action_space.size
-    return {
-        "actor": GaussianActor(shape, size, encoder=config.encoder, torso=config.torso_of("actor")),
-        "critic": Critic(shape, size, config.num_critics, encoder=config.encoder, torso=config.torso_of("critic")),
-    }
 
 
 ALGORITHM = Algorithm(

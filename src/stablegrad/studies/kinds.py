@@ -130,7 +130,7 @@ def known_options(algorithm: str) -> list[str]:
     Raises:
         UsageError: there is no such algorithm.
     """
-    if ":" not in algorithm and algorithm not in CHOICES:
+    if algorithm not in CHOICES and ":" not in str(algorithm):
         raise unknown_name("algorithm", algorithm, CHOICES)
     config: Config = SupervisedConfig() if algorithm == RELEARN else RunConfig(env="", algorithm=algorithm)
     return sorted({*_paths(config).keys(), "algorithm"} - set(RESERVED))

@@ -39,7 +39,7 @@ def preflight_findings(config: RunConfig) -> list[Finding]:
     algorithm = find_algorithm(config.algorithm)
     agent_config = config.agent
     if isinstance(agent_config, OffPolicyConfig):
-        agent_config = dataclasses.replace(agent_config, buffer_size=SAMPLE_ROWS)
+        agent_config = dataclasses.replace(agent_config, buffer_size=max(SAMPLE_ROWS, agent_config.num_envs))
     spec = config.spec
     agent = algorithm.agent(agent_config, spec, total_steps=config.total_steps, device=torch.device("cpu"), seed=0)
     num_envs = agent_config.num_envs

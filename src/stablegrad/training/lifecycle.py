@@ -310,18 +310,18 @@ class Lifecycle:
         """Take over a checkpoint."""
         weights, state = load_checkpoint(path)
         load_weights(self.loop.networks, weights, path)
-        if self._replay is not None and EXPERIENCE in state:
-            load_experience(self.folder.checkpoints_path / EXPERIENCE, state[EXPERIENCE], self._replay)
         try:
+            if self._replay is not None:
+                load_experience(self.folder.checkpoints_path / EXPERIENCE, state[EXPERIENCE], self._replay)
             self.loop.load_state_dict(state)
             self.wall_seconds = state["wall_seconds"]
             self.timer.total.update(state["seconds"])
             self._metrics_position = state["metrics_bytes"]
         except KeyError as error:
             raise CheckpointError(f"checkpoint '{path}' is not of such a run: it lacks {error}") from error
-        except (CheckpointError, ValueError, RuntimeError) as error:
-            if isinstance(error, StablegradError) and not isinstance(error, CheckpointError):
-                raise
+        except StablegradError:
+            raise
+        except (ValueError, RuntimeError) as error:
             raise CheckpointError(f"checkpoint '{path}' does not fit this run's optimizer: {error}") from error
         self.last_checkpoint = path
         self._note_differences(state)

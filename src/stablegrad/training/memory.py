@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,10 +73,10 @@ def memory_need(
     """What training with ``config`` needs on ``device`` (the CPU); nothing is allocated."""
     entry = find_algorithm(algorithm)
     with torch.device("meta"):
-        networks = entry.build_networks(config, spec).values()
-    parameters = [parameter for network in networks for parameter in network.parameters()]
-    weights = _bytes(parameters)
-    optimizer = optimizer_bytes(parameters, config.optimizer)
+        networks = entry.build_networks(config, spec)
+    parameters = {name: list(network.parameters()) for name, network in networks.items()}
+    weights = sum(map(_bytes, parameters.values()))
+    optimizer = sum(optimizer_bytes(own, config.optimizer_of(name)) for name, own in parameters.items())
     on_gpu = device is not None and device.type == "cuda"
     return MemoryNeed(
         network=2 * weights,
@@ -107,15 +107,22 @@ def check_memory(algorithm: str, config: AgentConfig, spec: EnvironmentSpec, dev
     Raises:
         UsageError: it needs more memory than is free.
     """
-    need, free = memory_need(algorithm, config, spec, device), available_memory(device)
-    if free is not None and need.total > free:
-        staying = {name: need.parts[name] for name in ("weights and gradients", "optimizer", "experience")}
-        listed = ", ".join(f"{name} {memory(size)}" for name, size in staying.items())
-        options = ("buffer_size",) if isinstance(config, OffPolicyConfig) else ("num_envs", "num_steps")
-        if need.experience <= need.total / 2:
-            options = ("torso.width", "torso.depth")
-        smaller = " or ".join(f"--{option.replace('_', '-')}" for option in options)
+    need = memory_need(algorithm, config, spec, device)
+    staying = {name: need.parts[name] for name in ("weights and gradients", "optimizer", "experience")}
+    if isinstance(config, OffPolicyConfig) and device.type != "cpu":
+        # A replay buffer stays in the host's memory.
+        replay = {"experience": staying.pop("experience")}
+        _require(replay, torch.device("cpu"), "--buffer-size")
+    larger = "--buffer-size" if isinstance(config, OffPolicyConfig) else "--num-envs or --num-steps"
+    mostly_experience = staying.get("experience", 0) > sum(staying.values()) / 2
+    _require(staying, device, larger if mostly_experience else "--torso.width or --torso.depth")
+
+
+def _require(parts: Mapping[str, int], device: torch.device, smaller: str) -> None:
+    needed, free = sum(parts.values()), available_memory(device)
+    if free is not None and needed > free:
+        listed = ", ".join(f"{name} {memory(size)}" for name, size in parts.items())
         raise UsageError(
-            f"this run needs at least {memory(need.total)} of memory ({listed}), and {memory(free)} are free on "
-            f"{device}; choose a smaller {smaller}"
+            f"this run needs at least {memory(needed)} of memory ({listed}), and {memory(free)} are free on {device}; "
+            f"choose a smaller {smaller}"
         )
