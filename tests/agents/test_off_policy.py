@@ -332,8 +332,7 @@ def test_atari_stacks_are_stored_by_frames_and_other_images_whole():
     ],
 )
 def test_environments_that_do_not_fit_are_refused_in_words(algorithm, spec, words):
-    with pytest.raises(UsageError, match=f"^{words}$"):
-        algorithm.agent(algorithm.config(), spec, total_steps=10, device=CPU, seed=0)
+    assert f"{algorithm.title} {algorithm.supports(spec)}" == words
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import types
 import pytest
 import torch
 
+from stablegrad.agents import SAC
 from stablegrad.agents.catalogue import check_suits
 from stablegrad.agents.presets import apply_changes
 from stablegrad.cli.main import main
@@ -75,7 +76,9 @@ def test_without_its_replay_a_checkpoint_is_refused(tmp_path):
         resume(folder.path, quiet=True)
 
 
-def test_every_network_is_watched_under_its_name(tmp_path):
+def test_every_network_is_watched_under_its_name(tmp_path, monkeypatch):
+    probed, probe = [], SAC.probe
+    monkeypatch.setattr(SAC, "probe", lambda agent, rows: probed.append(rows) or probe(agent, rows))
     diagnosis = DiagnosisConfig(look_every=20, probe_every=40, curvature_every=100)
     summary = train(small_run("sac", diagnosis=diagnosis), tmp_path / "run", quiet=True)
     keys = {key for row in RunFolder(tmp_path / "run").read_metrics() for key in row}
@@ -87,6 +90,8 @@ def test_every_network_is_watched_under_its_name(tmp_path):
     for network in ("actor", "critic"):
         assert {f"hessian_trace/{network}", f"ntk_rank/{network}", f"srank/{network}"} <= keys
     assert "action_churn/actor" in keys
+    # 850 updates: before and after every 40th, and for the next, rows of the replay and not of a minibatch.
+    assert set(probed) == {1024} and len(probed) >= 2 * (850 // 40)
     # One value of a critic chooses nothing.
     assert not {"churn/actor", "churn/critic", "action_churn/critic"} & keys
 
