@@ -12,6 +12,7 @@ from stablegrad.agents.catalogue import check_suits
 from stablegrad.agents.presets import apply_changes
 from stablegrad.cli.main import main
 from stablegrad.diagnostics import Finding
+from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.environments import environment_spec
 from stablegrad.errors import CheckpointError, UsageError
 from stablegrad.studies import search_diagnosis
@@ -90,6 +91,7 @@ def test_every_network_is_watched_under_its_name(tmp_path, monkeypatch):
     for network in ("actor", "critic"):
         assert {f"hessian_trace/{network}", f"ntk_rank/{network}", f"srank/{network}"} <= keys
     assert "action_churn/actor" in keys
+    assert not diagnose_recorded(RunFolder(tmp_path / "run").read_metrics()).notes
     # 850 updates: before and after every 40th, and for the next, rows of the replay and not of a minibatch.
     assert set(probed) == {1024} and len(probed) >= 2 * (850 // 40)
     # One value of a critic chooses nothing.

@@ -74,7 +74,9 @@ def diagnose_recorded(
         StablegradError: there are no gradients of layers, so there is nothing to judge.
     """
     history = recorded_history(rows, order, step_name)
-    missing = [what for metric, what in NEEDED_FOR.items() if metric not in history.metrics()]
+    # A continuous policy has a churn of its own, which no rule judges.
+    recorded = {metric.removeprefix("action_") for metric in history.metrics()}
+    missing = [what for metric, what in NEEDED_FOR.items() if metric not in recorded]
     notes = [f"not recorded, so not judged: {'; '.join(missing)}"] if missing else []
     return Report(
         judge(history, thresholds, beside=beside),
