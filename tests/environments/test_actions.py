@@ -48,10 +48,12 @@ def echo(monkeypatch):
 
 @given(st.lists(st.tuples(BOUND, BOUND, UNIT), min_size=1, max_size=5), st.sampled_from([np.float32, np.float64]))
 def test_scaling_equals_gymnasiums_and_stays_within_the_bounds(numbers, dtype):
-    bounds = [(min(a, b), max(a, b)) for a, b, _ in numbers if a != b]
+    # gymnasium's gradient overflows where the bounds nearly touch.
+    numbers = [one for one in numbers if abs(one[0] - one[1]) > 1e-30]
+    bounds = [(min(a, b), max(a, b)) for a, b, _ in numbers]
     if not bounds:
         return
-    unit = np.array([u for a, b, u in numbers if a != b])
+    unit = np.array([u for _, _, u in numbers])
     low, high = np.array(bounds, dtype).T
     space = spaces.Box(low, high, dtype=dtype)
     env = type("Changed", (Echo,), {"action_space": space})()
