@@ -32,7 +32,7 @@ format: $(VENV)/.dev ## put the code into shape
 docs: $(VENV)/.dev ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
-bench-learning: $(VENV)/.base ## PQN, DQN and SAC on small environments, 3 seeds (about 25 minutes)
+bench-learning: $(VENV)/.base ## every agent on small environments, 3 seeds (an hour)
 	$(BIN)/python benchmarks/learning.py
 
 bench-sac-beside-sb3: $(VENV)/.dev ## SAC on HalfCheetah beside Stable-Baselines3's, 3 seeds (about 15 minutes)

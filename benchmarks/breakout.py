@@ -4,7 +4,7 @@
 
 128 environments x 32 steps, 32 minibatches, 2 epochs. A random agent scores 1.7. Scores during training are of whole
 games in raw points. The two presets run side by side with one thread each, so the steps/s here are those of half a
-machine; benchmarks/cleanrl_speed.py has the speed of a run alone. Stopped and started again, it goes on.
+machine; benchmarks/on_policy_speed.py has the speed of a run alone. Stopped and started again, it goes on.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Agents on small environments: PQN, DQN and SAC on the field's smallest tasks.
+"""Agents on small environments: PQN, DQN, SAC and PPO on the field's smallest tasks.
 
     python benchmarks/learning.py [--seeds 5] [--workers 2] [--only LunarLander]
 
 The bars. PQN: CartPole >= 475, Acrobot >= -100 (CleanRL: 495.1 and -95.6); LunarLander: 4 layers >= 150, 12 layers
 failing, 5 multi-skip blocks with Kron within the interval of the 4 layers or better. DQN: CartPole >= 450, LunarLander
->= 150. SAC: Pendulum >= -170 in 20k steps. PQN's returns are those of the last 100 episodes, the others' those of 100
+>= 150. SAC: Pendulum >= -170 in 20k steps. PPO: CartPole >= 475, LunarLander >= 200, Acrobot >= -90;
+HalfCheetah beside Tianshou's 5784 +- 1244. PQN's returns are those of the last 100 episodes, the others' those of 100
 greedy episodes after training.
 """
 
@@ -37,6 +38,11 @@ ZOO_CARTPOLE = (
 )
 #: RL Baselines3 Zoo's rate; its run begins to learn after 100 steps.
 ZOO_PENDULUM = "baseline+optimizer.adam_learning_rate=1e-3+temperature_learning_rate=1e-3+learning_starts=100"
+#: RL Baselines3 Zoo's settings for LunarLander; for the other tasks of PPO they are our defaults.
+ZOO_PPO_LUNAR_LANDER = (
+    "baseline+num_envs=16+num_steps=1024+num_minibatches=256+gae_lambda=0.98+discount=0.999"
+    "+optimizer.adam_learning_rate=3e-4+optimizer.schedule=constant+clip_value=false"
+)
 #: name: (algorithm, environment, steps, setting)
 TASKS = {
     "CartPole-v1 baseline, 4 layers": ("pqn", "CartPole-v1", 500_000, CLEANRL),
@@ -47,6 +53,10 @@ TASKS = {
     "DQN CartPole-v1": ("dqn", "CartPole-v1", 50_000, ZOO_CARTPOLE),
     "DQN LunarLander-v3": ("dqn", "LunarLander-v3", 100_000, "baseline"),
     "SAC Pendulum-v1": ("sac", "Pendulum-v1", 20_000, ZOO_PENDULUM),
+    "PPO CartPole-v1": ("ppo", "CartPole-v1", 500_000, "baseline"),
+    "PPO Acrobot-v1": ("ppo", "Acrobot-v1", 500_000, "baseline"),
+    "PPO LunarLander-v3": ("ppo", "LunarLander-v3", 1_000_000, ZOO_PPO_LUNAR_LANDER),
+    "PPO HalfCheetah-v4": ("ppo", "HalfCheetah-v4", 1_000_000, "baseline"),
 }
 EVALUATED = 100
 

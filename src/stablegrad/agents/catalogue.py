@@ -15,6 +15,7 @@ MODULES = {
     "pqn": "stablegrad.agents.pqn",
     "dqn": "stablegrad.agents.dqn",
     "sac": "stablegrad.agents.sac",
+    "ppo": "stablegrad.agents.ppo",
 }
 ALGORITHMS = tuple(MODULES)
 #: What runs without a word about the algorithm train.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -54,6 +55,12 @@ class AgentConfig:
     def horizon(self) -> int:
         """Steps of every environment between two calls of ``Agent.learn``."""
         return 1
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """The precision of passes through networks, as a context."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,9 +169,8 @@ class OffPolicyAgent(ABC):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of passes through networks."""
-        if self.config.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
+        context: AbstractContextManager[Any] = self.config.autocast(self.device)
+        return context
 
     def state_dict(self) -> dict[str, Any]:
         """All but the weights of ``networks`` and ``replay``, which are saved apart."""

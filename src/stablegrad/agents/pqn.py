@@ -16,29 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stablegrad.agents.contract import (
-    AgentConfig,
-    Algorithm,
-    AverageGradients,
-    Objective,
-    check_at_least,
-    check_fractions,
-)
+from stablegrad.agents.contract import Algorithm, Objective, check_fractions
 from stablegrad.agents.discrete import build_networks, supports
 from stablegrad.agents.exploration import linear_epsilon
+from stablegrad.agents.on_policy import OnPolicyAgent, OnPolicyConfig, experience_bytes
 from stablegrad.agents.returns import lambda_returns
-from stablegrad.agents.rollout import Rollout, rollout_bytes
+from stablegrad.agents.rollout import Rollout
 from stablegrad.diagnostics.metrics import explained_variance, value_statistics
-from stablegrad.environments import Discrete, EnvironmentSpec, StepResult
-from stablegrad.errors import UsageError
+from stablegrad.environments import Discrete, EnvironmentSpec
 from stablegrad.networks import TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
-from stablegrad.optimizers.gradients import clip_gradient_norm_
-from stablegrad.optimizers.saved import load_state
 
 
 @dataclass(frozen=True)
-class PQNConfig(AgentConfig):
+class PQNConfig(OnPolicyConfig):
     """Everything that decides what PQN learns."""
 
     num_envs: int = 128
@@ -62,62 +53,21 @@ class PQNConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, num_steps=1, num_minibatches=1, num_epochs=1)
-        if (self.num_envs * self.num_steps) % self.num_minibatches:
-            raise UsageError(
-                f"num-envs * num-steps = {self.num_envs * self.num_steps} cannot be cut into "
-                f"{self.num_minibatches} minibatches of one size; change num-minibatches"
-            )
         check_fractions(self, "q_lambda", "epsilon_start", "epsilon_end", "exploration_fraction")
 
-    @property
-    def horizon(self) -> int:  # noqa: D102
-        return self.num_steps
 
+class PQN(OnPolicyAgent):
+    """The agent; see ``Agent`` and ``MakeAgent``."""
 
-class PQN:
-    """The agent: network, optimizer, how it acts and how it learns; see ``MakeAgent`` for the arguments."""
-
-    replay = None
+    config: PQNConfig
+    build_networks = staticmethod(build_networks)
     outputs: Mapping[str, str | None] = {"q": "argmax"}
 
-    def __init__(
-        self,
-        config: PQNConfig,
-        spec: EnvironmentSpec,
-        *,
-        total_steps: int,
-        device: torch.device,
-        seed: int,
-        average_gradients: AverageGradients | None = None,
-    ):
+    def __init__(self, config: PQNConfig, spec: EnvironmentSpec, **options: Any):
+        super().__init__(config, spec, **options)
         assert isinstance(spec.action_space, Discrete)
-        self.config = config
-        self.total_steps = total_steps
-        self.device = device
         self.num_actions = spec.action_space.n
-        self.average_gradients = average_gradients
-        # A fork, so that making an agent leaves the random numbers of the program around it alone.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.networks = {name: network.to(device) for name, network in build_networks(config, spec).items()}
-        self.network = self.networks["q"]
-        self.parameters = list(self.network.parameters())
-        self.optimizer = config.optimizer.build(self.network)
-        self.optimizers = {"q": self.optimizer}
-        self.rollout = Rollout(
-            config.num_steps,
-            config.num_envs,
-            spec.observation_shape,
-            getattr(torch, spec.observation_dtype),
-            device,
-        )
-        self.updates = 0
-        self.reseed(seed)
-
-    def reseed(self, seed: int) -> None:
-        """Start new random streams for actions and minibatches."""
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.network, self.optimizer = self.networks["q"], self.optimizers["q"]
 
     def epsilon(self, env_steps: int) -> float:
         """Fraction of random actions after ``env_steps`` environment steps."""
@@ -133,12 +83,8 @@ class PQN:
     @torch.no_grad()
     def q_values(self, observation: Tensor) -> Tensor:
         """Action values, [batch, num_actions] float32, of observations that lie on the agent's device."""
-        with self._autocast():
+        with self.autocast():
             return self.network(observation).float()
-
-    def begin(self, observation: np.ndarray) -> None:
-        """Start a rollout from the first observations of fresh environments."""
-        self.rollout.begin(observation)
 
     def act(self, env_steps: int) -> np.ndarray:
         """Epsilon-greedy actions for the newest observations, int64 [num_envs]."""
@@ -148,10 +94,6 @@ class PQN:
         chosen = torch.where(explore, uniform, action)
         self.rollout.choose(chosen, value)
         return chosen.cpu().numpy()
-
-    def observe(self, result: StepResult) -> None:
-        """Store what came of the actions that ``act`` returned last."""
-        self.rollout.add(result)
 
     def policy(self, observation: np.ndarray) -> np.ndarray:
         """The best action of each observation, int64 [batch]."""
@@ -175,27 +117,19 @@ class PQN:
         config, target = self.config, self._targets(rollout)
         action, weight = rollout.action.flatten(), rollout.valid.flatten().float()
 
-        config.optimizer.set_learning_rate(self.optimizer, env_steps / self.total_steps)
-        losses, q_means, totals, norms, first_values, first_order = [], [], [], [], [], []
+        self.set_learning_rates(env_steps)
+        losses, q_means, steps, first_values, first_order = [], [], [], [], []
         for epoch in range(config.num_epochs):
-            order = torch.randperm(len(target), generator=self.generator, device=self.device)
-            for rows in order.view(config.num_minibatches, -1):
-                with self._autocast():
+            for rows in self.minibatches():
+                with self.autocast():
                     q_values = self.network(rollout.observations_at(rows)).float()
                 q_value = q_values.gather(1, action[rows, None]).squeeze(1)
                 rows_weight = weight[rows]
                 rows_valid = rows_weight.sum().clamp(min=1.0)
                 loss = _td_loss(q_value, target[rows], rows_weight, rows_valid)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                if self.average_gradients is not None:
-                    self.average_gradients(self.parameters)
-                total, parameter_norms = clip_gradient_norm_(self.parameters, config.max_grad_norm)
-                self.optimizer.step()
+                steps.append(self.step(loss))
                 losses.append(loss.detach())
                 q_means.append((rows_weight * q_value.detach()).sum() / rows_valid)
-                totals.append(total)
-                norms.append(parameter_norms)
                 if epoch == 0:
                     first_values.append(q_value.detach())
                     first_order.append(rows)
@@ -210,8 +144,7 @@ class PQN:
             "values/explained_variance": explained_variance(values, target[rows], counts).reshape(1),
             "loss/td": torch.stack(losses),
             "values/q": torch.stack(q_means),
-            "gradients/q": torch.stack(totals),
-            "parameter_norms/q": torch.stack(norms),
+            **{name: torch.stack([one[name] for one in steps]) for name in steps[0]},
         }
 
     def probe(self, rows: int) -> dict[str, Tensor]:
@@ -237,21 +170,11 @@ class PQN:
             lambda_=self.config.q_lambda,
         ).flatten()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Optimizer and counters; the network's weights are saved apart, from ``self.network``."""
-        return {"optimizer": self.optimizer.state_dict(), "updates": self.updates}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict()``.
-
-        Raises:
-            ValueError: the state is of another optimizer.
-        """
-        load_state(self.optimizer, state["optimizer"])
-        self.updates = state["updates"]
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        """Continue from ``state_dict()``; see ``Agent``. Older checkpoints name one optimizer."""
+        if "optimizer" in state:
+            state = {"optimizers": {"q": state["optimizer"]}, "updates": state["updates"]}
+        super().load_state_dict(state)
 
 
 def td_error(q_values: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -283,11 +206,6 @@ def defaults(spec: EnvironmentSpec) -> PQNConfig:
         epsilon_end=0.01,
         exploration_fraction=0.3,
     )
-
-
-def experience_bytes(config: PQNConfig, spec: EnvironmentSpec) -> int:
-    """Memory of a rollout's observations."""
-    return rollout_bytes(config.num_steps, config.num_envs, spec.observation_shape, spec.observation_dtype)
 
 
 ALGORITHM = Algorithm(

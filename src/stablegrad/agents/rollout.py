@@ -27,6 +27,9 @@ class Rollout:
         observation_shape: Sequence[int],
         observation_dtype: torch.dtype,
         device: torch.device,
+        *,
+        action_shape: Sequence[int] = (),
+        action_dtype: torch.dtype = torch.int64,
     ):
         shape = (num_steps, num_envs)
         self.num_steps = num_steps
@@ -35,7 +38,8 @@ class Rollout:
         self._filled = 0
         self._stored = torch.empty((num_steps + 1, num_envs, *stored_shape), dtype=observation_dtype, device=device)
         self.observation = self._stored.movedim(-1, 2) if is_image else self._stored
-        self.action = torch.empty(shape, dtype=torch.int64, device=device)
+        self.action = torch.empty((*shape, *action_shape), dtype=action_dtype, device=device)
+        self.log_prob = torch.empty(shape, device=device)
         self.value = torch.empty(shape, device=device)
         self.reward = torch.empty(shape, device=device)
         self.terminated = torch.empty(shape, dtype=torch.bool, device=device)
@@ -56,10 +60,15 @@ class Rollout:
             self._filled = 0
         return self.observation[self._filled]
 
-    def choose(self, action: Tensor, value: Tensor) -> None:
-        """Store the actions taken in the newest observations and the values of their states, [num_envs] each."""
+    def choose(self, action: Tensor, value: Tensor, log_prob: Tensor | None = None) -> None:
+        """Store the actions taken in the newest observations, [num_envs, ...].
+
+        With them the values of their states and, of policies that draw, the actions' log probabilities, [num_envs].
+        """
         self.action[self._filled] = action
         self.value[self._filled] = value
+        if log_prob is not None:
+            self.log_prob[self._filled] = log_prob
 
     def spread(self, rows: int) -> Tensor:
         """Numbers of at most ``rows`` rows, evenly spread, int64."""
