@@ -28,6 +28,7 @@ from common import save
 from stablegrad.agents.replay import Replay
 from stablegrad.environments import EpisodeStatistics, StepResult
 from stablegrad.training.experience import load_experience, save_experience
+from stablegrad.training.tuning import keep_freed_memory
 
 BATCH, STACK, PIXELS = 256, 4, 84
 EPISODE = 200
@@ -190,6 +191,7 @@ def measure_sb3(capacity: int, rounds: int) -> dict[str, Any]:
 def main() -> None:
     arguments = tyro.cli(Arguments)
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every run does
     results: dict[str, Any] = {}
     for num_envs, n_step in ((1, 1), (8, 1), (8, 3)):
         name = f"{num_envs} environment{'s' * (num_envs > 1)}, n_step {n_step}"
