@@ -2,12 +2,13 @@
 
     python benchmarks/on_policy_speed.py path/to/cleanrl [--rounds 3]
 
-The folder holds CleanRL's ``pqn_atari_envpool.py`` and ``ppo_atari_envpool.py``. All run on all cores, in turns; medians
-over the rounds. PQN: 128 environments x 32 steps, 32 minibatches of 128, 2 epochs. PPO: 8 x 128, 4 minibatches of 256, 4
-epochs. CleanRL's scripts run unchanged, but for a stand-in for the package ``gym``, of which they use two names, and for
-envpool's old tuples, which today's envpool gives under another name. Stable-Baselines3 steps the same engine, one
-environment in each process, as its users do. Our network is the one nearest to theirs: Nature CNN and an MLP torso of
-depth 0, which has one layer of 512 x 512 more. Steps are rows of environments, those that only carry a reset included.
+The folder holds CleanRL's ``pqn_atari_envpool.py`` and ``ppo_atari_envpool.py``. All run on all cores, in turns;
+medians over the rounds. PQN: 128 environments x 32 steps, 32 minibatches of 128, 2 epochs. PPO: 8 x 128, 4 minibatches
+of 256, 4 epochs. CleanRL's scripts run unchanged, but for a stand-in for the package ``gym``, of which they use two
+names, and for envpool's old tuples, which today's envpool gives under another name. Stable-Baselines3 steps the same
+engine, one environment in each process, as its users do. Our network is the one nearest to theirs: Nature CNN and an
+MLP torso of depth 0, which has one layer of 512 x 512 more. Steps are rows of environments, those that only carry a
+reset included.
 
 The last line of PQN says how far any program could go: the arithmetic of our rollout at the speed of one large matrix
 product, and envpool alone, as if nothing else took time.
@@ -91,7 +92,9 @@ class Arguments:
 
 def settings(algorithm: str, precision: str = "fp32") -> RunConfig:
     """The settings of all programs."""
-    run = default_run(algorithm, "Breakout-v5", f"baseline+torso.depth=0+optimizer.schedule=constant+precision={precision}")
+    run = default_run(
+        algorithm, "Breakout-v5", f"baseline+torso.depth=0+optimizer.schedule=constant+precision={precision}"
+    )
     # A run ends after a rollout of which a few rows may have carried a reset only.
     steps = ROLLOUTS * rollout_of(run) - rollout_of(run) // 64
     return dataclasses.replace(run, total_steps=steps, log_every=1, checkpoint_every=10**9)

@@ -64,10 +64,12 @@ def weights(agent):
     return [parameter.detach().clone() for parameter in agent.parameters]
 
 
-@pytest.mark.parametrize("clip_value", [True, False])
 @every_kind
-def test_updates_are_those_of_stable_baselines3(spec, clip_value):
-    """Its own train(), from the same weights on the same rollout: three passes with clipping of every kind at work."""
+def test_updates_are_those_of_stable_baselines3(spec):
+    """Its own train(), from the same weights on the same rollout: three passes with ratios and gradients clipped.
+
+    Values are not: its clipping, other than that of OpenAI's baselines, takes the bounded value's error alone.
+    """
     sb3 = pytest.importorskip("stable_baselines3")
     import gymnasium
     from stable_baselines3.common.logger import configure
@@ -79,12 +81,10 @@ def test_updates_are_those_of_stable_baselines3(spec, clip_value):
         )
 
     # One minibatch: the order of rows does not matter. One environment, whose rows are all transitions.
-    agent = make_agent(
-        spec, num_envs=1, num_steps=32, num_minibatches=1, num_epochs=3, clip_value=clip_value, log_std=-0.3
-    )
+    agent = make_agent(spec, num_envs=1, num_steps=32, num_minibatches=1, num_epochs=3, clip_value=False, log_std=-0.3)
     theirs = sb3.PPO(
         "MlpPolicy", Env(), n_steps=32, batch_size=32, n_epochs=3, learning_rate=0.01, clip_range=0.1,
-        clip_range_vf=0.1 if clip_value else None, ent_coef=0.01, max_grad_norm=0.5, device="cpu",
+        ent_coef=0.01, max_grad_norm=0.5, device="cpu",
         # Theirs is the whole squared error, ours the half.
         vf_coef=0.25, policy_kwargs={"net_arch": [16, 16], "optimizer_kwargs": {"eps": 1e-8}},
     )  # fmt: skip
@@ -223,7 +223,8 @@ def test_schedules_of_the_rate_and_the_clip_follow_the_run():
     agent = make_agent(optimizer=OptimizerConfig(name="adam", learning_rate=0.01, schedule="linear"))
     play(agent)
     agent.learn(250)
-    assert {group["lr"] for one in agent.optimizers.values() for group in one.param_groups} == {pytest.approx(0.0075)}
+    for optimizer in agent.optimizers.values():
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0075)
     falling, constant = make_agent(clip=0.4, clip_schedule="linear"), make_agent(clip=0.1)
     for one in (falling, constant):
         play(one)
@@ -277,8 +278,8 @@ def test_rewards_are_divided_by_the_deviation_that_vec_normalize_finds():
     import stablegrad.agents.ppo as module
 
     original = module.lambda_returns
-    module.lambda_returns = lambda reward, *rest, **options: seen_rewards.append(reward) or original(
-        reward, *rest, **options
+    module.lambda_returns = lambda reward, *rest, **options: (
+        seen_rewards.append(reward) or original(reward, *rest, **options)
     )
     try:
         agent._targets(rollout)
@@ -316,8 +317,9 @@ def test_objectives_have_the_gradients_of_an_update(spec, shared):
 
 
 def test_gradients_are_clipped_by_their_norm_over_both_networks():
-    agent, free = make_agent(num_minibatches=1, num_epochs=1, max_grad_norm=1e-3), make_agent(
-        num_minibatches=1, num_epochs=1, max_grad_norm=None
+    agent, free = (
+        make_agent(num_minibatches=1, num_epochs=1, max_grad_norm=1e-3),
+        make_agent(num_minibatches=1, num_epochs=1, max_grad_norm=None),
     )
     for one in (agent, free):
         play(one)

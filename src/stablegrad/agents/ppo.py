@@ -221,9 +221,7 @@ class PPO(OnPolicyAgent):
                 clipped = (rows_weight * ((ratio - 1.0).abs() > clip)).sum() / count
             if config.target_kl is not None and self._averaged(kl) > KL_FACTOR * config.target_kl:
                 break
-            loss = (
-                loss_policy + config.value_coefficient * loss_value - config.entropy_coefficient * mean_entropy
-            )
+            loss = loss_policy + config.value_coefficient * loss_value - config.entropy_coefficient * mean_entropy
             updates.append(
                 {
                     **self.step(loss),
@@ -308,10 +306,9 @@ class PPO(OnPolicyAgent):
             return value_loss(values.squeeze(1), returns, old, weight, clip if config.clip_value else None)
 
         def both(outputs: tuple[Tensor, Tensor], *targets: Tensor) -> Tensor:
-            *of_policy, weight, returns, old = targets
-            return policy(outputs[0], *of_policy, weight) + config.value_coefficient * value(
-                outputs[1], returns, old, weight
-            )
+            action, log_prob, advantage, weight, returns, old = targets
+            of_value = value(outputs[1], returns, old, weight)
+            return policy(outputs[0], action, log_prob, advantage, weight) + config.value_coefficient * of_value
 
         action, log_prob = rollout.action.flatten(0, 1)[chosen], rollout.log_prob.flatten()[chosen]
         old = rollout.value.flatten()[chosen]

@@ -294,7 +294,7 @@ class Monitor:
             return {}
         with self._unwatched(), evaluation(model):
             losses = metrics.per_sample_gram(model, inputs, objective, *others)
-            outputs = metrics.per_sample_gram(model, inputs)
+            outputs = metrics.per_sample_gram(model, inputs, _summed)
         found = {
             "gradient_covariance_rank": metrics.gradient_covariance_rank(losses),
             "ntk_rank": metrics.ntk_rank(outputs),
@@ -790,6 +790,11 @@ def _shape(output: Tensor, unbatched: bool) -> Tensor:
     rows = output.reshape(1, -1) if unbatched and output.ndim < 2 else output.reshape(len(output), -1)
     spread = rows.std(dim=0, correction=0).mean() if len(rows) > 1 else rows.new_full((), torch.nan)
     return torch.stack([spread, rows.square().mean().sqrt()])
+
+
+def _summed(output: Any) -> Tensor:
+    """Of a tensor its sum; of several, as an actor-critic returns them, the sum of all of theirs."""
+    return sum((one.sum() for one in tensors_in(output) if one.is_floating_point()), torch.zeros(()))
 
 
 def _optimizers(given: Any) -> list[Optimizer]:

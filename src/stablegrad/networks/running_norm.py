@@ -31,12 +31,12 @@ class RunningNorm(nn.Module):
 
     def __init__(self, shape: Sequence[int]):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(*shape, dtype=torch.float64))
-        self.register_buffer("variance", torch.ones(*shape, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(tuple(shape), dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(tuple(shape), dtype=torch.float64))
         self.register_buffer("count", torch.tensor(1e-4, dtype=torch.float64))
         # What the forward pass reads, in its dtype.
-        self.register_buffer("shift", torch.zeros(*shape))
-        self.register_buffer("scale", torch.ones(*shape))
+        self.register_buffer("shift", torch.zeros(tuple(shape)))
+        self.register_buffer("scale", torch.ones(tuple(shape)))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, *shape]`` to float32 of the same shape, clipped at 10 standard deviations."""
