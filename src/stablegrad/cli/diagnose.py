@@ -121,7 +121,7 @@ def _is_folder(target: str) -> bool:
     if path.is_file() and path.suffix in WEIGHTS:
         raise UsageError(
             f"{target!r} is a file of weights; {expected}. Write a function that makes the network and loads them: for "
-            "Stable-Baselines3, def make_model(): return PPO.load(...).policy"
+            "Stable-Baselines3, def make_model(): return A2C.load(...).policy"
         )
     return ":" not in target
 

@@ -207,7 +207,7 @@ def diagnose(
     if any(finding.rule == "no_gradient" for finding in findings):
         notes.append(
             "gradients are those of what the model returns when it is called: a part that is trained through another "
-            "method (such as the actor of Stable-Baselines3's PPO) looks cut off; diagnose that part by itself"
+            "method (such as an actor of Stable-Baselines3's) looks cut off; diagnose that part by itself"
         )
     rates = sorted({float(group["lr"]) for group in watched.optimizer.param_groups})
     return PreflightReport(
