@@ -95,10 +95,10 @@ def test_an_evaluation_normalises_observations_as_training_did(tmp_path):
 
 
 def test_it_learns_cartpole(tmp_path):
-    """Random actions return 22; ten seeds returned BOUNDS here."""
+    """Random actions return 22; five seeds returned 428 to 500 with these settings."""
     run = default_run("ppo", "CartPole-v1", "baseline+optimizer.adam_learning_rate=1e-3")
-    run = dataclasses.replace(run, total_steps=20_000, seed=1, threads=1, eval_episodes=20)
-    assert train(run, tmp_path / "run", quiet=True)["evaluation"]["mean_return"] > 90
+    run = dataclasses.replace(run, total_steps=20_000, seed=1, threads=1, eval_episodes=10)
+    assert train(run, tmp_path / "run", quiet=True)["evaluation"]["mean_return"] > 200
 
 
 @pytest.mark.parametrize(
