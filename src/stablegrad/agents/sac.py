@@ -122,7 +122,7 @@ class SAC(OffPolicyAgent):
     config: SACConfig
     target_networks = ("critic",)
     build_networks = staticmethod(build_networks)
-    outputs: Mapping[str, str | None] = {"actor": "mean_action", "critic": None}
+    outputs: Mapping[str, str | None] = {"actor": "tanh_gaussian", "critic": None}
 
     def __init__(self, config: SACConfig, spec: EnvironmentSpec, **options: Any):
         super().__init__(config, spec, **options)
