@@ -15,6 +15,8 @@ MODULES = {
     "pqn": "stablegrad.agents.pqn",
     "dqn": "stablegrad.agents.dqn",
     "sac": "stablegrad.agents.sac",
+    "td3": "stablegrad.agents.td3",
+    "ddpg": "stablegrad.agents.ddpg",
 }
 ALGORITHMS = tuple(MODULES)
 #: What runs without a word about the algorithm train.
