@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from stablegrad.agents.actor_critic import ActorConfig
 from stablegrad.agents.presets import apply_changes, option_names
 from stablegrad.agents.replay import Batch
-from stablegrad.agents.sac import ALGORITHM, SAC, ActorConfig, SACConfig
+from stablegrad.agents.sac import ALGORITHM, SAC, SACConfig
 from stablegrad.environments import Box, EnvironmentSpec, EpisodeStatistics, StepResult
 from stablegrad.networks import TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig

@@ -2,7 +2,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stablegrad.agents.targets import polyak_update_, q_learning_target, soft_q_target
+from stablegrad.agents.targets import (
+    clipped_q_target,
+    polyak_update_,
+    q_learning_target,
+    smoothed_action,
+    soft_q_target,
+)
 
 
 def transitions(seed, batch, outputs):
@@ -33,6 +39,27 @@ def test_soft_targets_are_those_of_a_loop(seed, batch, critics):
     log_prob, temperature = other[:, 0], torch.tensor(0.3)
     expected = [reward[b] + discount[b] * (min(next_q[b]) - 0.3 * log_prob[b]) for b in range(batch)]
     torch.testing.assert_close(soft_q_target(reward, discount, next_q, log_prob, temperature), torch.stack(expected))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 2))
+def test_clipped_targets_are_those_of_a_loop(seed, batch, critics):
+    reward, discount, next_q, _ = transitions(seed, batch, critics)
+    expected = [reward[b] + discount[b] * min(next_q[b]) for b in range(batch)]
+    torch.testing.assert_close(clipped_q_target(reward, discount, next_q), torch.stack(expected))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.0, 3.0))
+def test_smoothed_actions_are_those_of_a_loop(seed, clip):
+    generator = torch.Generator().manual_seed(seed)
+    action, noise = 2 * torch.rand(5, 3, generator=generator) - 1, torch.randn(5, 3, generator=generator)
+    found = smoothed_action(action, noise, clip)
+    for i in range(5):
+        for j in range(3):
+            expected = min(max(action[i, j] + min(max(noise[i, j].item(), -clip), clip), -1.0), 1.0)
+            assert abs(found[i, j] - expected) < 1e-6
+    assert torch.equal(smoothed_action(action, noise, 0.0), action)
 
 
 def test_target_networks_move_by_tau_and_copy_exactly():

@@ -972,8 +972,8 @@ class TestWrongUse:
             ({"probe": {"acter": torch.eye(3)}}, "unknown network 'acter'; did you mean 'actor'"),
             ({"probe": {"actor": 3.0}}, "probe must be a tensor .* got float"),
             ({"churn": {"critik": None}}, "unknown network 'critik'; did you mean 'critic'"),
-            ({"churn": {"actor": "mean"}}, "unknown churn 'mean'; did you mean 'mean_action'"),
-            ({"churn": "mode"}, r"unknown churn 'mode'.*\(valid: argmax, mean_action\)"),
+            ({"churn": {"actor": "actions"}}, "unknown churn 'actions'; did you mean 'action'"),
+            ({"churn": "mode"}, r"unknown churn 'mode'.*\(valid: action, argmax, gaussian, tanh_gaussian\)"),
         ],
     )
     def test_probes_and_churns_of_several_networks(self, options, message):

@@ -62,7 +62,7 @@ def row(monitor, step):
     return {key: value for at, figures in monitor.fetch().rows if at == step for key, value in figures.items()}
 
 
-KINDS = {"actor": "mean_action", "critic": None}
+KINDS = {"actor": "tanh_gaussian", "critic": None}
 
 
 def test_each_network_has_its_own_probe_and_churn():
@@ -87,7 +87,7 @@ def test_each_network_has_its_own_probe_and_churn():
 
 def test_names_that_are_left_out_gather_their_own_rows_and_have_the_best_of_several_values():
     agent = Agent(critics=3)
-    with watch(agent, probe={"actor": data(3)}, churn={"actor": "mean_action"}) as monitor:
+    with watch(agent, probe={"actor": data(3)}, churn={"actor": "tanh_gaussian"}) as monitor:
         agent.update(8)
     figures = row(monitor, 8)
     assert {"action_churn/actor", "churn/critic", "srank/critic"} <= set(figures)
@@ -97,8 +97,63 @@ def test_names_that_are_left_out_gather_their_own_rows_and_have_the_best_of_seve
     assert {"churn/actor", "churn/critic"} <= set(row(monitor, 8))
 
 
+class Scaled(nn.Module):
+    """Actions as CleanRL's actors return them: a tanh, scaled to the bounds."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Linear(8, size)
+
+    def forward(self, observation):
+        return 2.0 * self.head(self.body(observation)).tanh() + 0.5
+
+
+class Stateless(Actor):
+    """As in PPO: standard deviations that are the same in every state."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.log_std = nn.Linear(8, SIZE), nn.Parameter(torch.zeros(SIZE))
+
+    def forward(self, observation):
+        mean = self.head(self.body(observation))
+        return torch.cat([mean, self.log_std.expand_as(mean)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "action_of"),
+    [
+        ("action", lambda: Scaled(3), lambda outputs: outputs),
+        ("action", lambda: Scaled(1), lambda outputs: outputs),
+        ("gaussian", Actor, lambda outputs: outputs[:, :SIZE]),
+        ("gaussian", Stateless, lambda outputs: outputs[:, :SIZE]),
+        ("tanh_gaussian", Actor, lambda outputs: outputs[:, :SIZE].tanh()),
+    ],
+)
+def test_parts_of_an_actions_churn_are_those_of_networks_put_together_by_hand(kind, make, action_of):
+    """More rows than the probe runs at once; whatever the network does after its head is in both parts."""
+    torch.manual_seed(0)
+    network, probe = make(), data(3, rows=300)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+    with Monitor(network, optimizer, every=2, probe=probe, probe_every=2, churn=kind) as monitor:
+        for step in range(4):
+            old = copy.deepcopy(network) if step == 3 else None
+            optimizer.zero_grad()
+            (network(data(1)) - 1).square().mean().backward()
+            optimizer.step()
+    encoder_only, head_only = copy.deepcopy(network), copy.deepcopy(old)
+    encoder_only.head, head_only.head = old.head, network.head
+    figures, before = row(monitor, 4), action_of(old(probe))
+    parts = [("", network), ("_encoder", encoder_only), ("_head", head_only)]
+    expected = [(action_of(one(probe)) - before).square().mean().sqrt().item() for _, one in parts]
+    assert [figures[f"action_churn{part}/network"] for part, _ in parts] == pytest.approx(expected, rel=1e-4)
+    assert min(expected) > 0 and len(set(expected)) == 3
+    assert not monitor.notes
+
+
 def test_a_single_network_takes_a_plain_kind_and_one_without_a_mean_action_says_so():
-    for churn, outputs, expected in (("mean_action", 4, "action_churn"), ("mean_action", 3, None), (None, 4, None)):
+    kinds = (("tanh_gaussian", 4, "action_churn"), ("tanh_gaussian", 3, None), ("gaussian", 3, None), (None, 4, None))
+    for churn, outputs, expected in kinds:
         network = nn.Linear(4, outputs)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         with Monitor(network, optimizer, every=2, probe=data(3), probe_every=2, churn=churn) as monitor:
@@ -108,7 +163,7 @@ def test_a_single_network_takes_a_plain_kind_and_one_without_a_mean_action_says_
                 optimizer.step()
         found = {metric for metric in monitor.fetch().metrics() if "churn" in metric}
         assert found == ({expected, f"{expected}_encoder", f"{expected}_head"} if expected else set())
-        notes = ["no churn: mean actions take [rows, 2 * size] outputs, it has 3"] if outputs == 3 else []
+        notes = [f"no churn: a {churn} policy has [rows, 2 * size] outputs, it has 3"] if outputs == 3 else []
         assert monitor.notes == notes
 
 

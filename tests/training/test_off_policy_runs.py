@@ -28,6 +28,9 @@ SMALL = {"torso.width": 16, "batch_size": 16, "buffer_size": 400, "learning_star
 RUNS = {
     "dqn": ("CartPole-v1", {"n_step": 3, "target_every": 40}),
     "sac": ("Pendulum-v1", {}),
+    # Checkpoints come in the middle of a delay.
+    "td3": ("Pendulum-v1", {"policy_delay": 3}),
+    "ddpg": ("Pendulum-v1", {"n_step": 3}),
 }
 
 
@@ -96,6 +99,24 @@ def test_every_network_is_watched_under_its_name(tmp_path, monkeypatch):
     assert set(probed) == {1024} and len(probed) >= 2 * (850 // 40)
     # One value of a critic chooses nothing.
     assert not {"churn/actor", "churn/critic", "action_churn/critic"} & keys
+
+
+def test_a_delayed_deterministic_actor_is_watched_and_evaluated(tmp_path):
+    diagnosis = DiagnosisConfig(look_every=20, probe_every=40, curvature_every=100)
+    summary = train(small_run("td3", diagnosis=diagnosis), tmp_path / "run", quiet=True)
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    keys = {key for row in rows for key in row}
+    assert {"loss/td", "loss/actor", "values/q", "gradients/actor", "gradients/critic"} <= keys
+    assert not any(key.startswith("updates/") for key in keys)
+    for layer in summary["layers"]:
+        assert {f"gradient_norm/{layer}", f"update_ratio/{layer}"} <= keys
+    for network in ("actor", "critic"):
+        assert {f"hessian_trace/{network}", f"ntk_rank/{network}", f"srank/{network}"} <= keys
+    # Of Pendulum's one number too.
+    assert {"action_churn/actor", "action_churn_encoder/actor", "action_churn_head/actor"} <= keys
+    assert not {"churn/actor", "churn/critic", "action_churn/critic"} & keys
+    assert not diagnose_recorded(rows).notes
+    assert evaluate_run(tmp_path / "run", episodes=2)["mean_length"] == 200
 
 
 def test_repeated_actions_make_shorter_episodes_of_the_same_reward(tmp_path):

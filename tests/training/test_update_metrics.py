@@ -41,6 +41,53 @@ def test_a_line_holds_means_extremes_and_the_norm_over_all_networks():
     assert metrics.reduce(metrics.take()) == {}, "what was taken is gone"
 
 
+def delayed_metrics(first, updates, every=2, **changes):
+    """Of some updates from number ``first`` on, every second of which changes the actor too; 100 was the last."""
+    numbers = torch.tensor([number for number in range(first, first + updates) if number % every == 0])
+    own = metrics_of(len(numbers))
+    metrics = {key: values for key, values in metrics_of(updates).items() if "actor" not in key}
+    if len(numbers):
+        metrics |= {"loss/actor": -numbers.float(), "updates/actor": numbers}
+        metrics |= {key: own[key] for key in ("gradients/actor", "parameter_norms/actor")}
+    for key, (number, value) in changes.items():
+        key = key.replace("__", "/")
+        metrics[key][number - first if "actor" not in key else numbers.tolist().index(number)] = value
+    return metrics
+
+
+def test_of_a_network_that_some_updates_leave_alone_the_others_count():
+    metrics = UpdateMetrics(two_networks())
+    for number in range(7, 12):
+        metrics.add(delayed_metrics(number, 1))
+    line = metrics.reduce(metrics.take())
+    assert line["loss/actor"] == -(8 + 10) / 2
+    assert line["gradients/actor"] == 1.0
+    assert line["gradient_norm/actor.0"] == pytest.approx(math.sqrt(0.5))
+    assert not any(key.startswith("updates") for key in line)
+    metrics.add(delayed_metrics(13, 1))
+    line = metrics.reduce(metrics.take())
+    assert "loss/actor" not in line and "gradients/actor" not in line
+    assert line["gradients/norm"] == line["gradients/critic"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss__actor": (98, math.nan)}, r"in update 98: the gradient of layer 'the global norm' .*\(loss nan"),
+        ({"gradients__actor": (96, math.inf)}, r"in update 96: .*\(loss -96\)"),
+        ({"loss__td": (97, math.nan)}, "in update 97: "),
+        # What came first is said, and not what came of it.
+        ({"loss__td": (97, math.nan), "loss__actor": (98, math.nan)}, "in update 97: "),
+        ({"loss__td": (99, math.nan), "loss__actor": (98, math.nan)}, "in update 98: "),
+    ],
+)
+def test_a_divergence_names_the_update_of_a_network_that_others_leave_alone(changes, message):
+    metrics = UpdateMetrics(two_networks())
+    with pytest.raises(TrainingDiverged, match=message):
+        metrics.check_finite(delayed_metrics(95, 6, **changes), 100, "by now", "all is lost")
+    metrics.check_finite(delayed_metrics(95, 6), 100, "by now", "nothing is lost")
+
+
 def test_a_single_network_has_no_name():
     metrics = UpdateMetrics({"q": nn.Sequential(nn.Linear(3, 2))})
     metrics.add({"gradients/q": torch.tensor([2.0]), "parameter_norms/q": torch.tensor([[2.0, 0.0]])})

@@ -16,6 +16,8 @@ MODULES = {
     "dqn": "stablegrad.agents.dqn",
     "sac": "stablegrad.agents.sac",
     "ppo": "stablegrad.agents.ppo",
+    "td3": "stablegrad.agents.td3",
+    "ddpg": "stablegrad.agents.ddpg",
 }
 ALGORITHMS = tuple(MODULES)
 #: What runs without a word about the algorithm train.

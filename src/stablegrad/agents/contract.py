@@ -111,8 +111,9 @@ class Agent(Protocol):
     def outputs(self) -> Mapping[str, str | None]:
         """What churn means for each network's outputs, by its name.
 
-        "argmax" where the best of several values or logits is the action, "mean_action" for means and log standard
-        deviations of a tanh-Gaussian policy, None where outputs choose nothing.
+        "argmax" where the best of several values or logits is the action, "action" where the outputs are the action,
+        "gaussian" or "tanh_gaussian" where they are means and log standard deviations of such a policy, None where they
+        choose nothing.
         """
 
     @property
@@ -145,7 +146,8 @@ class Agent(Protocol):
             Tensors on the agent's device, not waited for, one value per update: ``loss/*``, ``values/*``,
             ``gradients/<network>`` (norm before clipping), and ``parameter_norms/<network>``
             [updates, number of parameters] (norms before clipping, in the order of ``network.parameters()``).
-            Empty where nothing was learned, as while a replay buffer fills.
+            Of a network that only some updates change, one value for each of these, and ``updates/<network>``: their
+            numbers, int64 from 1, on the host. Empty where nothing was learned, as while a replay buffer fills.
         """
 
     def policy(self, observation: np.ndarray) -> np.ndarray:

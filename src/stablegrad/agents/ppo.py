@@ -139,7 +139,7 @@ class PPO(OnPolicyAgent):
     @property
     def outputs(self) -> Mapping[str, str | None]:
         """What churn means for each network's outputs."""
-        kind = "mean_action" if self.continuous else "argmax"
+        kind = "gaussian" if self.continuous else "argmax"
         return {"actor_critic": kind} if self.config.shared else {"actor": kind, "critic": None}
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:

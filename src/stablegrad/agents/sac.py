@@ -6,61 +6,32 @@ The defaults are the paper's, as in RL Baselines3 Zoo for MuJoCo.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stablegrad.agents import tanh_gaussian
+from stablegrad.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, build_networks, state_action, supports
 from stablegrad.agents.contract import Algorithm, Objective
-from stablegrad.agents.off_policy import OffPolicyAgent, OffPolicyConfig, replay_bytes
+from stablegrad.agents.off_policy import replay_bytes
 from stablegrad.agents.replay import Batch
 from stablegrad.agents.targets import polyak_update_, soft_q_target
-from stablegrad.environments import Box, EnvironmentSpec
+from stablegrad.environments import EnvironmentSpec
 from stablegrad.errors import UsageError
-from stablegrad.networks import Critic, GaussianActor, TorsoConfig
-from stablegrad.networks.sizes import resolve_depth
-from stablegrad.optimizers.config import OptimizerConfig
+from stablegrad.networks import GaussianActor
 from stablegrad.optimizers.saved import load_state
 
 
 @dataclass(frozen=True)
-class ActorConfig:
-    """Where the actor differs from the critic; None or auto: it does not."""
-
-    kind: str | None = None
-    """As torso.kind."""
-    depth: int | str | None = None
-    """As torso.depth."""
-    width: int | str | None = None
-    """As torso.width."""
-    norm: str = "auto"
-    """As torso.norm: layer or none; auto: the critic's."""
-    activation: str | None = None
-    """As torso.activation."""
-    optimizer: str | None = None
-    """As optimizer.name; another optimizer's rate follows from optimizer.adam_learning_rate."""
-    learning_rate: float | None = None
-    """As optimizer.learning_rate."""
-
-
-@dataclass(frozen=True)
-class SACConfig(OffPolicyConfig):
+class SACConfig(ActorCriticConfig):
     """Everything that decides what SAC learns; torso and optimizer are those of critic and actor."""
 
-    torso: TorsoConfig = field(default_factory=partial(TorsoConfig, depth=0, width=256, norm="none"))
-    optimizer: OptimizerConfig = field(default_factory=partial(OptimizerConfig, name="adam", adam_learning_rate=3e-4))
-    actor: ActorConfig = field(default_factory=ActorConfig)
-    tau: float = 0.005
-    """How far the target network moves to the critic at every update; 1 copies it."""
-    num_critics: int = 2
-    """Critics, of which targets take the least value: 1 or 2."""
     temperature: float = 1.0
     """Weight of the entropy: at the start, or throughout where it is not learned."""
     learn_temperature: bool = True
@@ -72,63 +43,22 @@ class SACConfig(OffPolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_critics not in (1, 2):
-            raise UsageError(f"num-critics must be 1 or 2, got {self.num_critics}")
         for name in ("temperature", "temperature_learning_rate"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise UsageError(f"{name.replace('_', '-')} must be above 0 and finite, got {getattr(self, name)}")
-        # The actor's options are checked now, and not when its network is built.
-        self.torso_of("actor")
-        self.optimizer_of("actor")
-
-    def torso_of(self, network: str) -> TorsoConfig:
-        """The torso of "actor" or "critic"."""
-        if network == "critic":
-            return self.torso
-        own = self.actor
-        names = ("kind", "depth", "width", "norm", "activation")
-        changes = {name: value for name in names if (value := getattr(own, name)) not in (None, "auto")}
-        if own.kind not in (None, self.torso.kind):
-            changes |= {"skip_blocks": None, "variance_preserving": False}  # options of the critic's kind
-        elif own.depth is not None and self.torso.skip_blocks is not None:
-            changes["skip_blocks"] = min(self.torso.skip_blocks, resolve_depth(own.depth))
-        return dataclasses.replace(self.torso, **changes)
-
-    def optimizer_of(self, network: str) -> OptimizerConfig:
-        """The optimizer of "actor" or "critic"."""
-        if network == "critic":
-            return self.optimizer
-        own, changes = self.actor, dict[str, Any]()
-        if own.optimizer not in (None, self.optimizer.name):
-            changes = {"name": own.optimizer, "learning_rate": None}
-        if own.learning_rate is not None:
-            changes["learning_rate"] = own.learning_rate
-        return dataclasses.replace(self.optimizer, **changes) if changes else self.optimizer
 
 
-def build_networks(config: SACConfig, spec: EnvironmentSpec) -> dict[str, nn.Module]:
-    """Actor and critic of a configuration, freshly initialised."""
-    assert isinstance(spec.action_space, Box)
-    shape, size = spec.observation_shape, spec.action_space.size
-    return {
-        "actor": GaussianActor(shape, size, encoder=config.encoder, torso=config.torso_of("actor")),
-        "critic": Critic(shape, size, config.num_critics, encoder=config.encoder, torso=config.torso_of("critic")),
-    }
-
-
-class SAC(OffPolicyAgent):
+class SAC(ActorCriticAgent):
     """The agent; see ``Agent`` and ``MakeAgent``. Every update steps temperature, critic and actor, in this order."""
 
     config: SACConfig
     target_networks = ("critic",)
-    build_networks = staticmethod(build_networks)
-    outputs: Mapping[str, str | None] = {"actor": "mean_action", "critic": None}
+    build_networks = staticmethod(partial(build_networks, GaussianActor))
+    outputs: Mapping[str, str | None] = {"actor": "tanh_gaussian", "critic": None}
 
     def __init__(self, config: SACConfig, spec: EnvironmentSpec, **options: Any):
         super().__init__(config, spec, **options)
-        assert isinstance(spec.action_space, Box)
-        self.action_size = spec.action_space.size
-        self.actor, self.critic, self.target = self.networks["actor"], self.networks["critic"], self.targets["critic"]
+        self.target = self.targets["critic"]
         self.target_entropy = -float(self.action_size) if config.target_entropy is None else config.target_entropy
         self.log_temperature = torch.tensor(math.log(config.temperature), device=self.device, requires_grad=True)
         self.temperature_optimizer = torch.optim.Adam(
@@ -136,15 +66,10 @@ class SAC(OffPolicyAgent):
         )
 
     @torch.no_grad()
-    def act(self, env_steps: int) -> np.ndarray:
-        """Actions drawn from the policy, float32 [num_envs, size]; uniformly random until learning starts."""
-        shape = (len(self.observation), self.action_size)
-        if env_steps < self.config.learning_starts:
-            self.action = self.random.uniform(-1.0, 1.0, shape).astype(np.float32)
-        else:
-            noise = torch.randn(shape, generator=self.noise, device=self.device)
-            self.action = self.sample(self.on_device(self.observation), noise)[0].cpu().numpy()
-        return self.action
+    def explore(self, observation: np.ndarray) -> np.ndarray:
+        """Actions drawn from the policy, float32 [n, size]."""
+        noise = torch.randn((len(observation), self.action_size), generator=self.noise, device=self.device)
+        return self.sample(self.on_device(observation), noise)[0].cpu().numpy()
 
     @torch.no_grad()
     def policy(self, observation: np.ndarray) -> np.ndarray:
@@ -207,13 +132,6 @@ class SAC(OffPolicyAgent):
             next_q = self.target(state_action(batch.next_observation, action)).float()
         return soft_q_target(batch.reward, batch.discount, next_q, log_prob, temperature)
 
-    def probe(self, rows: int) -> Mapping[str, Tensor]:
-        """Observations, and observations with actions, out of the replay buffer."""
-        batch = self.recent(rows)
-        if batch is None:
-            return {}
-        return {"actor": batch.observation, "critic": state_action(batch.observation, batch.action)}
-
     def objectives(self, rows: int) -> Mapping[str, Objective]:
         """The losses of actor and critic, in fp32, on transitions out of the replay buffer."""
         batch = self.recent(rows)
@@ -253,11 +171,6 @@ class SAC(OffPolicyAgent):
         load_state(self.temperature_optimizer, state["temperature_optimizer"])
 
 
-def state_action(observation: Tensor, action: Tensor) -> Tensor:
-    """What a critic reads, [batch, observation + action]: observations are [batch, ...], actions [batch, size]."""
-    return torch.cat([observation.flatten(1), action], dim=1)
-
-
 def td_loss(q_values: Tensor, target: Tensor) -> Tensor:
     """Half the sum of squared TD errors of all critics (eq. 5): q_values [batch, critics], target [batch]."""
     return 0.5 * (q_values - target[:, None]).square().sum()
@@ -266,15 +179,6 @@ def td_loss(q_values: Tensor, target: Tensor) -> Tensor:
 def policy_loss(q_values: Tensor, log_prob: Tensor, temperature: Tensor) -> Tensor:
     """Sum of alpha log pi - min_i Q_i (eq. 9): q_values [batch, critics] of the policy's actions, log_prob [batch]."""
     return (temperature * log_prob - q_values.amin(dim=1)).sum()
-
-
-def supports(spec: EnvironmentSpec) -> str | None:
-    """Why SAC cannot be used; None: it can."""
-    if not isinstance(spec.action_space, Box):
-        return f"needs continuous actions; those of {spec.env_id!r} are discrete"
-    if spec.is_image:
-        return f"needs state vectors; observations of {spec.env_id!r} are images"
-    return None
 
 
 def defaults(spec: EnvironmentSpec) -> SACConfig:
@@ -288,7 +192,7 @@ ALGORITHM = Algorithm(
     config=SACConfig,
     supports=supports,
     defaults=defaults,
-    build_networks=build_networks,
+    build_networks=SAC.build_networks,
     experience_bytes=replay_bytes,
     metrics=("loss/td", "values/q", "loss/actor", "loss/temperature", "values/entropy", "exploration/temperature"),
 )

@@ -50,6 +50,34 @@ def soft_q_target(
     return torch.addcmul(reward, discount, next_q.amin(dim=1) - temperature * next_log_prob)
 
 
+def clipped_q_target(reward: Tensor, discount: Tensor, next_q: Tensor) -> Tensor:
+    r"""Targets of clipped double Q-learning, :math:`r + \gamma \min_i Q_i(s', a')` (Fujimoto et al. 2018, eq. 10).
+
+    Args:
+        reward: [batch], of one step or the discounted sum of several.
+        discount: [batch], what multiplies the bootstrap: gamma to the number of steps, 0 where the episode terminated.
+        next_q: [batch, critics], values of the policy's actions a'; of one critic, the targets of DDPG.
+
+    Returns:
+        [batch].
+    """
+    return torch.addcmul(reward, discount, next_q.amin(dim=1))
+
+
+def smoothed_action(action: Tensor, noise: Tensor, clip: float) -> Tensor:
+    """Actions with noise of at most ``clip``, kept in [-1, 1]: target policy smoothing (Fujimoto et al. 2018, eq. 14).
+
+    Args:
+        action: [batch, size] in [-1, 1], of the target policy.
+        noise: [batch, size].
+        clip: largest noise, at least 0.
+
+    Returns:
+        [batch, size] in [-1, 1].
+    """
+    return (action + noise.clamp(-clip, clip)).clamp(-1.0, 1.0)
+
+
 @torch.no_grad()
 def polyak_update_(target: Iterable[Tensor], online: Iterable[Tensor], tau: float) -> None:
     """Move ``target`` to ``(1 - tau) * target + tau * online`` in place; ``tau`` of 1 copies."""

@@ -67,8 +67,9 @@ class Monitor:
             network is trained on.
         probe_every: optimizer steps between two probings, a multiple of ``every``; 0: never.
         churn: what one update changes in the outputs, for all networks or by name: "argmax", the best of several values
-            or logits; "mean_action", the mean of a tanh-Gaussian policy that returns [rows, 2 * size], means first;
-            None, nothing. A name that is left out has "argmax".
+            or logits; "action", [rows, size] of a deterministic policy; "gaussian" or "tanh_gaussian", the mean action
+            of a policy that returns means and log standard deviations, [rows, 2 * size]; None, nothing. A name that is
+            left out has "argmax".
         grad_scaler: the ``torch.amp.GradScaler`` in use, if there is one: gradients are divided by its scale.
         thresholds: what the rules alarm at.
         on_record: called with (step, figures by ``<metric>/<site>``) for every look, once it is read.

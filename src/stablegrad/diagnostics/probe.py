@@ -1,7 +1,7 @@
 """What the network does with a fixed batch: rank of its features, churn and drift of its outputs.
 
-What churn is depends on the outputs (``CHURN``): of values and logits the best one, of a tanh-Gaussian policy, [rows,
-2 * size] with means first, its mean action.
+What churn is depends on the outputs (``CHURN``): of values and logits the best one, of a continuous policy its action,
+or its mean action where it returns the means and log standard deviations of a Gaussian, [rows, 2 * size].
 
 The probe runs without gradients, in evaluation mode, and leaves the network as it was. Features are the input of the
 last layer with weights (the head), the field's place to measure the rank of a representation.
@@ -31,7 +31,12 @@ MAX_ROWS = 1024
 MAX_BYTES = 2**27
 CHUNK = 256
 #: By kind of output: the metric's name, and the change of outputs by one update.
-CHURN = {"argmax": ("churn", metrics.policy_churn), "mean_action": ("action_churn", metrics.action_churn)}
+CHURN = {
+    "argmax": ("churn", metrics.policy_churn),
+    "action": ("action_churn", metrics.action_churn),
+    "gaussian": ("action_churn", metrics.gaussian_churn),
+    "tanh_gaussian": ("action_churn", metrics.tanh_gaussian_churn),
+}
 #: A batch, a function that returns one, or None for rows of the inputs that a network is trained on.
 ProbeSource: TypeAlias = Tensor | Callable[[], Tensor] | None
 
@@ -149,9 +154,13 @@ class Probe:
             self._impossible = True
             self.note(f"no ranks and no churn{self._of()}: its output holds no tensor of [rows, values]")
             return
-        if self.churn == "mean_action" and outputs.shape[1] % 2:
+        if self.churn in ("gaussian", "tanh_gaussian") and outputs.shape[1] % 2:
+            self.note(
+                f"no churn{self._of()}: a {self.churn} policy has [rows, 2 * size] outputs, it has {outputs.shape[1]}"
+            )
             self.churn = None
-            self.note(f"no churn{self._of()}: mean actions take [rows, 2 * size] outputs, it has {outputs.shape[1]}")
+        elif self.churn == "argmax" and outputs.shape[1] < 2:
+            self.churn = None  # the only value is always the best
         self._before = (features, outputs, _head_weights(self._head))
         if features is None:
             self.note(f"no ranks{self._of()}: the input of its last layer is not one row of features a sample")
@@ -165,12 +174,12 @@ class Probe:
         figures: dict[str, Tensor] = {}
         if new_features is not None:
             figures |= self._ranks(new_features, site)
-        if new_outputs is not None and outputs.shape[1] >= 2 and self.churn is not None:
+        if new_outputs is not None and self.churn is not None:
             metric, churn = CHURN[self.churn]
             figures[f"{metric}/{site}"] = churn(outputs, new_outputs)
             head = _head_weights(self._head)
             if features is not None and new_features is not None and old_head is not None and head is not None:
-                crossed = (_apply(old_head, new_features), _apply(head, features))
+                crossed = self._finished(_apply(old_head, new_features)), self._finished(_apply(head, features))
                 if crossed[0].shape == outputs.shape:
                     split = metrics.churn_split(outputs, crossed[0], crossed[1], new_outputs, churn)
                     figures[f"{metric}_encoder/{site}"], figures[f"{metric}_head/{site}"] = split[1], split[2]
@@ -181,6 +190,26 @@ class Probe:
             if len(new_outputs) > 1:
                 figures[f"output_std/{site}"] = new_outputs.std(dim=0).mean()
         return figures
+
+    def _finished(self, head_outputs: Tensor) -> Tensor:
+        """What the network makes of other outputs of its head, [rows, ...], such as their tanh.
+
+        Values and logits are what the head returns.
+        """
+        if self.churn == "argmax":
+            return head_outputs
+        assert self._head is not None and self.batch is not None
+        finished: list[Tensor] = []
+        with evaluation(self.model), torch.no_grad():
+            for rows, given in zip(self.batch.split(CHUNK), head_outputs.split(CHUNK), strict=True):
+                hook = self._head.register_forward_hook(lambda _, __, output, given=given: given.to(output.dtype))
+                try:
+                    output = first_tensor(self.model(rows))
+                finally:
+                    hook.remove()
+                assert output is not None
+                finished.append(output.float().flatten(1))
+        return torch.cat(finished)
 
     def _take(self) -> Tensor | None:
         """A batch from the function that was given; None, and a note, where it fails."""

@@ -3,6 +3,7 @@
 from stablegrad.networks.config import EncoderConfig, TorsoConfig, make_encoder, make_torso
 from stablegrad.networks.counting import parameter_count
 from stablegrad.networks.critic import Critic
+from stablegrad.networks.deterministic_actor import DeterministicActor
 from stablegrad.networks.encoders import ImpalaCNN, NatureCNN, VectorEncoder
 from stablegrad.networks.gaussian_actor import GaussianActor
 from stablegrad.networks.q_network import QNetwork
@@ -11,6 +12,7 @@ from stablegrad.networks.torsos import DenseNetTorso, MLPTorso, MultiSkipTorso, 
 __all__ = [
     "Critic",
     "DenseNetTorso",
+    "DeterministicActor",
     "EncoderConfig",
     "GaussianActor",
     "ImpalaCNN",

@@ -12,7 +12,7 @@ from stablegrad.agents.contract import shown_names
 from stablegrad.diagnostics.layers import find_layers
 from stablegrad.errors import TrainingDiverged
 
-LOSS, VALUES, GRADIENT, PARAMETERS = "loss/", "values/", "gradients/", "parameter_norms/"
+LOSS, GRADIENT, PARAMETERS, UPDATES = "loss/", "gradients/", "parameter_norms/", "updates/"
 
 
 class UpdateMetrics:
@@ -62,31 +62,40 @@ class UpdateMetrics:
         Raises:
             TrainingDiverged: a loss or a gradient is not finite.
         """
-        for name in self._networks:
-            norms = taken.get(GRADIENT + name)
-            if norms is None:
-                continue
-            losses = {
-                key: values for key, values in taken.items() if key.startswith(LOSS) and len(values) == len(norms)
-            }
-            bad = ~norms.isfinite()
-            for values in losses.values():
-                bad |= ~values.isfinite()
-            if bad.any():
-                row = int(bad.nonzero()[0])
-                loss = next((one[row] for one in losses.values() if not one[row].isfinite()), None)
-                if loss is None and losses:
-                    loss = next(iter(losses.values()))[row]
-                origin = self._origin(name, taken[PARAMETERS + name], row, math.nan if loss is None else loss.item())
-                raise TrainingDiverged(
-                    f"training diverged {when}, in update {updates - len(bad) + row + 1:,}: {origin}; {advice}; "
-                    "try a lower --optimizer.learning-rate"
-                )
+        broken = [found for name in self._networks if (found := self._first_broken(name, taken, updates)) is not None]
+        if broken:
+            update, origin = min(broken, key=lambda found: found[0])
+            raise TrainingDiverged(
+                f"training diverged {when}, in update {update:,}: {origin}; {advice}; "
+                "try a lower --optimizer.learning-rate"
+            )
         for key, values in taken.items():
             if key.startswith(LOSS) and not values.isfinite().all():
                 raise TrainingDiverged(
                     f"training diverged {when}: {key} is not finite; {advice}; try a lower --optimizer.learning-rate"
                 )
+
+    def _first_broken(self, network: str, taken: Mapping[str, Tensor], updates: int) -> tuple[int, str] | None:
+        """The first update with a norm of a network's gradient or a loss that is not finite, and the origin in words.
+
+        Of a network that only some updates change, those are looked at, with the losses that only they have.
+        """
+        norms = taken.get(GRADIENT + network)
+        if norms is None:
+            return None
+        losses = {key: values for key, values in taken.items() if key.startswith(LOSS) and len(values) == len(norms)}
+        bad = ~norms.isfinite()
+        for values in losses.values():
+            bad |= ~values.isfinite()
+        if not bad.any():
+            return None
+        row = int(bad.nonzero()[0])
+        numbers = taken.get(UPDATES + network, torch.arange(updates - len(norms) + 1, updates + 1))
+        loss = next((one[row] for one in losses.values() if not one[row].isfinite()), None)
+        if loss is None and losses:
+            loss = next(iter(losses.values()))[row]
+        origin = self._origin(network, taken[PARAMETERS + network], row, math.nan if loss is None else loss.item())
+        return int(numbers[row]), origin
 
     def _origin(self, network: str, norms: Tensor, row: int, loss: float) -> str:
         """Where trouble began: with a finite loss in the backward pass, which runs from the last layer to the first.
@@ -107,6 +116,8 @@ class UpdateMetrics:
     def reduce(self, taken: Mapping[str, Tensor]) -> dict[str, float]:
         """One number per metric: means; the smallest of ``values/min``, the largest of ``values/max``.
 
+        Means are over the updates that a metric has: of a network that every second one changes, over those.
+
         ``gradients/norm`` is over all networks, from their mean norms; where there are several,
         ``gradients/<network>`` are those of each. ``gradient_norm/<layer>`` are per layer.
         """
@@ -116,7 +127,7 @@ class UpdateMetrics:
                 values[name] = one.min().item()
             elif name == "values/max":
                 values[name] = one.max().item()
-            elif not name.startswith((GRADIENT, PARAMETERS)):
+            elif not name.startswith((GRADIENT, PARAMETERS, UPDATES)):
                 values[name] = one.nanmean().item() if one.isnan().any() else one.mean().item()
         norms = {name: taken[GRADIENT + name].mean() for name in self._networks if GRADIENT + name in taken}
         if norms:

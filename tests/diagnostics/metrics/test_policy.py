@@ -77,49 +77,69 @@ def test_parts_are_those_of_networks_put_together_by_hand():
     assert len(set(expected)) == 3
 
 
-def gaussians(seed, count=2, states=17, size=3):
-    """Means and log standard deviations."""
+def outputs_of_policies(seed, count=2, states=17, size=3):
+    """Means and log standard deviations, or actions."""
     return 2 * torch.randn((count, states, 2 * size), generator=torch.Generator().manual_seed(seed))
 
 
-def slow_action_churn(before, after):
-    size = before.shape[-1] // 2
+#: By kind: the change of outputs, and the action of one row of them.
+POLICIES = {
+    "action": (metrics.action_churn, lambda row: row),
+    "gaussian": (metrics.gaussian_churn, lambda row: row[: len(row) // 2]),
+    "tanh_gaussian": (metrics.tanh_gaussian_churn, lambda row: np.tanh(row[: len(row) // 2])),
+}
+each_policy = pytest.mark.parametrize("kind", POLICIES)
+
+
+def slow_action_churn(before, after, action_of):
     squares = [
-        (np.tanh(old) - np.tanh(new)) ** 2
+        (old - new) ** 2
         for one, other in zip(before.tolist(), after.tolist(), strict=True)
-        for old, new in zip(one[:size], other[:size], strict=True)
+        for old, new in zip(action_of(one), action_of(other), strict=True)
     ]
     return (sum(squares) / len(squares)) ** 0.5
 
 
-@given(seeds, st.integers(1, 4))
+@each_policy
+@given(seed=seeds, size=st.integers(1, 4))
 @settings(deadline=None)
-def test_the_change_of_a_mean_action_is_a_slow_root_mean_square(seed, size):
-    before, after = gaussians(seed, size=size)
-    assert float(metrics.action_churn(before, after)) == pytest.approx(slow_action_churn(before, after), rel=1e-5)
+def test_the_change_of_an_action_is_a_slow_root_mean_square(kind, seed, size):
+    before, after = outputs_of_policies(seed, size=size)
+    churn, action_of = POLICIES[kind]
+    assert float(churn(before, after)) == pytest.approx(slow_action_churn(before, after, action_of), rel=1e-5)
 
 
-@given(seeds)
+@each_policy
+@given(seed=seeds)
 @settings(deadline=None)
-def test_action_churn_laws(seed):
-    before, after, between = gaussians(seed, 3)
-    churn = metrics.action_churn(before, after)
-    assert 0 < churn <= 2
-    assert churn == metrics.action_churn(after, before)
-    assert metrics.action_churn(before, before) == 0
-    assert churn <= metrics.action_churn(before, between) + metrics.action_churn(between, after) + 1e-6
-    # Neither how wide the policy is nor which state comes first counts.
-    wider = torch.cat([after[:, :3], after[:, 3:] + 5], dim=1)
-    assert metrics.action_churn(before, wider) == churn
+def test_action_churn_laws(kind, seed):
+    before, after, between = outputs_of_policies(seed, 3)
+    change, _ = POLICIES[kind]
+    churn = change(before, after)
+    assert churn > 0
+    assert churn == change(after, before)
+    assert change(before, before) == 0
+    assert churn <= change(before, between) + change(between, after) + 1e-6
+    # Which state comes first does not count.
     order = torch.randperm(len(before), generator=torch.Generator().manual_seed(seed))
-    assert metrics.action_churn(before[order], after[order]) == pytest.approx(churn.item())
+    assert change(before[order], after[order]) == pytest.approx(churn.item())
+
+
+@pytest.mark.parametrize("churn", [metrics.gaussian_churn, metrics.tanh_gaussian_churn])
+def test_how_wide_a_policy_is_does_not_count(churn):
+    before, after = outputs_of_policies(0)
+    wider = torch.cat([after[:, :3], after[:, 3:] + 5], dim=1)
+    assert churn(before, wider) == churn(before, after)
 
 
 def test_action_churn_goes_from_one_end_to_the_other_and_says_what_is_no_number():
     low, high = torch.tensor([[-50.0, 0.0]]), torch.tensor([[50.0, 0.0]])
-    assert metrics.action_churn(low, high) == 2
-    assert metrics.action_churn(low, torch.full_like(low, torch.nan)).isnan()
-    assert metrics.action_churn(low.bfloat16(), high.bfloat16()).dtype == torch.float32
+    assert metrics.tanh_gaussian_churn(low, high) == 2
+    assert metrics.gaussian_churn(low, high) == 100
+    assert metrics.action_churn(low.tanh()[:, :1], high.tanh()[:, :1]) == 2
+    for churn, _ in POLICIES.values():
+        assert churn(low, torch.full_like(low, torch.nan)).isnan()
+        assert churn(low.bfloat16(), high.bfloat16()).dtype == torch.float32
 
 
 @given(seeds)

@@ -34,6 +34,10 @@ HOT = {
     "saturated_fraction": lambda d: metrics.saturated_fraction(torch.ones(3, 2, device=d), -1, 1),
     "policy_churn": lambda d: metrics.policy_churn(torch.ones(3, 2, device=d), torch.ones(3, 2, device=d)),
     "action_churn": lambda d: metrics.action_churn(torch.ones(3, 2, device=d), torch.ones(3, 2, device=d)),
+    "gaussian_churn": lambda d: metrics.gaussian_churn(torch.ones(3, 2, device=d), torch.ones(3, 2, device=d)),
+    "tanh_gaussian_churn": lambda d: metrics.tanh_gaussian_churn(
+        torch.ones(3, 2, device=d), torch.ones(3, 2, device=d)
+    ),
     "churn_split": lambda d: metrics.churn_split(*(torch.ones(3, 2, device=d) for _ in range(4)))[1],
     "value_statistics": lambda d: metrics.value_statistics(torch.ones(3, device=d)),
     "target_drift": lambda d: metrics.target_drift(torch.ones(3, device=d), torch.ones(3, device=d)),

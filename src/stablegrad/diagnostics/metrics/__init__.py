@@ -23,7 +23,13 @@ from stablegrad.diagnostics.metrics.gradients import (
     weight_gain,
 )
 from stablegrad.diagnostics.metrics.per_sample import gradient_gram, per_sample_gradients, per_sample_gram
-from stablegrad.diagnostics.metrics.policy import action_churn, churn_split, policy_churn
+from stablegrad.diagnostics.metrics.policy import (
+    action_churn,
+    churn_split,
+    gaussian_churn,
+    policy_churn,
+    tanh_gaussian_churn,
+)
 from stablegrad.diagnostics.metrics.ranks import (
     check_samples,
     effective_rank,
@@ -55,6 +61,7 @@ __all__ = [
     "explained_variance",
     "extreme_eigenvalues",
     "feature_rank",
+    "gaussian_churn",
     "gradient_covariance_rank",
     "gradient_dormant_fraction",
     "gradient_gram",
@@ -71,6 +78,7 @@ __all__ = [
     "signal_to_noise",
     "singular_values",
     "srank",
+    "tanh_gaussian_churn",
     "target_drift",
     "top_eigenvalue",
     "unit_mean_abs",

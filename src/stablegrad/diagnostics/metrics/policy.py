@@ -27,22 +27,50 @@ def policy_churn(q_before: Tensor, q_after: Tensor) -> Tensor:
 
 @torch.no_grad()
 def action_churn(before: Tensor, after: Tensor) -> Tensor:
-    r"""Distance between the mean actions of a tanh-Gaussian policy before and after an update.
+    r"""Distance between the actions of a deterministic policy before and after an update.
 
-    The root of :math:`\mathbb{E}_{s,i} [(\tanh \mu_i - \tanh \mu'_i)^2]` over states and action dimensions: what
-    policy churn is where no action is greedy (Schaul et al. 2022, arXiv 2206.00730; of continuous policies as the
-    deviation of their actions, Tang & Berseth 2024, arXiv 2409.04792).
+    The root of :math:`\mathbb{E}_{s,i} [(a_i - a'_i)^2]` over states and action dimensions: what policy churn is where
+    no action is greedy (Schaul et al. 2022, arXiv 2206.00730; of continuous policies as the deviation of their actions,
+    Tang & Berseth 2024, arXiv 2409.04792).
 
     Args:
-        before: [..., 2 * size] means of the Gaussian and log standard deviations, which do not count.
+        before: [..., size] actions before the update.
         after: the same states after it.
 
     Returns:
-        0-d float32 in [0, 2], in units of an action, which goes from -1 to 1; NaN if a mean is.
+        0-d float32 in units of an action, in [0, 2] where that goes from -1 to 1; NaN if an action is.
     """
-    size = before.shape[-1] // 2
-    changed = before[..., :size].float().tanh() - after[..., :size].float().tanh()
-    return changed.square().mean().sqrt()
+    return (before.float() - after.float()).square().mean().sqrt()
+
+
+def gaussian_churn(before: Tensor, after: Tensor) -> Tensor:
+    """Distance between the mean actions of a Gaussian policy: :func:`action_churn` of its means.
+
+    Args:
+        before: [..., 2 * size] means, then log standard deviations, which do not count.
+        after: the same states after the update.
+
+    Returns:
+        0-d float32 in units of an action; NaN if a mean is.
+    """
+    return action_churn(_means(before), _means(after))
+
+
+def tanh_gaussian_churn(before: Tensor, after: Tensor) -> Tensor:
+    """Distance between the mean actions of a tanh-Gaussian policy: :func:`action_churn` of the tanh of its means.
+
+    Args:
+        before: [..., 2 * size] means of the Gaussian, then log standard deviations, which do not count.
+        after: the same states after the update.
+
+    Returns:
+        0-d float32 in [0, 2]; NaN if a mean is.
+    """
+    return action_churn(_means(before).float().tanh(), _means(after).float().tanh())
+
+
+def _means(outputs: Tensor) -> Tensor:
+    return outputs[..., : outputs.shape[-1] // 2]
 
 
 @torch.no_grad()
@@ -62,7 +90,7 @@ def churn_split(
         q_encoder: of the **new** encoder and the old head.
         q_head: of the old encoder and the **new** head.
         q_after: of the new encoder and the new head.
-        churn: :func:`policy_churn` or :func:`action_churn`.
+        churn: :func:`policy_churn`, or that of a continuous policy, such as :func:`action_churn`.
 
     Returns:
         (total, encoder, head), each as ``churn`` returns it.

@@ -1,0 +1,145 @@
+"""What agents share that have an actor, a critic and a replay buffer: continuous actions out of state vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stablegrad.agents.off_policy import OffPolicyAgent, OffPolicyConfig
+from stablegrad.environments import Box, EnvironmentSpec
+from stablegrad.errors import UsageError
+from stablegrad.networks import Critic, DeterministicActor, GaussianActor, TorsoConfig
+from stablegrad.networks.sizes import resolve_depth
+from stablegrad.optimizers.config import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """Where the actor differs from the critic; None or auto: it does not."""
+
+    kind: str | None = None
+    """As torso.kind."""
+    depth: int | str | None = None
+    """As torso.depth."""
+    width: int | str | None = None
+    """As torso.width."""
+    norm: str = "auto"
+    """As torso.norm: layer or none; auto: the critic's."""
+    activation: str | None = None
+    """As torso.activation."""
+    optimizer: str | None = None
+    """As optimizer.name; another optimizer's rate follows from optimizer.adam_learning_rate."""
+    learning_rate: float | None = None
+    """As optimizer.learning_rate."""
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig(OffPolicyConfig):
+    """The options of an actor and a critic; torso and optimizer are those of both."""
+
+    torso: TorsoConfig = field(default_factory=partial(TorsoConfig, depth=0, width=256, norm="none"))
+    optimizer: OptimizerConfig = field(default_factory=partial(OptimizerConfig, name="adam", adam_learning_rate=3e-4))
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    tau: float = 0.005
+    """How far target networks move to the trained ones when they are updated; 1 copies them."""
+    num_critics: int = 2
+    """Critics, of which targets take the least value: 1 or 2."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_critics not in (1, 2):
+            raise UsageError(f"num-critics must be 1 or 2, got {self.num_critics}")
+        # The actor's options are checked now, and not when its network is built.
+        self.torso_of("actor")
+        self.optimizer_of("actor")
+
+    def torso_of(self, network: str) -> TorsoConfig:
+        """The torso of "actor" or "critic"."""
+        if network == "critic":
+            return self.torso
+        own = self.actor
+        names = ("kind", "depth", "width", "norm", "activation")
+        changes = {name: value for name in names if (value := getattr(own, name)) not in (None, "auto")}
+        if own.kind not in (None, self.torso.kind):
+            changes |= {"skip_blocks": None, "variance_preserving": False}  # options of the critic's kind
+        elif own.depth is not None and self.torso.skip_blocks is not None:
+            changes["skip_blocks"] = min(self.torso.skip_blocks, resolve_depth(own.depth))
+        return dataclasses.replace(self.torso, **changes)
+
+    def optimizer_of(self, network: str) -> OptimizerConfig:
+        """The optimizer of "actor" or "critic"."""
+        if network == "critic":
+            return self.optimizer
+        own, changes = self.actor, dict[str, Any]()
+        if own.optimizer not in (None, self.optimizer.name):
+            changes = {"name": own.optimizer, "learning_rate": None}
+        if own.learning_rate is not None:
+            changes["learning_rate"] = own.learning_rate
+        return dataclasses.replace(self.optimizer, **changes) if changes else self.optimizer
+
+
+class ActorCriticAgent(OffPolicyAgent):
+    """A learner with the networks "actor" and "critic", without what makes an algorithm; see ``OffPolicyAgent``."""
+
+    config: ActorCriticConfig
+
+    def __init__(self, config: ActorCriticConfig, spec: EnvironmentSpec, **options: Any):
+        super().__init__(config, spec, **options)
+        actor, critic = self.networks["actor"], self.networks["critic"]
+        assert isinstance(spec.action_space, Box) and isinstance(critic, Critic)
+        self.action_size = spec.action_space.size
+        self.actor, self.critic = actor, critic
+
+    def act(self, env_steps: int) -> np.ndarray:
+        """The exploring policy's actions, float32 [num_envs, size]; uniformly random until learning starts."""
+        if env_steps < self.config.learning_starts:
+            shape = (len(self.observation), self.action_size)
+            self.action = self.random.uniform(-1.0, 1.0, shape).astype(np.float32)
+        else:
+            self.action = self.explore(self.observation)
+        return self.action
+
+    @abstractmethod
+    def explore(self, observation: np.ndarray) -> np.ndarray:
+        """Actions to learn from, float32 [n, size] in [-1, 1], for observations [n, *observation_shape]."""
+
+    def probe(self, rows: int) -> Mapping[str, Tensor]:
+        """Observations, and observations with actions, out of the replay buffer."""
+        batch = self.recent(rows)
+        if batch is None:
+            return {}
+        return {"actor": batch.observation, "critic": state_action(batch.observation, batch.action)}
+
+
+def state_action(observation: Tensor, action: Tensor) -> Tensor:
+    """What a critic reads, [batch, observation + action]: observations are [batch, ...], actions [batch, size]."""
+    return torch.cat([observation.flatten(1), action], dim=1)
+
+
+def build_networks(
+    make_actor: type[GaussianActor] | type[DeterministicActor], config: ActorCriticConfig, spec: EnvironmentSpec
+) -> dict[str, nn.Module]:
+    """Actor and critic of a configuration, freshly initialised."""
+    assert isinstance(spec.action_space, Box)
+    shape, size = spec.observation_shape, spec.action_space.size
+    return {
+        "actor": make_actor(shape, size, encoder=config.encoder, torso=config.torso_of("actor")),
+        "critic": Critic(shape, size, config.num_critics, encoder=config.encoder, torso=config.torso_of("critic")),
+    }
+
+
+def supports(spec: EnvironmentSpec) -> str | None:
+    """Why such an agent cannot be used in an environment; None: it can."""
+    if not isinstance(spec.action_space, Box):
+        return f"needs continuous actions; those of {spec.env_id!r} are discrete"
+    if spec.is_image:
+        return f"needs state vectors; observations of {spec.env_id!r} are images"
+    return None
