@@ -19,8 +19,21 @@ from stablegrad.networks import EncoderConfig, TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
 
 PRECISIONS = ("fp32", "bf16")
+#: Rules of units that are reset, and the share of its layer's mean below which each takes a unit.
+RESETS: Mapping[str, float] = {"redo": 0.025, "regrama": 0.01}
+RESET_EVERY = 1000
 #: Replaces the gradients of parameters by their means over all processes of a run.
 AverageGradients = Callable[[Sequence[Tensor]], None]
+
+
+def averaged(values: Tensor, average_gradients: AverageGradients | None) -> Tensor:
+    """The mean of a tensor over the processes that train one agent; None: there is one."""
+    if average_gradients is None:
+        return values
+    carrier = torch.empty_like(values)
+    carrier.grad = values.clone()
+    average_gradients([carrier])
+    return carrier.grad
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,14 @@ class AgentConfig:
     """Gradient norm of a network above which its gradients are scaled down; None: never."""
     precision: str = "fp32"
     """fp32, or bf16: matrix products and convolutions in bfloat16, weights and optimizer in fp32."""
+    sigreg: float = 0.0
+    """Weight of SIGReg, which holds the penultimate features near a standard Gaussian; 0: none."""
+    reset: str = "none"
+    """Hidden units that begin anew: none, redo (those that are silent) or regrama (those without gradient)."""
+    reset_every: int = RESET_EVERY
+    """Updates between two resets."""
+    reset_threshold: float | None = None
+    """Share of its layer's mean up to which a unit is reset; None: 0.025 for redo, 0.01 for regrama."""
 
     def __post_init__(self) -> None:
         check_at_least(self, num_envs=1)
@@ -46,6 +67,19 @@ class AgentConfig:
             raise UsageError(f"max-grad-norm must be above 0 and finite, or none; got {self.max_grad_norm}")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
+        if not 0.0 <= self.sigreg < float("inf"):
+            raise UsageError(f"sigreg must be at least 0 and finite, got {self.sigreg}")
+        self._check_reset()
+
+    def _check_reset(self) -> None:
+        if self.reset not in ("none", *RESETS):
+            raise unknown_name("reset", self.reset, ("none", *RESETS))
+        check_at_least(self, reset_every=1)
+        if self.reset == "none" and (self.reset_every, self.reset_threshold) != (RESET_EVERY, None):
+            option = "reset-every" if self.reset_threshold is None else "reset-threshold"
+            raise UsageError(f"{option} is for reset redo or regrama; reset is none")
+        if self.reset_threshold is not None and not 0.0 <= self.reset_threshold < 1.0:
+            raise UsageError(f"reset-threshold must be at least 0 and below 1, or none; got {self.reset_threshold}")
 
     def optimizer_of(self, network: str) -> OptimizerConfig:
         """How a network is optimized, by its name; an algorithm whose networks differ overrides this."""
@@ -65,7 +99,7 @@ class AgentConfig:
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of one network on fixed inputs, as curvature and gradient ranks need it.
+    """The loss of one network on fixed inputs, as curvature and gradient ranks need it; without SIGReg's term.
 
     Attributes:
         inputs: [rows, ...] what the network is given.

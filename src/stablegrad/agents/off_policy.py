@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stablegrad.agents.contract import AgentConfig, AverageGradients, check_at_least, check_fractions
+from stablegrad.agents.plasticity import make_plasticity
 from stablegrad.agents.replay import Batch, Replay
 from stablegrad.environments import Box, EnvironmentSpec, StepResult
 from stablegrad.optimizers.gradients import clip_gradient_norm_
@@ -99,6 +100,9 @@ class OffPolicyAgent(ABC):
             name: config.optimizer_of(name).build(network) for name, network in self.networks.items()
         }
         self.parameters = {name: list(network.parameters()) for name, network in self.networks.items()}
+        self.plasticity = make_plasticity(
+            config, self.networks, self.optimizers, device=device, seed=seed, average_gradients=average_gradients
+        )
         self.replay = make_replay(config, spec, device)
         self.updates = 0
         self.reseed(seed)
@@ -136,6 +140,8 @@ class OffPolicyAgent(ABC):
             for name, value in self.update(batch).items():
                 metrics.setdefault(name, []).append(value)
             self.updates += 1
+            if self.plasticity is not None:
+                self.plasticity.forget()
         return {name: torch.stack(values) for name, values in metrics.items()}
 
     @abstractmethod
@@ -143,7 +149,19 @@ class OffPolicyAgent(ABC):
         """Change the weights by one batch; returns a value for each metric."""
 
     def step(self, name: str, loss: Tensor) -> dict[str, Tensor]:
-        """One step of a network's optimizer down the gradient of ``loss``; returns gradient norms before clipping."""
+        """One step of a network's optimizer down the gradient of ``loss``.
+
+        Args:
+            name: of the network.
+            loss: 0-d, of passes within ``autocast``; of those of this network the last counts for ``Plasticity``.
+
+        Returns:
+            ``gradients/<network>`` and ``parameter_norms/<network>``, before clipping, see ``Agent.learn``; and what
+            ``Plasticity`` reports.
+        """
+        metrics: dict[str, Tensor] = {}
+        if self.plasticity is not None:
+            loss, metrics = self.plasticity.penalized(loss, [name], self.updates + 1)
         parameters, optimizer = self.parameters[name], self.optimizers[name]
         # What zero_grad() does, which takes a hundred microseconds of its own.
         for parameter in parameters:
@@ -154,7 +172,9 @@ class OffPolicyAgent(ABC):
             self.average_gradients(parameters)
         total, norms = clip_gradient_norm_(parameters, self.config.max_grad_norm)
         optimizer.step()
-        return {f"gradients/{name}": total, f"parameter_norms/{name}": norms}
+        if self.plasticity is not None:
+            metrics |= self.plasticity.reset([name], self.updates + 1)
+        return metrics | {f"gradients/{name}": total, f"parameter_norms/{name}": norms}
 
     def recent(self, rows: int) -> Batch | None:
         """At most ``rows`` transitions for measurements, which leave the agent's random streams alone; None: none."""
@@ -168,9 +188,9 @@ class OffPolicyAgent(ABC):
         return torch.from_numpy(observation).to(self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of passes through networks."""
+        """The precision of passes through networks; those with gradients must be of the loss of a coming ``step``."""
         context: AbstractContextManager[Any] = self.config.autocast(self.device)
-        return context
+        return context if self.plasticity is None else self.plasticity.watch(context, self.updates + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """All but the weights of ``networks`` and ``replay``, which are saved apart."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stablegrad.agents.contract import AgentConfig, AverageGradients, check_at_least
+from stablegrad.agents.plasticity import make_plasticity
 from stablegrad.agents.rollout import Rollout, rollout_bytes
 from stablegrad.environments import Box, EnvironmentSpec, StepResult
 from stablegrad.errors import UsageError
@@ -95,6 +96,9 @@ class OnPolicyAgent(ABC):
             action_shape=(spec.action_space.size,) if isinstance(spec.action_space, Box) else (),
             action_dtype=torch.float32 if continuous else torch.int64,
         )
+        self.plasticity = make_plasticity(
+            config, self.networks, self.optimizers, device=device, seed=seed, average_gradients=average_gradients
+        )
         self.updates = 0
         self.reseed(seed)
 
@@ -125,12 +129,20 @@ class OnPolicyAgent(ABC):
         for name, optimizer in self.optimizers.items():
             self.config.optimizer_of(name).set_learning_rate(optimizer, env_steps / self.total_steps)
 
-    def step(self, loss: Tensor) -> dict[str, Tensor]:
-        """One step of all optimizers down the gradient of ``loss``, which is clipped by its norm over all networks.
+    def step(self, loss: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """One update: a step of all optimizers down the gradient of ``loss``, clipped by its norm over all networks.
+
+        Args:
+            loss: 0-d, of passes within ``autocast``.
+            weight: [batch] 1 for rows that count and 0 for others, for SIGReg and resets; None: all count.
 
         Returns:
-            ``gradients/<network>`` and ``parameter_norms/<network>``, before clipping; see ``Agent.learn``.
+            ``gradients/<network>`` and ``parameter_norms/<network>``, before clipping, see ``Agent.learn``; and what
+            ``Plasticity`` reports.
         """
+        metrics: dict[str, Tensor] = {}
+        if self.plasticity is not None:
+            loss, metrics = self.plasticity.penalized(loss, self.networks, self.updates + 1, weight)
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
@@ -139,19 +151,21 @@ class OnPolicyAgent(ABC):
         total, norms = clip_gradient_norm_(self.parameters, self.config.max_grad_norm)
         for optimizer in self.optimizers.values():
             optimizer.step()
+        self.updates += 1
+        if self.plasticity is not None:
+            metrics |= self.plasticity.reset(self.networks, self.updates, weight)
         if len(self.networks) == 1:
             (name,) = self.networks
-            return {f"gradients/{name}": total, f"parameter_norms/{name}": norms}
+            return metrics | {f"gradients/{name}": total, f"parameter_norms/{name}": norms}
         counts = [sum(1 for _ in network.parameters()) for network in self.networks.values()]
-        metrics: dict[str, Tensor] = {}
         for name, own in zip(self.networks, norms.split(counts), strict=True):
             metrics |= {f"gradients/{name}": torch.linalg.vector_norm(own), f"parameter_norms/{name}": own}
         return metrics
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of passes through networks."""
+        """The precision of passes through networks; those with gradients must be of the loss of the next ``step``."""
         context: AbstractContextManager[Any] = self.config.autocast(self.device)
-        return context
+        return context if self.plasticity is None else self.plasticity.watch(context, self.updates + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """All but the weights of ``networks``, which are saved apart."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stablegrad.agents.contract import Algorithm, Objective, check_fractions
+from stablegrad.agents.contract import Algorithm, Objective, averaged, check_fractions
 from stablegrad.agents.on_policy import OnPolicyAgent, OnPolicyConfig, experience_bytes
 from stablegrad.agents.policies import Categorical, DiagonalGaussian, Distribution
 from stablegrad.agents.returns import lambda_returns
@@ -224,7 +224,7 @@ class PPO(OnPolicyAgent):
             loss = loss_policy + config.value_coefficient * loss_value - config.entropy_coefficient * mean_entropy
             updates.append(
                 {
-                    **self.step(loss),
+                    **self.step(loss, rows_weight),
                     "loss/policy": loss_policy.detach(),
                     "loss/value": loss_value.detach(),
                     "values/entropy": mean_entropy.detach(),
@@ -232,7 +232,8 @@ class PPO(OnPolicyAgent):
                     "values/clip_fraction": clipped,
                 }
             )
-        self.updates += len(updates)
+        if self.plasticity is not None:
+            self.plasticity.forget()  # the pass after which target_kl ended them all
         # After the last pass: all passes over a rollout see the observations that its actions were drawn for.
         for normalizer in self.normalizers:
             normalizer.update(rollout.observation[:-1].flatten(0, 1), weight, self._averaged)
@@ -275,12 +276,7 @@ class PPO(OnPolicyAgent):
 
     def _averaged(self, values: Tensor) -> Tensor:
         """The mean of a tensor over the processes that train this agent."""
-        if self.average_gradients is None:
-            return values
-        carrier = torch.empty_like(values)
-        carrier.grad = values.clone()
-        self.average_gradients([carrier])
-        return carrier.grad
+        return averaged(values, self.average_gradients)
 
     def probe(self, rows: int) -> dict[str, Tensor]:
         """Observations of the current rollout, evenly spread."""

@@ -127,13 +127,12 @@ class PQN(OnPolicyAgent):
                 rows_weight = weight[rows]
                 rows_valid = rows_weight.sum().clamp(min=1.0)
                 loss = _td_loss(q_value, target[rows], rows_weight, rows_valid)
-                steps.append(self.step(loss))
+                steps.append(self.step(loss, rows_weight))
                 losses.append(loss.detach())
                 q_means.append((rows_weight * q_value.detach()).sum() / rows_valid)
                 if epoch == 0:
                     first_values.append(q_value.detach())
                     first_order.append(rows)
-        self.updates += len(losses)
         values, rows = torch.cat(first_values), torch.cat(first_order)
         counts = rollout.valid.flatten()[rows]
         _, std, least, most = value_statistics(values, counts).split(1)

@@ -29,6 +29,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "multi_skip": {"torso.kind": "multi_skip"},
     "kron": {"optimizer.name": "kron"},
     "residual": {"torso.kind": "residual"},
+    # Rivals (docs/rivals.md), at the published weight and thresholds.
+    "sigreg": {"sigreg": 0.2},
+    "redo": {"reset": "redo"},
+    "regrama": {"reset": "regrama"},
 }
 
 

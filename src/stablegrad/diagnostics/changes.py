@@ -27,6 +27,7 @@ from stablegrad.diagnostics.optimizer_changes import CannotApply, reset_optimize
 from stablegrad.networks import MLPTorso, MultiSkipTorso
 from stablegrad.networks.layers import ACTIVATIONS, orthogonal_
 from stablegrad.optimizers import OPTIMIZERS, Kron, default_learning_rate
+from stablegrad.optimizers.held import held_of
 
 Change = Callable[..., Optimizer]
 Layer = nn.Linear | _ConvNd
@@ -501,9 +502,8 @@ def recycle_dormant(model: nn.Module, optimizer: Optimizer) -> Optimizer:
         fresh.reset_parameters()
         for name, parameter in layer.named_parameters(recurse=False):
             parameter[rows] = getattr(fresh, name)[rows]
-            for held in optimizer.state.get(parameter, {}).values():
-                if isinstance(held, Tensor) and held.shape == parameter.shape:
-                    held[rows] = 0
+            for held in held_of(optimizer, parameter):
+                held[rows] = 0
     if not renewed:
         raise CannotApply("recycle_dormant: no unit is dormant")
     return optimizer

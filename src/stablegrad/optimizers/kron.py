@@ -16,7 +16,7 @@ from stablegrad.optimizers import classic
 from stablegrad.optimizers.cohorts import LARGEST_UPDATE, Cohort
 from stablegrad.optimizers.denormals import floor_of_gradients, floor_of_updates, flush_, flushed_on_one_thread
 from stablegrad.optimizers.estimate import Estimate, estimate, estimate_classic
-from stablegrad.optimizers.partition import DEFAULT_BLOCK_SIZE, longest_block, partition
+from stablegrad.optimizers.partition import DEFAULT_BLOCK_SIZE, like, longest_block, partition
 from stablegrad.optimizers.schedule import KINDS, Kind, default_schedule, kind_of_step, long_run_shares
 from stablegrad.optimizers.stacks import State
 
@@ -238,6 +238,13 @@ class Kron(torch.optim.Optimizer):
             for index, group in enumerate(self.param_groups):
                 for cohort in self._laid_out.get(index, ([], []))[1]:
                     cohort.step(kind, **{option: group[option] for option in STEP_OPTIONS})
+
+    def held_of(self, param: Tensor) -> list[Tensor]:
+        """Momentum and last update of a parameter as views of its shape; none before its first step."""
+        held = [state[key] for state in (self.state.get(param, {}),) for key in ("momentum", "update") if key in state]
+        if self.rule == "classic" or param.dim() < 2:
+            return [one.view(param.shape) for one in held]
+        return [like(one[0], param.shape) for one in held]
 
     @staticmethod
     def estimate(
