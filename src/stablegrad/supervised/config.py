@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stablegrad.agents.presets import PRESETS, apply_changes, parse_setting
+from stablegrad.agents.presets import apply_changes, parse_setting, with_preset
 from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.networks import TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
@@ -158,4 +158,4 @@ def preset_config(setting: str) -> SupervisedConfig:
     """
     preset, changes = parse_setting(setting)
     config = SupervisedConfig(preset=setting)
-    return apply_changes(apply_changes(config, PRESETS[preset]), changes)
+    return apply_changes(with_preset(config, preset), changes)
