@@ -11,11 +11,12 @@ from stablegrad.optimizers import OPTIMIZERS, OptimizerConfig
 from stablegrad.optimizers.saved import load_state
 
 COUPLED = ("adam", "radam", "sgd", "rmsprop")
+#: A rounding in the last place turns SOAP's eigenbases, and its steps with them: see the test of that.
+STEADY = [name for name in OPTIMIZERS if name != "soap"]
 
 
 def make_network():
     torch.manual_seed(0)
-    # In float64, as rounding turns the bases of SOAP.
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 3)).double()
 
 
@@ -39,7 +40,7 @@ def test_l2_is_the_weight_decay_of_torchs_coupled_optimizers(name):
     torch.testing.assert_close(trained(name=name, l2=0.1), trained(name=name, weight_decay=0.1))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", STEADY)
 def test_l2_is_the_penalty_in_the_loss(name):
     def penalty(network):
         return 0.05 * sum(parameter.square().sum() for parameter in network.parameters())
@@ -48,7 +49,7 @@ def test_l2_is_the_penalty_in_the_loss(name):
     assert not all(map(torch.equal, trained(name=name, l2=0.1), trained(name=name)))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", STEADY)
 def test_l2_init_is_the_penalty_towards_the_first_weights(name):
     first = [parameter.detach() for parameter in make_network().parameters()]
 
@@ -59,6 +60,31 @@ def test_l2_init_is_the_penalty_towards_the_first_weights(name):
         trained(name=name, l2_init=1.0), trained(name=name, penalty=penalty), rtol=1e-3, atol=1e-5
     )
     assert not all(map(torch.equal, trained(name=name, l2_init=1.0), trained(name=name)))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_optimizer_gets_the_gradient_with_the_penalties(name):
+    network, found = make_network(), []
+    start = [parameter.detach().clone() for parameter in network.parameters()]
+    optimizer = OptimizerConfig(name=name, learning_rate=1e-2, l2=0.5, l2_init=2.0).build(network)
+    train(network, optimizer, 3)
+    optimizer.zero_grad()
+    network(torch.ones(5, 6, dtype=torch.float64)).square().mean().backward()
+    expected = [
+        one.grad + 0.5 * one.detach() + 2.0 * (one.detach() - first)
+        for one, first in zip(network.parameters(), start, strict=True)
+    ]
+    optimizer.register_step_pre_hook(lambda *_: found.extend(one.grad.clone() for one in network.parameters()))
+    optimizer.step()
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_rounding_turns_the_steps_of_soap():
+    def nudge(network):
+        return 1e-13 * sum(parameter.sum() for parameter in network.parameters())
+
+    apart = zip(trained(name="soap"), trained(name="soap", penalty=nudge), strict=True)
+    assert max((one - other).abs().max().item() for one, other in apart) > 1e-4
 
 
 def test_both_pulls_by_a_loop():

@@ -23,7 +23,7 @@ ALTERNATIVES = {
     "optimizer.project_rows": True,
     "optimizer.weight_clip": 5.0,
 }
-REPLAY = {"batch_size": 16, "buffer_size": 400, "learning_starts": 50, "gradient_steps": 1}
+REPLAY = {"batch_size": 16, "buffer_size": 400, "learning_starts": 32, "gradient_steps": 1}
 RUNS = {
     "pqn": ("CartPole-v1", {"num_envs": 4, "num_steps": 8, "num_minibatches": 4, "optimizer.name": "kron"}),
     "dqn": ("CartPole-v1", {**REPLAY, "target_every": 40, "optimizer.name": "kron"}),
@@ -37,7 +37,7 @@ def small_run(algorithm, **changes):
     return dataclasses.replace(
         run,
         agent=apply_changes(run.agent, {**ALTERNATIVES, **own}),
-        **{"total_steps": 900, "checkpoint_every": 300, "keep_checkpoints": 9, "threads": 1, **changes},
+        **{"total_steps": 256, "checkpoint_every": 128, "keep_checkpoints": 9, "threads": 1, **changes},
     )
 
 
@@ -64,8 +64,8 @@ def test_resumed_it_ends_bit_for_bit_the_same_and_can_be_evaluated(tmp_path, alg
 
 def test_curvature_of_an_actor_whose_loss_runs_through_the_critic_changes_nothing(tmp_path):
     ends = []
-    for name, diagnosis in (("watched", DiagnosisConfig(10, 10, "continue", 50)), ("alone", DiagnosisConfig(0, 0))):
+    for name, diagnosis in (("watched", DiagnosisConfig(10, 10, "continue", 30)), ("alone", DiagnosisConfig(0, 0))):
         folder = RunFolder(tmp_path / name)
-        train(small_run("sac", diagnosis=diagnosis, total_steps=300), folder.path, quiet=True)
+        train(small_run("sac", diagnosis=diagnosis, total_steps=128), folder.path, quiet=True)
         ends.append(last_checkpoint(folder)[0])
     assert all(torch.equal(ends[0][name], tensor) for name, tensor in ends[1].items())
