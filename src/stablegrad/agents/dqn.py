@@ -21,7 +21,7 @@ from stablegrad.agents.discrete import build_networks, supports
 from stablegrad.agents.exploration import linear_epsilon
 from stablegrad.agents.off_policy import OffPolicyAgent, OffPolicyConfig, replay_bytes
 from stablegrad.agents.replay import Batch
-from stablegrad.agents.targets import polyak_update_, q_learning_target
+from stablegrad.agents.targets import q_learning_target, update_target_
 from stablegrad.environments import Discrete, EnvironmentSpec
 from stablegrad.errors import unknown_name
 from stablegrad.networks import EncoderConfig, TorsoConfig
@@ -110,7 +110,7 @@ class DQN(OffPolicyAgent):
         """Update the target network where due, then the trained one; see ``Agent.learn``."""
         interval = env_steps // self.config.target_every
         if interval > self.target_interval:
-            polyak_update_(self.target.parameters(), self.network.parameters(), self.config.tau)
+            update_target_(self.target, self.network, self.config.tau)
             self.target_interval = interval
         return super().learn(env_steps)
 

@@ -16,8 +16,9 @@ from stablegrad.agents.catalogue import check_suits, find_algorithm
 from stablegrad.environments import EnvironmentSpec
 from stablegrad.errors import UsageError, unknown_name
 
-#: What each preset changes in an algorithm's defaults (arXiv 2506.15544, section 5). LayerNorm is one of the
-#: interventions; an algorithm that has it by default, such as PQN, has it in its baseline too.
+#: What each preset changes in an algorithm's defaults. The first five are of arXiv 2506.15544, section 5; LayerNorm is
+#: one of its interventions, and an algorithm that has it by default, such as PQN, has it in its baseline too. The
+#: others are what the field offers instead: those of its appendix, whose values we do not know, and later ones.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "baseline": {},
     "stable": {
@@ -29,11 +30,32 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "multi_skip": {"torso.kind": "multi_skip"},
     "kron": {"optimizer.name": "kron"},
     "residual": {"torso.kind": "residual"},
+    "gelu": {"torso.activation": "gelu", "encoder.activation": "gelu"},
+    "crelu": {"torso.activation": "crelu", "encoder.activation": "crelu"},  # Abbas et al., 2303.07507
+    "cosine": {"optimizer.schedule": "cosine"},
+    "cyclic": {"optimizer.schedule": "cyclic"},
+    "l2": {"optimizer.l2": 1e-4},
+    "l2_init": {"optimizer.l2_init": 1e-4},  # Kumar et al., 2308.11958, who choose it by a sweep
+    "weight_decay": {"optimizer.name": "adamw", "optimizer.weight_decay": 1e-2},  # torch's default, and SimBa's
+    # Elsayed et al., 2407.01704; first weights here are wider than torch's, so that less would cut them.
+    "weight_clip": {"optimizer.weight_clip": 5.0},
+    "spectral_norm": {"torso.spectral_norm": True},  # Bjorck et al., 2106.01151; Gogianu et al., 2105.05246
+    "pruned": {"torso.sparsity": 0.8},  # the example of Ma et al., 2506.17204
+    # Bounds on weights and gradients with plain Adam, after FlashSAC, 2604.04539. That bounds gradients by its
+    # cross-entropy loss; here they are clipped at 10, as in arXiv 2506.15544.
+    "norm_bounded": {
+        "torso.norm": "layer",
+        "optimizer.name": "adam",
+        "optimizer.project_rows": True,
+        "max_grad_norm": 10.0,
+    },
     # Rivals (docs/rivals.md), at the published weight and thresholds.
     "sigreg": {"sigreg": 0.2},
     "redo": {"reset": "redo"},
     "regrama": {"reset": "regrama"},
 }
+#: Options of the encoder that presets change where the encoder has them.
+ENCODER = "encoder."
 
 
 def preset_config(algorithm: str, preset: str, spec: EnvironmentSpec) -> Any:
@@ -45,7 +67,7 @@ def preset_config(algorithm: str, preset: str, spec: EnvironmentSpec) -> Any:
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
     check_suits(algorithm, spec)
-    return apply_changes(find_algorithm(algorithm).defaults(spec), PRESETS[preset])
+    return with_preset(find_algorithm(algorithm).defaults(spec), preset)
 
 
 def parse_setting(setting: str) -> tuple[str, dict[str, str]]:
@@ -63,6 +85,13 @@ def parse_setting(setting: str) -> tuple[str, dict[str, str]]:
 
 
 Config = typing.TypeVar("Config")
+
+
+def with_preset(config: Config, preset: str) -> Config:
+    """A copy of a config dataclass with what a preset changes; of the encoder, what this kind of encoder has."""
+    known = option_names(config)
+    changes = {name: value for name, value in PRESETS[preset].items() if name in known or not name.startswith(ENCODER)}
+    return apply_changes(config, changes)
 
 
 def apply_changes(config: Config, changes: Mapping[str, Any]) -> Config:

@@ -21,7 +21,7 @@ from stablegrad.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, 
 from stablegrad.agents.contract import Algorithm, Objective
 from stablegrad.agents.off_policy import replay_bytes
 from stablegrad.agents.replay import Batch
-from stablegrad.agents.targets import polyak_update_, soft_q_target
+from stablegrad.agents.targets import soft_q_target, update_target_
 from stablegrad.environments import EnvironmentSpec
 from stablegrad.errors import UsageError
 from stablegrad.networks import GaussianActor
@@ -103,7 +103,7 @@ class SAC(ActorCriticAgent):
         actor_loss = policy_loss(policy_q, log_prob, temperature) / len(target)
         metrics |= self.step("actor", actor_loss)
 
-        polyak_update_(self.target.parameters(), self.critic.parameters(), self.config.tau)
+        update_target_(self.target, self.critic, self.config.tau)
         return metrics | {
             "loss/td": critic_loss.detach(),
             "loss/actor": actor_loss.detach(),

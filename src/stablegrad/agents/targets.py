@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def q_learning_target(reward: Tensor, discount: Tensor, next_q: Tensor, choosing_q: Tensor | None = None) -> Tensor:
@@ -82,3 +82,16 @@ def smoothed_action(action: Tensor, noise: Tensor, clip: float) -> Tensor:
 def polyak_update_(target: Iterable[Tensor], online: Iterable[Tensor], tau: float) -> None:
     """Move ``target`` to ``(1 - tau) * target + tau * online`` in place; ``tau`` of 1 copies."""
     torch._foreach_lerp_(list(target), list(online), tau)
+
+
+@torch.no_grad()
+def update_target_(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """Move a target network to the trained one, see ``polyak_update_``.
+
+    Buffers of numbers, such as the singular vectors of a spectral norm, are copied: they are estimates that belong to
+    the newest weights, and no mean of two makes one. Masks never change.
+    """
+    polyak_update_(target.parameters(), online.parameters(), tau)
+    for kept, newest in zip(target.buffers(), online.buffers(), strict=True):
+        if kept.is_floating_point():
+            kept.copy_(newest)

@@ -19,7 +19,7 @@ from stablegrad.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, 
 from stablegrad.agents.contract import Algorithm, Objective, check_at_least
 from stablegrad.agents.off_policy import replay_bytes
 from stablegrad.agents.replay import Batch
-from stablegrad.agents.targets import clipped_q_target, polyak_update_, smoothed_action
+from stablegrad.agents.targets import clipped_q_target, smoothed_action, update_target_
 from stablegrad.environments import EnvironmentSpec
 from stablegrad.networks import DeterministicActor
 
@@ -80,7 +80,7 @@ class TD3(ActorCriticAgent):
         if number % self.config.policy_delay == 0:
             metrics |= self.update_actor(batch.observation) | {"updates/actor": torch.tensor(number)}
             for name, target_network in self.targets.items():
-                polyak_update_(target_network.parameters(), self.networks[name].parameters(), self.config.tau)
+                update_target_(target_network, self.networks[name], self.config.tau)
         return metrics
 
     def update_actor(self, observation: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,9 @@ from torch.nn.parameter import is_lazy
 
 from stablegrad.errors import UsageError
 
+#: Where ``torch.nn.utils.parametrize`` keeps what it computes a layer's weight from.
+PARAMETRIZATIONS = "parametrizations."
+
 # A LayerNorm over an image has weights of three dimensions and is no layer all the same.
 _NORMS = (
     nn.LayerNorm,
@@ -54,7 +57,7 @@ def find_layers(models: Mapping[str, nn.Module]) -> Layers:
     """The layers of networks by name; the name "" leaves the modules' own names as they are.
 
     A parameter that two modules share belongs to the first. A network without any matrix (only vectors) has all modules
-    with parameters as its layers.
+    with parameters as its layers. What a parametrization computes a layer's weight from belongs to the layer.
 
     Raises:
         UsageError: there is no parameter at all, or a lazy one that has no shape yet.
@@ -64,8 +67,11 @@ def find_layers(models: Mapping[str, nn.Module]) -> Layers:
     seen: set[int] = set()
     norms: set[str] = set()
     for prefix, model in models.items():
-        for module_name, module in model.named_modules():
-            for parameter in module.parameters(recurse=False):
+        modules = dict(model.named_modules())
+        for place, part in modules.items():
+            module_name = layer_name(place)
+            module = modules[module_name]
+            for parameter in part.parameters(recurse=False):
                 if is_lazy(parameter):
                     raise UsageError(
                         f"{join(prefix, module_name) or 'the model'} is lazy and has no weights yet; "
@@ -87,6 +93,13 @@ def find_layers(models: Mapping[str, nn.Module]) -> Layers:
     number = {name: index for index, name in enumerate(names)}
     layer_of = [number.get(layer, -1) for layer, _ in owners]
     return Layers(names, [parameter for _, parameter in owners], layer_of, outputs)
+
+
+def layer_name(name: str) -> str:
+    """The layer that a module or a parameter belongs to: itself, unless a parametrization made it."""
+    if name.startswith(PARAMETRIZATIONS):
+        return ""
+    return name.partition(f".{PARAMETRIZATIONS}")[0]
 
 
 def is_measured(parameter: Tensor) -> bool:

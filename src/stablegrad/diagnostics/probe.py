@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stablegrad.diagnostics import metrics
 from stablegrad.diagnostics.activations import ActivationWatch
 from stablegrad.diagnostics.history import NETWORK
-from stablegrad.diagnostics.layers import join
+from stablegrad.diagnostics.layers import join, layer_name
 from stablegrad.diagnostics.outputs import first_tensor
 from stablegrad.errors import UsageError
 
@@ -161,7 +161,7 @@ class Probe:
             self.churn = None
         elif self.churn == "argmax" and outputs.shape[1] < 2:
             self.churn = None  # the only value is always the best
-        self._before = (features, outputs, _head_weights(self._head))
+        self._before = (features, outputs, self._head_weights())
         if features is None:
             self.note(f"no ranks{self._of()}: the input of its last layer is not one row of features a sample")
 
@@ -177,7 +177,7 @@ class Probe:
         if new_outputs is not None and self.churn is not None:
             metric, churn = CHURN[self.churn]
             figures[f"{metric}/{site}"] = churn(outputs, new_outputs)
-            head = _head_weights(self._head)
+            head = self._head_weights()
             if features is not None and new_features is not None and old_head is not None and head is not None:
                 crossed = self._finished(_apply(old_head, new_features)), self._finished(_apply(head, features))
                 if crossed[0].shape == outputs.shape:
@@ -278,8 +278,18 @@ class Probe:
             for name in watch.order
             if name in modules and any(parameter.ndim >= 2 for parameter in modules[name].parameters(recurse=False))
         ]
-        self._head_name = layers[-1] if layers else self.name
+        self._head_name = layer_name(layers[-1]) if layers else self.name
         self._head = modules.get(self._head_name, self.model)
+
+    def _head_weights(self) -> tuple[Tensor, Tensor] | None:
+        """(weight, bias) of a linear head, as they are now; None for another kind of head."""
+        head = self._head
+        if not isinstance(head, nn.Linear):
+            return None
+        # Some parametrizations change when a weight is read in training mode.
+        with evaluation(self.model), torch.no_grad():
+            weight = head.weight.float().clone()
+        return weight, weight.new_zeros(len(weight)) if head.bias is None else head.bias.detach().float().clone()
 
     def _run(self, batch: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """(features, outputs), [rows, features] and [rows, values] float32, or None where there is no such thing."""
@@ -305,14 +315,6 @@ class Probe:
             torch.cat(features) if sum(map(len, features)) == rows else None,
             torch.cat(outputs) if sum(map(len, outputs)) == rows else None,
         )
-
-
-def _head_weights(head: nn.Module | None) -> tuple[Tensor, Tensor] | None:
-    """(weight, bias) of a linear head, as they are now; None for another kind of head."""
-    if not isinstance(head, nn.Linear):
-        return None
-    weight = head.weight.detach().float().clone()
-    return weight, weight.new_zeros(len(weight)) if head.bias is None else head.bias.detach().float().clone()
 
 
 def _apply(head: tuple[Tensor, Tensor], features: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from stablegrad.networks.config import EncoderConfig, TorsoConfig, make_encoder,
 from stablegrad.networks.counting import parameter_count
 from stablegrad.networks.critic import Critic
 from stablegrad.networks.deterministic_actor import DeterministicActor
-from stablegrad.networks.encoders import ImpalaCNN, NatureCNN, VectorEncoder
+from stablegrad.networks.encoders import HadamaxCNN, ImpalaCNN, NatureCNN, VectorEncoder
 from stablegrad.networks.gaussian_actor import GaussianActor
 from stablegrad.networks.q_network import QNetwork
 from stablegrad.networks.torsos import DenseNetTorso, MLPTorso, MultiSkipTorso, ResidualTorso
@@ -15,6 +15,7 @@ __all__ = [
     "DeterministicActor",
     "EncoderConfig",
     "GaussianActor",
+    "HadamaxCNN",
     "ImpalaCNN",
     "MLPTorso",
     "MultiSkipTorso",

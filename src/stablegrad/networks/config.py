@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from functools import partial
 
 from stablegrad.errors import UsageError, unknown_name
-from stablegrad.networks.encoders import NATURE_CHANNELS, ImpalaCNN, NatureCNN, VectorEncoder
+from stablegrad.networks.encoders import NATURE_CHANNELS, POOLS, HadamaxCNN, ImpalaCNN, NatureCNN, VectorEncoder
 from stablegrad.networks.layers import ACTIVATIONS, check_norm
+from stablegrad.networks.parametrizations import normalize_spectra, prune_at_random
 from stablegrad.networks.sizes import resolve_depth, resolve_width
 from stablegrad.networks.torsos import DenseNetTorso, MLPTorso, MultiSkipTorso, ResidualTorso
 
-ENCODERS = ("auto", "nature", "impala", "vector")
+#: Encoders of images by name; a new one is a line here.
+IMAGE_ENCODERS: dict[str, type[NatureCNN | ImpalaCNN | HadamaxCNN]] = {
+    "nature": NatureCNN,
+    "impala": ImpalaCNN,
+    "hadamax": HadamaxCNN,
+}
+ENCODERS = ("auto", *IMAGE_ENCODERS, "vector")
 TORSOS = ("mlp", "residual", "multi_skip", "densenet")
 
 
@@ -21,25 +28,31 @@ class EncoderConfig:
     """What turns an observation into features."""
 
     kind: str = "auto"
-    """auto (Nature CNN for images, else vector), nature, impala or vector."""
+    """auto (Nature CNN for images, else vector), nature, impala, hadamax or vector."""
     size: str = "medium"
     """Channels of the Nature CNN: small (16, 32, 32), medium (32, 64, 64) or large (64, 128, 128)."""
     norm: str = "auto"
     """LayerNorm after every convolution: layer or none; auto: layer in a CNN, none on a state vector."""
-    activation: str = "relu"
-    """relu, gelu, silu, tanh, elu, leaky_relu or crelu."""
+    activation: str = "auto"
+    """relu, gelu, silu, tanh, elu, leaky_relu or crelu; auto: gelu in hadamax, else relu."""
+    pool: str = "none"
+    """Of a CNN's last maps: none, or average (over all places; impala with average is Impoola)."""
 
     def __post_init__(self) -> None:
+        if self.kind == "impoola":
+            raise UsageError("encoder 'impoola' is encoder.kind 'impala' with encoder.pool 'average'")
         if self.kind not in ENCODERS:
             raise unknown_name("encoder", self.kind, ENCODERS)
         if self.size not in NATURE_CHANNELS:
             raise unknown_name("encoder size", self.size, NATURE_CHANNELS)
         if self.norm != "auto":
             check_norm(self.norm)
-        if self.activation not in ACTIVATIONS:
-            raise unknown_name("activation", self.activation, ACTIVATIONS)
-        if self.kind == "impala" and self.size != "medium":
-            raise UsageError(f"encoder size {self.size!r} is for the Nature CNN; the Impala CNN has one size")
+        if self.activation not in ("auto", *ACTIVATIONS):
+            raise unknown_name("activation", self.activation, ("auto", *ACTIVATIONS))
+        if self.pool not in POOLS:
+            raise unknown_name("encoder pool", self.pool, POOLS)
+        if self.kind not in ("auto", "nature") and self.size != "medium":
+            raise UsageError(f"encoder size {self.size!r} is for the Nature CNN; {self.kind!r} has one size")
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,10 @@ class TorsoConfig:
     """multi_skip: how many blocks, from the first, receive the skip; None: all."""
     variance_preserving: bool = False
     """multi_skip and residual: keep every sum at unit variance at initialisation."""
+    spectral_norm: bool = False
+    """Divide the weights of every linear layer by their largest singular value (arXiv 2105.05246)."""
+    sparsity: float = 0.0
+    """Fraction of the weights of the linear layers that is removed at random before training (arXiv 2506.17204)."""
 
     def __post_init__(self) -> None:
         if self.kind not in TORSOS:
@@ -80,23 +97,28 @@ class TorsoConfig:
                 raise UsageError(f"torso skip_blocks must be from 0 to the depth, {depth}; got {self.skip_blocks}")
         if self.variance_preserving and self.kind not in ("multi_skip", "residual"):
             raise UsageError(f"torso variance_preserving is for residual and multi_skip; this one is {self.kind!r}")
+        if not 0.0 <= self.sparsity < 1.0:
+            raise UsageError(f"torso sparsity must be at least 0 and below 1, got {self.sparsity}")
 
 
 def make_encoder(
     config: EncoderConfig, observation_shape: Sequence[int], *, is_image: bool
-) -> NatureCNN | ImpalaCNN | VectorEncoder:
+) -> NatureCNN | ImpalaCNN | HadamaxCNN | VectorEncoder:
     """Build the encoder for observations of one shape."""
     kind = config.kind if config.kind != "auto" else ("nature" if is_image else "vector")
+    # What is "auto" is the encoder's own default.
+    options = {name: value for name in ("norm", "activation") if (value := getattr(config, name)) != "auto"}
     if kind == "vector":
-        return VectorEncoder(observation_shape, norm="none" if config.norm == "auto" else config.norm)
+        if config.pool != "none":
+            raise UsageError(f"encoder pool {config.pool!r} is for CNNs; this encoder is 'vector'")
+        return VectorEncoder(observation_shape, norm=options.get("norm", "none"))
     if not is_image:
         raise UsageError(
             f"encoder {kind!r} needs image observations, got shape {tuple(observation_shape)}; use 'vector'"
         )
-    norm = "layer" if config.norm == "auto" else config.norm
     if kind == "nature":
-        return NatureCNN(observation_shape, size=config.size, norm=norm, activation=config.activation)
-    return ImpalaCNN(observation_shape, norm=norm, activation=config.activation)
+        options["size"] = config.size
+    return IMAGE_ENCODERS[kind](observation_shape, pool=config.pool, **options)
 
 
 def make_torso(config: TorsoConfig, in_features: int) -> MLPTorso | MultiSkipTorso | DenseNetTorso:
@@ -112,7 +134,7 @@ def make_torso(config: TorsoConfig, in_features: int) -> MLPTorso | MultiSkipTor
             build = partial(
                 MultiSkipTorso, skip_blocks=config.skip_blocks, variance_preserving=config.variance_preserving
             )
-    return build(
+    torso = build(
         in_features,
         config.width,
         config.depth,
@@ -120,3 +142,8 @@ def make_torso(config: TorsoConfig, in_features: int) -> MLPTorso | MultiSkipTor
         norm=config.norm,
         activation=config.activation,
     )
+    if config.sparsity:
+        prune_at_random(torso, config.sparsity)
+    if config.spectral_norm:
+        normalize_spectra(torso)
+    return torso

@@ -12,6 +12,9 @@ from torch import nn
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.optimizers.catalogue import OPTIMIZERS, default_learning_rate, make_optimizer
 from stablegrad.optimizers.kron import group_defaults
+from stablegrad.optimizers.parametrized import hold_masked
+from stablegrad.optimizers.penalties import pull_to_start, pull_to_zero
+from stablegrad.optimizers.row_projection import project_rows
 from stablegrad.optimizers.weight_clipping import clip_weights
 
 #: Times that a cyclic rate rises and falls in a run, and the part of the rate at which it begins.
@@ -67,10 +70,16 @@ class OptimizerConfig:
     """The rate at which Adam would train this agent, from which the other optimizers' rates follow."""
     weight_decay: float = 0.0
     """Decoupled where the optimizer knows it, else an L2 penalty."""
+    l2: float = 0.0
+    """Penalty of half this times the squared weights, in the gradient of every optimizer (coupled, unlike decay)."""
+    l2_init: float = 0.0
+    """The same towards the first weights instead of 0 (regenerative regularisation, arXiv 2308.11958)."""
     schedule: str = "constant"
     """Of the rate over the run: constant, linear (to 0), cosine (to 0), or cyclic (ten times from a tenth and back)."""
     weight_clip: float | None = None
     """Keep weights within this many times 1 / sqrt(inputs of the layer), the bound of torch's own first weights."""
+    project_rows: bool = False
+    """Scale the weights of every unit of the torso back to their first norm after every step (arXiv 2604.04539)."""
     kron: KronConfig = field(default_factory=KronConfig)
     """Options of kron."""
 
@@ -81,8 +90,10 @@ class OptimizerConfig:
             value = getattr(self, option)
             if value is not None and not 0.0 < value < float("inf"):
                 raise UsageError(f"optimizer {option.replace('_', '-')} must be above 0, got {value}")
-        if not 0.0 <= self.weight_decay < float("inf"):
-            raise UsageError(f"optimizer weight-decay must be at least 0, got {self.weight_decay}")
+        for option in ("weight_decay", "l2", "l2_init"):
+            value = getattr(self, option)
+            if not 0.0 <= value < float("inf"):
+                raise UsageError(f"optimizer {option.replace('_', '-')} must be at least 0, got {value}")
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
         if self.weight_clip is not None and not 0.0 < self.weight_clip < float("inf"):
@@ -101,8 +112,15 @@ class OptimizerConfig:
         optimizer = make_optimizer(
             self.name, network.parameters(), self.initial_learning_rate, weight_decay=self.weight_decay, **options
         )
+        if self.l2:
+            pull_to_zero(optimizer, self.l2)
+        if self.l2_init:
+            pull_to_start(optimizer, self.l2_init)
+        hold_masked(network, optimizer)
         if self.weight_clip is not None:
             clip_weights(network, optimizer, self.weight_clip)
+        if self.project_rows:
+            project_rows(network, optimizer)
         return optimizer
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, progress: float) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from stablegrad.optimizers.parametrized import stored_weight
+
 
 def clip_weights(network: nn.Module, optimizer: Optimizer, bound: float) -> RemovableHandle:
     """After every step, clamp weights and biases of linear layers and convolutions to +-bound / sqrt(inputs).
@@ -30,9 +32,10 @@ def clip_weights(network: nn.Module, optimizer: Optimizer, bound: float) -> Remo
     limits: list[float] = []
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            limit = bound / math.sqrt(layer.weight[0].numel())
-            for parameter in layer.parameters(recurse=False):
-                if id(parameter) in trained:
+            weight = stored_weight(layer)
+            limit = bound / math.sqrt(weight[0].numel())
+            for parameter in (weight, layer.bias):
+                if parameter is not None and id(parameter) in trained:
                     weights.append(parameter)
                     limits.append(limit)
 

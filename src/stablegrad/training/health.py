@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from stablegrad.diagnostics.cadence import is_due, last_due
 from stablegrad.diagnostics.history import looks_of
 from stablegrad.diagnostics.interventions import INTERVENTIONS, fitting
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
+from stablegrad.diagnostics.probe import evaluation
 from stablegrad.diagnostics.rules import TOO_EARLY, enough_to_judge, verdict_of
 from stablegrad.diagnostics.settings import RATE, with_rates
 from stablegrad.errors import UsageError, unknown_name
@@ -117,11 +119,15 @@ class Health:
         if self.monitor is None or not every or self.agent.updates // every == updates_before // every:
             return
         agent, names = self.agent, dict(zip(self.agent.networks, shown_names(self.agent.networks), strict=True))
-        for name, objective in agent.objectives(CURVATURE_ROWS).items():
-            loss = partial(objective.mean_loss, agent.networks[name])
-            self.monitor.measure_curvature(loss, network=names[name], seed=agent.updates)
-        for name, one in agent.objectives(GRADIENT_ROWS).items():
-            self.monitor.measure_gradient_ranks(one.inputs, one.loss, *one.targets, network=names[name])
+        with ExitStack() as still:
+            # All of them: the loss of one network may pass through another, and change its buffers.
+            for network in agent.networks.values():
+                still.enter_context(evaluation(network))
+            for name, objective in agent.objectives(CURVATURE_ROWS).items():
+                loss = partial(objective.mean_loss, agent.networks[name])
+                self.monitor.measure_curvature(loss, network=names[name], seed=agent.updates)
+            for name, one in agent.objectives(GRADIENT_ROWS).items():
+                self.monitor.measure_gradient_ranks(one.inputs, one.loss, *one.targets, network=names[name])
 
     def take_seconds(self) -> float:
         """Time that looks took since this was last asked."""

@@ -90,11 +90,12 @@ def memory_need(
 
 def optimizer_bytes(parameters: Sequence[nn.Parameter], config: OptimizerConfig) -> int:
     """What an optimizer keeps, and takes in passing, for parameters that may lie on the meta device."""
+    first_weights = _bytes(parameters) if config.l2_init else 0
     if config.name == "kron":
         options = config.kron
         kron = Kron.estimate(parameters, rule=options.rule, block_size=options.block_size, precision=options.precision)
-        return kron.state_bytes + kron.transient_bytes
-    return OPTIMIZERS[config.name].state_copies * _bytes(parameters)
+        return kron.state_bytes + kron.transient_bytes + first_weights
+    return OPTIMIZERS[config.name].state_copies * _bytes(parameters) + first_weights
 
 
 def _bytes(parameters: Sequence[nn.Parameter]) -> int:

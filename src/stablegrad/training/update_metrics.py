@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stablegrad.agents.contract import shown_names
-from stablegrad.diagnostics.layers import find_layers
+from stablegrad.diagnostics.layers import find_layers, layer_name
 from stablegrad.errors import TrainingDiverged
 
 LOSS, GRADIENT, PARAMETERS, UPDATES = "loss/", "gradients/", "parameter_norms/", "updates/"
@@ -110,7 +110,7 @@ class UpdateMetrics:
         if not math.isfinite(loss) and row > 0 and norms[row - 1].isfinite().all():
             largest = names[int(norms[row - 1].argmax())]
             origin = f"; the update before, the largest gradient was that of '{largest}'"
-        layer = broken[-1].rpartition(".")[0] if broken else "the global norm"
+        layer = layer_name(broken[-1].rpartition(".")[0]) if broken else "the global norm"
         return f"the gradient of layer '{layer}' is not finite (loss {loss:.4g}{origin})"
 
     def reduce(self, taken: Mapping[str, Tensor]) -> dict[str, float]:
