@@ -78,6 +78,11 @@ class AgentConfig:
         if self.reset == "none" and (self.reset_every, self.reset_threshold) != (RESET_EVERY, None):
             option = "reset-every" if self.reset_threshold is None else "reset-threshold"
             raise UsageError(f"{option} is for reset redo or regrama; reset is none")
+        if self.reset != "none" and (self.torso.spectral_norm or self.torso.sparsity):
+            option = "spectral-norm" if self.torso.spectral_norm else "sparsity"
+            raise UsageError(
+                f"reset {self.reset!r} rewrites weights, which torso {option} makes; choose one of the two"
+            )
         if self.reset_threshold is not None and not 0.0 <= self.reset_threshold < 1.0:
             raise UsageError(f"reset-threshold must be at least 0 and below 1, or none; got {self.reset_threshold}")
 

@@ -149,11 +149,11 @@ def _of_layer(layer: _Layer, readers: Sequence[Layer], begin: int = 0) -> Units:
 def _of_encoder(encoder: nn.Module, reader: nn.Linear) -> list[Units]:
     match encoder:
         case NatureCNN():
-            parts = list(encoder.layers)  # convolution, norm, activation; and so on
+            parts = list(encoder.layers.children())  # convolution, norm, activation; and so on
             following = [*parts[3::3], reader]
             return [_of_conv(*one) for one in zip(parts[::3], parts[1::3], parts[2::3], following, strict=True)]
         case ImpalaCNN():
-            branches = [list(part.branch) for part in encoder.layers if isinstance(part, _ImpalaBlock)]
+            branches = [list(part.branch) for part in encoder.layers.children() if isinstance(part, _ImpalaBlock)]
             return [_of_conv(branch[1], branch[2], branch[3], branch[4]) for branch in branches]
     return []
 
