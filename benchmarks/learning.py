@@ -1,10 +1,10 @@
-"""Agents on small environments: PQN, DQN, SAC and PPO on the field's smallest tasks.
+"""Every agent on the field's smallest tasks.
 
     python benchmarks/learning.py [--seeds 5] [--workers 2] [--only LunarLander]
 
 The bars. PQN: CartPole >= 475, Acrobot >= -100 (CleanRL: 495.1 and -95.6); LunarLander: 4 layers >= 150, 12 layers
 failing, 5 multi-skip blocks with Kron within the interval of the 4 layers or better. DQN: CartPole >= 450, LunarLander
->= 150. SAC: Pendulum >= -170 in 20k steps. PPO: CartPole >= 475, LunarLander >= 200, Acrobot >= -90;
+>= 150. SAC, TD3 and DDPG: Pendulum >= -170 in 20k steps. PPO: CartPole >= 475, LunarLander >= 200, Acrobot >= -90;
 HalfCheetah beside Tianshou's 5784 +- 1244. PQN's returns are those of the last 100 episodes, the others' those of 100
 greedy episodes after training.
 """
@@ -38,6 +38,10 @@ ZOO_CARTPOLE = (
 )
 #: RL Baselines3 Zoo's rate; its run begins to learn after 100 steps.
 ZOO_PENDULUM = "baseline+optimizer.adam_learning_rate=1e-3+temperature_learning_rate=1e-3+learning_starts=100"
+#: RL Baselines3 Zoo's settings of TD3 and DDPG for Pendulum, but for its networks of 400 and 300 units: ours have 256.
+ZOO_TD3_PENDULUM = (
+    "baseline+optimizer.adam_learning_rate=1e-3+learning_starts=10000+discount=0.98+buffer_size=200000+batch_size=256"
+)
 #: RL Baselines3 Zoo's settings for LunarLander; for the other tasks of PPO they are our defaults.
 ZOO_PPO_LUNAR_LANDER = (
     "baseline+num_envs=16+num_steps=1024+num_minibatches=256+gae_lambda=0.98+discount=0.999"
@@ -53,6 +57,8 @@ TASKS = {
     "DQN CartPole-v1": ("dqn", "CartPole-v1", 50_000, ZOO_CARTPOLE),
     "DQN LunarLander-v3": ("dqn", "LunarLander-v3", 100_000, "baseline"),
     "SAC Pendulum-v1": ("sac", "Pendulum-v1", 20_000, ZOO_PENDULUM),
+    "TD3 Pendulum-v1": ("td3", "Pendulum-v1", 20_000, ZOO_TD3_PENDULUM),
+    "DDPG Pendulum-v1": ("ddpg", "Pendulum-v1", 20_000, ZOO_TD3_PENDULUM),
     "PPO CartPole-v1": ("ppo", "CartPole-v1", 500_000, "baseline"),
     "PPO Acrobot-v1": ("ppo", "Acrobot-v1", 500_000, "baseline"),
     "PPO LunarLander-v3": ("ppo", "LunarLander-v3", 1_000_000, ZOO_PPO_LUNAR_LANDER),
