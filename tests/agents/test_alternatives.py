@@ -77,11 +77,16 @@ def test_a_target_network_has_the_weights_and_the_singular_vectors_of_the_traine
 @pytest.mark.parametrize(("module", "spec"), [(dqn, STATES), (sac, SPECS["continuous"])])
 def test_acting_and_measuring_leave_the_singular_vectors_alone(module, spec):
     agent = make_agent(module, spec)
-    before = {name: buffers(network) for name, network in {**agent.networks, **agent.targets}.items()}
+    networks = [*agent.networks.values(), *agent.targets.values()]
+    with torch.no_grad():
+        for network in networks:
+            for parameter in network.parameters():
+                parameter.add_(torch.rand_like(parameter))  # so that the vectors have not converged
+    before = [buffers(network) for network in networks]
     observation = torch.randn(1, 3).numpy()
     agent.begin(observation)
     first = agent.policy(observation)
     agent.act(50)
     assert (agent.policy(observation) == first).all()
-    for name, network in {**agent.networks, **agent.targets}.items():
-        assert before[name] and all(map(torch.equal, network.buffers(), before[name]))
+    for network, kept in zip(networks, before, strict=True):
+        assert kept and all(map(torch.equal, network.buffers(), kept))
