@@ -364,11 +364,12 @@ class TestRecycle:
         assert not optimizer.state[model[0].weight]["exp_avg"][:20].any()
         assert optimizer.state[model[0].weight]["exp_avg"][20:].any()
 
-    def test_judges_by_the_optimizers_mean_where_gradients_are_gone(self):
+    @pytest.mark.parametrize("make", [adam, lambda model: Kron(model.parameters(), 1e-3)], ids=["adam", "kron"])
+    def test_judges_by_the_optimizers_mean_where_gradients_are_gone(self, make):
         model = stack(4, 32, 2)
         with torch.no_grad():
             model[0].bias.fill_(-50)
-        optimizer = adam(model)
+        optimizer = make(model)
         step(model, optimizer, torch.randn(64, 4))
         optimizer.zero_grad()
         changes.recycle_dormant(model, optimizer)

@@ -516,6 +516,8 @@ def _gradient_of(layer: Layer, optimizer: Optimizer) -> Tensor | None:
         return None  # a transposed convolution keeps its units in the second dimension
     if weight.grad is not None:
         return weight.grad
+    if isinstance(optimizer, Kron):  # whose means are padded
+        return next(iter(held_of(optimizer, weight)), None)
     held = optimizer.state.get(weight, {})
     return next((held[name] for name in ("exp_avg", "momentum", "momentum_buffer") if name in held), None)
 
