@@ -36,6 +36,12 @@ ZOO_CARTPOLE = (
     "baseline+optimizer.adam_learning_rate=2.3e-3+batch_size=64+buffer_size=100000+learning_starts=1000+target_every=10"
     "+train_every=256+gradient_steps=128+exploration_fraction=0.16+epsilon_end=0.04"
 )
+#: CleanRL's, but for its networks of 120 and 84 units.
+CLEANRL_CARTPOLE = (
+    "baseline+torso.width=128+optimizer.adam_learning_rate=2.5e-4+buffer_size=10000+learning_starts=10000"
+    "+target_every=500+train_every=10+gradient_steps=1+max_grad_norm=none+loss=squared+exploration_fraction=0.5"
+    "+epsilon_end=0.05"
+)
 #: RL Baselines3 Zoo's rate; its run begins to learn after 100 steps.
 ZOO_PENDULUM = "baseline+optimizer.adam_learning_rate=1e-3+temperature_learning_rate=1e-3+learning_starts=100"
 #: RL Baselines3 Zoo's settings of TD3 and DDPG for Pendulum, but for its networks of 400 and 300 units: ours have 256.
@@ -55,6 +61,7 @@ TASKS = {
     "LunarLander-v3 baseline, 12 layers": ("pqn", "LunarLander-v3", 300_000, "baseline" + LUNAR_LANDER + LARGE),
     "LunarLander-v3 stable, 5 blocks": ("pqn", "LunarLander-v3", 300_000, "stable" + LUNAR_LANDER + LARGE),
     "DQN CartPole-v1": ("dqn", "CartPole-v1", 50_000, ZOO_CARTPOLE),
+    "DQN CartPole-v1, CleanRL's settings": ("dqn", "CartPole-v1", 500_000, CLEANRL_CARTPOLE),
     "DQN LunarLander-v3": ("dqn", "LunarLander-v3", 100_000, "baseline"),
     "SAC Pendulum-v1": ("sac", "Pendulum-v1", 20_000, ZOO_PENDULUM),
     "TD3 Pendulum-v1": ("td3", "Pendulum-v1", 20_000, ZOO_TD3_PENDULUM),
