@@ -973,7 +973,7 @@ class TestWrongUse:
             ({"probe": {"actor": 3.0}}, "probe must be a tensor .* got float"),
             ({"churn": {"critik": None}}, "unknown network 'critik'; did you mean 'critic'"),
             ({"churn": {"actor": "mean"}}, "unknown churn 'mean'; did you mean 'mean_action'"),
-            ({"churn": "mode"}, r"unknown churn 'mode'.*\(valid: argmax, mean_action\)"),
+            ({"churn": "mode"}, r"unknown churn 'mode'.*\(valid: argmax, expected_argmax, mean_action\)"),
         ],
     )
     def test_probes_and_churns_of_several_networks(self, options, message):

@@ -15,6 +15,7 @@ MODULES = {
     "pqn": "stablegrad.agents.pqn",
     "dqn": "stablegrad.agents.dqn",
     "sac": "stablegrad.agents.sac",
+    "rainbow": "stablegrad.agents.rainbow",
 }
 ALGORITHMS = tuple(MODULES)
 #: What runs without a word about the algorithm train.

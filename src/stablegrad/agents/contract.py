@@ -104,7 +104,8 @@ class Agent(Protocol):
     def outputs(self) -> Mapping[str, str | None]:
         """What churn means for each network's outputs, by its name.
 
-        "argmax" where the best of several values or logits is the action, "mean_action" for means and log standard
+        "argmax" where the best of several values or logits is the action, "expected_argmax" where it is the best mean
+        of distributions that are given by logits [rows, actions, atoms], "mean_action" for means and log standard
         deviations of a tanh-Gaussian policy, None where outputs choose nothing.
         """
 

@@ -1,7 +1,7 @@
 """What the network does with a fixed batch: rank of its features, churn and drift of its outputs.
 
-What churn is depends on the outputs (``CHURN``): of values and logits the best one, of a tanh-Gaussian policy, [rows,
-2 * size] with means first, its mean action.
+What churn is depends on the outputs (``CHURN``): of values and logits the best one, of distributions of values the one
+with the best mean, of a tanh-Gaussian policy, [rows, 2 * size] with means first, its mean action.
 
 The probe runs without gradients, in evaluation mode, and leaves the network as it was. Features are the input of the
 last layer with weights (the head), the field's place to measure the rank of a representation.
@@ -31,7 +31,11 @@ MAX_ROWS = 1024
 MAX_BYTES = 2**27
 CHUNK = 256
 #: By kind of output: the metric's name, and the change of outputs by one update.
-CHURN = {"argmax": ("churn", metrics.policy_churn), "mean_action": ("action_churn", metrics.action_churn)}
+CHURN = {
+    "argmax": ("churn", metrics.policy_churn),
+    "expected_argmax": ("churn", metrics.policy_churn),
+    "mean_action": ("action_churn", metrics.action_churn),
+}
 #: A batch, a function that returns one, or None for rows of the inputs that a network is trained on.
 ProbeSource: TypeAlias = Tensor | Callable[[], Tensor] | None
 
@@ -182,6 +186,12 @@ class Probe:
                 figures[f"output_std/{site}"] = new_outputs.std(dim=0).mean()
         return figures
 
+    def _read(self, outputs: Tensor) -> Tensor:
+        """Outputs as [rows, values]: of distributions, [rows, values, atoms], their means."""
+        if self.churn == "expected_argmax" and outputs.ndim == 3:
+            outputs = metrics.expected_atoms(outputs)
+        return outputs.flatten(1)
+
     def _take(self) -> Tensor | None:
         """A batch from the function that was given; None, and a note, where it fails."""
         assert callable(self.source)
@@ -268,7 +278,7 @@ class Probe:
                         features.append(seen[-1].detach().float())
                     seen.clear()
                     if output is not None and len(output) == len(rows):
-                        outputs.append(output.detach().float().flatten(1))
+                        outputs.append(self._read(output.detach().float()))
         finally:
             hook.remove()
         rows = len(batch)

@@ -3,25 +3,31 @@
 from stablegrad.networks.config import EncoderConfig, TorsoConfig, make_encoder, make_torso
 from stablegrad.networks.counting import parameter_count
 from stablegrad.networks.critic import Critic
+from stablegrad.networks.dueling import DuelingHead
 from stablegrad.networks.encoders import ImpalaCNN, NatureCNN, VectorEncoder
 from stablegrad.networks.gaussian_actor import GaussianActor
+from stablegrad.networks.noisy import NoisyLinear, make_noisy, noise
 from stablegrad.networks.q_network import QNetwork
 from stablegrad.networks.torsos import DenseNetTorso, MLPTorso, MultiSkipTorso, ResidualTorso
 
 __all__ = [
     "Critic",
     "DenseNetTorso",
+    "DuelingHead",
     "EncoderConfig",
     "GaussianActor",
     "ImpalaCNN",
     "MLPTorso",
     "MultiSkipTorso",
     "NatureCNN",
+    "NoisyLinear",
     "QNetwork",
     "ResidualTorso",
     "TorsoConfig",
     "VectorEncoder",
     "make_encoder",
+    "make_noisy",
     "make_torso",
+    "noise",
     "parameter_count",
 ]

@@ -23,7 +23,7 @@ from stablegrad.diagnostics.metrics.gradients import (
     weight_gain,
 )
 from stablegrad.diagnostics.metrics.per_sample import gradient_gram, per_sample_gradients, per_sample_gram
-from stablegrad.diagnostics.metrics.policy import action_churn, churn_split, policy_churn
+from stablegrad.diagnostics.metrics.policy import action_churn, churn_split, expected_atoms, policy_churn
 from stablegrad.diagnostics.metrics.ranks import (
     check_samples,
     effective_rank,
@@ -52,6 +52,7 @@ __all__ = [
     "dormant_fraction",
     "effective_learning_rate",
     "effective_rank",
+    "expected_atoms",
     "explained_variance",
     "extreme_eigenvalues",
     "feature_rank",
