@@ -31,6 +31,7 @@ RUNS = {
     "pqn": ("pqn", "CartPole-v1", "baseline", 40_000),
     "dqn": ("dqn", "CartPole-v1", "baseline+buffer_size=2000+torso.width=64+batch_size=32", 10_000),
     "dqn n-step": ("dqn", "LunarLander-v3", "kron+n_step=3+buffer_size=2000+torso.width=64+batch_size=32", 10_000),
+    "rainbow": ("rainbow", "CartPole-v1", "baseline+buffer_size=2000+torso.width=64+batch_size=32", 10_000),
     "sac": ("sac", "Pendulum-v1", "baseline+torso.width=64+batch_size=64+learning_starts=300", 5_000),
 }
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from stablegrad.agents import ddpg, dqn, sac, td3
+from stablegrad.agents import ddpg, dqn, rainbow, sac, td3
 from stablegrad.agents.actor_critic import ActorConfig
 from stablegrad.agents.presets import apply_changes
+from stablegrad.agents.prioritised import priority_bytes
 from stablegrad.diagnostics import metrics
 from stablegrad.environments import Box, Discrete, EnvironmentSpec, EpisodeStatistics, StepResult
 from stablegrad.errors import UsageError
@@ -23,6 +24,7 @@ BOX = dataclasses.replace(SPEC, action_space=Box((-1.0, -2.0), (1.0, 5.0)))
 IMAGES = dataclasses.replace(SPEC, observation_shape=(4, 84, 84), observation_dtype="uint8", is_image=True)
 ALGORITHMS = {
     "dqn": (dqn.ALGORITHM, SPEC),
+    "rainbow": (rainbow.ALGORITHM, SPEC),
     "sac": (sac.ALGORITHM, BOX),
     "td3": (td3.ALGORITHM, BOX),
     "ddpg": (ddpg.ALGORITHM, BOX),
@@ -105,7 +107,7 @@ def weights(agent):
 @each
 def test_what_is_learned_from_are_the_transitions_and_no_reset(name):
     """Nor is a step from the last observation of a segment to the first of the next."""
-    agent = make_agent(name, num_envs=3)
+    agent = make_agent(name, num_envs=3, n_step=1)
     script = Script(3)
     for _ in range(5):
         play(agent, 8, script)
@@ -228,8 +230,8 @@ def test_gradients_are_averaged_before_they_are_clipped(name):
     after = torch.cat([parameter.detach().flatten() for parameter in agent.parameters[next(iter(agent.networks))]])
     assert torch.equal(before, after)
     assert learned[-1]["loss/td"].isfinite().all()
-    updates = agent.updates
-    assert len(seen) == {"dqn": updates, "sac": 3 * updates, "td3": updates + updates // 2, "ddpg": 2 * updates}[name]
+    n = agent.updates
+    assert len(seen) == {"dqn": n, "rainbow": n, "sac": 3 * n, "td3": n + n // 2, "ddpg": 2 * n}[name]
 
 
 @each
@@ -251,7 +253,8 @@ def test_objectives_are_losses_of_which_samples_and_curvature_can_be_had(name):
     for network, objective in objectives.items():
         model = agent.networks[network]
         assert torch.equal(agent.probe(8)[network], objective.inputs)
-        gradient = torch.autograd.grad(objective.mean_loss(model), list(model.parameters()))
+        parameters = list(model.parameters())
+        gradient = torch.autograd.grad(objective.mean_loss(model), parameters, materialize_grads=True)
         rows = metrics.per_sample_gradients(model, objective.inputs, objective.loss, *objective.targets)
         together = torch.cat([one.flatten() for one in gradient])
         torch.testing.assert_close(rows.mean(dim=0), together, rtol=1e-4, atol=1e-6)
@@ -321,6 +324,8 @@ def test_networks_can_be_counted_without_memory_and_the_buffer_is_estimated(name
     assert all(parameter.is_meta for network in networks.values() for parameter in network.parameters())
     agent = algorithm.agent(config, spec, total_steps=1000, device=CPU, seed=0)
     stored = sum(array.nbytes for array in agent.replay.arrays().values())
+    if name == "rainbow":
+        stored += priority_bytes(10_000, 2, n_step=3, frame_stack=1)
     assert algorithm.experience_bytes(config, spec) == stored
 
 

@@ -167,6 +167,33 @@ def test_a_single_network_takes_a_plain_kind_and_one_without_a_mean_action_says_
         assert monitor.notes == notes
 
 
+def test_of_distributions_churn_is_of_the_best_mean():
+    class Distributions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3 * 5)
+
+        def forward(self, x):
+            return self.head(x).unflatten(1, (3, 5))
+
+    torch.manual_seed(0)
+    network, probe = Distributions(), data(3)
+    optimizer = torch.optim.SGD(network.parameters(), lr=20.0)
+    means = []
+    with Monitor(network, optimizer, every=2, probe=probe, probe_every=4, churn="expected_argmax") as monitor:
+        for _ in range(4):
+            with torch.no_grad():
+                means.append(network(probe).softmax(dim=2) @ torch.linspace(-7.0, 3.0, 5))
+            optimizer.zero_grad()
+            network(data(1)).square().mean().backward()
+            optimizer.step()
+    after = network(probe).softmax(dim=2) @ torch.linspace(-7.0, 3.0, 5)
+    figures = monitor.fetch().rows[-1][1]
+    changed = (means[-1].argmax(dim=1) != after.argmax(dim=1)).float().mean()
+    assert figures["churn/network"] == pytest.approx(float(changed)) and changed > 0
+    assert "srank/network" in figures and monitor.notes == []
+
+
 def test_no_rule_judges_a_distance_as_a_fraction_of_states():
     ill, well = History(), History()
     for step in range(2, 60, 2):

@@ -6,7 +6,8 @@ from torch import nn
 
 from stablegrad.errors import UsageError
 from stablegrad.optimizers import OptimizerConfig
-from stablegrad.optimizers.config import SCHEDULES
+from stablegrad.optimizers.catalogue import OPTIMIZERS
+from stablegrad.optimizers.config import ADAMS, SCHEDULES
 
 
 @pytest.mark.parametrize(
@@ -62,11 +63,19 @@ def test_what_was_not_clipped_is_as_without():
     assert not torch.equal(trained(weight_clip=0.1), trained())
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_adams_eps_is_that_of_adam_adamw_and_radam_alone(name):
+    plain, damped = (OptimizerConfig(name=name, **options) for options in ({}, {"adam_eps": 1.5e-4}))
+    groups = [config.build(nn.Linear(4, 4)).param_groups[0] for config in (plain, damped)]
+    assert [group.get("eps") for group in groups] == ([1e-8, 1.5e-4] if name in ADAMS else [groups[0].get("eps")] * 2)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"schedule": "lineer"}, "unknown schedule 'lineer'; did you mean 'linear'"),
         ({"weight_clip": 0.0}, "weight-clip must be above 0, got 0.0"),
+        ({"adam_eps": 0.0}, "adam-eps must be above 0, got 0.0"),
         ({"weight_clip": math.inf}, "weight-clip must be above 0"),
     ],
 )

@@ -27,6 +27,7 @@ from stablegrad.training.run_folder import RunFolder
 SMALL = {"torso.width": 16, "batch_size": 16, "buffer_size": 400, "learning_starts": 50, "gradient_steps": 1}
 RUNS = {
     "dqn": ("CartPole-v1", {"n_step": 3, "target_every": 40}),
+    "rainbow": ("CartPole-v1", {"target_every": 40}),
     "sac": ("Pendulum-v1", {}),
     # Checkpoints come in the middle of a delay.
     "td3": ("Pendulum-v1", {"policy_delay": 3}),

@@ -16,6 +16,7 @@ MODULES = {
     "dqn": "stablegrad.agents.dqn",
     "sac": "stablegrad.agents.sac",
     "ppo": "stablegrad.agents.ppo",
+    "rainbow": "stablegrad.agents.rainbow",
     "td3": "stablegrad.agents.td3",
     "ddpg": "stablegrad.agents.ddpg",
 }

@@ -150,7 +150,8 @@ class Agent(Protocol):
     def outputs(self) -> Mapping[str, str | None]:
         """What churn means for each network's outputs, by its name.
 
-        "argmax" where the best of several values or logits is the action, "action" where the outputs are the action,
+        "argmax" where the best of several values or logits is the action, "expected_argmax" where it is the best mean
+        of distributions that are given by logits [rows, actions, atoms], "action" where the outputs are the action,
         "gaussian" or "tanh_gaussian" where they are means and log standard deviations of such a policy, None where they
         choose nothing.
         """

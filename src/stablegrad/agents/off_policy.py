@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -103,9 +103,13 @@ class OffPolicyAgent(ABC):
         self.plasticity = make_plasticity(
             config, self.networks, self.optimizers, device=device, seed=seed, average_gradients=average_gradients
         )
-        self.replay = make_replay(config, spec, device)
+        self.replay = self.make_replay()
         self.updates = 0
         self.reseed(seed)
+
+    def make_replay(self) -> Replay:
+        """An empty replay buffer."""
+        return Replay(**replay_arguments(self.config, self.spec), discount=self.config.discount, device=self.device)
 
     def reseed(self, seed: int) -> None:
         """Start new random streams."""
@@ -135,14 +139,18 @@ class OffPolicyAgent(ABC):
         for name, optimizer in self.optimizers.items():
             config.optimizer_of(name).set_learning_rate(optimizer, env_steps / self.total_steps)
         metrics: dict[str, list[Tensor]] = {}
-        transitions = self.replay.sample(config.batch_size * config.gradient_steps, self.sampling)
-        for batch in transitions.split(config.batch_size):
+        for batch in self.batches(env_steps):
             for name, value in self.update(batch).items():
                 metrics.setdefault(name, []).append(value)
             self.updates += 1
             if self.plasticity is not None:
                 self.plasticity.forget()
         return {name: torch.stack(values) for name, values in metrics.items()}
+
+    def batches(self, env_steps: int) -> Iterator[Batch]:
+        """The ``gradient_steps`` batches of one call of learn; drawn at once, which is faster than one by one."""
+        config = self.config
+        return self.replay.sample(config.batch_size * config.gradient_steps, self.sampling).split(config.batch_size)
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -216,26 +224,17 @@ class OffPolicyAgent(ABC):
         self.updates = state["updates"]
 
 
-def make_replay(config: OffPolicyConfig, spec: EnvironmentSpec, device: torch.device) -> Replay:
-    """The replay buffer of a configuration, empty."""
-    return Replay(
-        config.buffer_size,
-        config.num_envs,
-        discount=config.discount,
-        device=device,
-        **_stored(config, spec),
-    )
-
-
 def replay_bytes(config: OffPolicyConfig, spec: EnvironmentSpec) -> int:
     """Memory of the replay buffer of a configuration."""
-    return Replay.bytes_needed(config.buffer_size, config.num_envs, **_stored(config, spec))
+    return Replay.bytes_needed(**replay_arguments(config, spec))
 
 
-def _stored(config: OffPolicyConfig, spec: EnvironmentSpec) -> dict[str, Any]:
-    """What a transition consists of, as arguments of ``Replay``."""
+def replay_arguments(config: OffPolicyConfig, spec: EnvironmentSpec) -> dict[str, Any]:
+    """Arguments of ``Replay.bytes_needed`` for a configuration, and of ``Replay`` but for discount and device."""
     size = spec.action_space.size if isinstance(spec.action_space, Box) else None
     return {
+        "capacity": config.buffer_size,
+        "num_envs": config.num_envs,
         "observation_shape": spec.observation_shape,
         "observation_dtype": getattr(torch, spec.observation_dtype),
         "action_shape": () if size is None else (size,),

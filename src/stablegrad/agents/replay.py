@@ -191,7 +191,10 @@ class Replay:
         while (rejected := np.flatnonzero(steps == 0)).size:
             env[rejected], row[rejected] = draw(rejected.size)
             steps[rejected] = self._steps(env[rejected], row[rejected])
+        return self._batch(env, row, steps)
 
+    def _batch(self, env: np.ndarray, row: np.ndarray, steps: np.ndarray) -> Batch:
+        """The transitions from some rows, with their steps from ``_steps``; all are int64 [batch]."""
         last = row + steps
         after = np.arange(1, self._n_step + 1)
         rewards = np.where(
@@ -250,8 +253,12 @@ class Replay:
         kind: np.ndarray,
         action: np.ndarray | int = 0,
         reward: np.ndarray | float = 0.0,
-    ) -> None:
-        """Write the next row of some environments."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Write the next row of some environments.
+
+        Returns:
+            (env, row), int64 [transitions] each: those that can be sampled from now on.
+        """
         totals, runs = self._totals[envs], self._runs[envs]
         row = totals % self._rows
         # This overwrites the oldest frame of the oldest transition; whether there is one tells the row after it.
@@ -260,12 +267,17 @@ class Replay:
         self._action[envs, row] = action
         self._reward[envs, row] = reward
         self._kind[envs, row] = kind
-        # Up to n - 1 transitions wait for their last row; a step makes one of them known, an end or a start all.
-        known = np.where(kind == STEP, runs + 1 >= self._n_step, np.minimum(runs + 1, self._n_step))
-        gained = np.where(kind == START, np.minimum(runs, self._n_step - 1), known)
-        self._length += int(gained.sum()) - int(lost.sum())
-        self._runs[envs] = np.where(kind == STEP, runs + 1, 0)
+        # Of the n rows before, those of this episode wait for their last row; a step makes the n-th of them known, an
+        # end all, and a start all but the first, which was the last row of its episode.
+        kind, before = kind[:, None], np.arange(1, self._n_step + 1)
+        known = (before <= runs[:, None] + 1) & np.where(
+            kind == STEP, before == self._n_step, (kind > STEP) | (before > 1)
+        )
+        which, number = np.nonzero(known)
+        self._length += len(which) - int(lost.sum())
+        self._runs[envs] = np.where(kind[:, 0] == STEP, runs + 1, 0)
         self._totals[envs] = totals + 1
+        return envs[which], (row[which] - before[number]) % self._rows
 
     def _steps(self, env: np.ndarray, row: np.ndarray) -> np.ndarray:
         """Steps of the transitions from some rows; 0 where none can be sampled. All are int64 [batch]."""
@@ -300,6 +312,12 @@ class Replay:
         return self._pinned.to(self._device)
 
 
+def ring_shape(capacity: int, num_envs: int, n_step: int, frame_stack: int) -> tuple[int, int]:
+    """(environments, rows of each) of a replay."""
+    # The oldest rows lack frames of their stacks, the newest wait for their last step.
+    return num_envs, capacity // num_envs + frame_stack - 1 + n_step
+
+
 def _layout(
     capacity: int,
     num_envs: int,
@@ -320,8 +338,7 @@ def _layout(
         shape = list(observation_shape)
         raise UsageError(f"frame_stack {frame_stack} must divide the first axis of an observation, got shape {shape}")
     frame_shape = (observation_shape[0] // frame_stack, *observation_shape[1:])
-    # The oldest rows lack frames of their stacks, the newest wait for their last step.
-    ring = (num_envs, capacity // num_envs + frame_stack - 1 + n_step)
+    ring = ring_shape(capacity, num_envs, n_step, frame_stack)
     return {
         "frame": ((*ring, *frame_shape), observation_dtype),
         "action": ((*ring, *action_shape), action_dtype),

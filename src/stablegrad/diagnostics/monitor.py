@@ -67,8 +67,9 @@ class Monitor:
             network is trained on.
         probe_every: optimizer steps between two probings, a multiple of ``every``; 0: never.
         churn: what one update changes in the outputs, for all networks or by name: "argmax", the best of several values
-            or logits; "action", [rows, size] of a deterministic policy; "gaussian" or "tanh_gaussian", the mean action
-            of a policy that returns means and log standard deviations, [rows, 2 * size]; None, nothing. A name that is
+            or logits; "expected_argmax", the best mean of distributions over rising atoms, logits [rows, values,
+            atoms]; "action", [rows, size] of a deterministic policy; "gaussian" or "tanh_gaussian", the mean action of
+            a policy that returns means and log standard deviations, [rows, 2 * size]; None, nothing. A name that is
             left out has "argmax".
         grad_scaler: the ``torch.amp.GradScaler`` in use, if there is one: gradients are divided by its scale.
         thresholds: what the rules alarm at.

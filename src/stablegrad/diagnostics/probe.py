@@ -1,7 +1,8 @@
 """What the network does with a fixed batch: rank of its features, churn and drift of its outputs.
 
-What churn is depends on the outputs (``CHURN``): of values and logits the best one, of a continuous policy its action,
-or its mean action where it returns the means and log standard deviations of a Gaussian, [rows, 2 * size].
+What churn is depends on the outputs (``CHURN``): of values and logits the best one, of distributions of values the one
+with the best mean, of a continuous policy its action, or its mean action where it returns the means and log standard
+deviations of a Gaussian, [rows, 2 * size].
 
 The probe runs without gradients, in evaluation mode, and leaves the network as it was. Features are the input of the
 last layer with weights (the head), the field's place to measure the rank of a representation.
@@ -33,6 +34,7 @@ CHUNK = 256
 #: By kind of output: the metric's name, and the change of outputs by one update.
 CHURN = {
     "argmax": ("churn", metrics.policy_churn),
+    "expected_argmax": ("churn", metrics.policy_churn),
     "action": ("action_churn", metrics.action_churn),
     "gaussian": ("action_churn", metrics.gaussian_churn),
     "tanh_gaussian": ("action_churn", metrics.tanh_gaussian_churn),
@@ -159,7 +161,7 @@ class Probe:
                 f"no churn{self._of()}: a {self.churn} policy has [rows, 2 * size] outputs, it has {outputs.shape[1]}"
             )
             self.churn = None
-        elif self.churn == "argmax" and outputs.shape[1] < 2:
+        elif self.churn in ("argmax", "expected_argmax") and outputs.shape[1] < 2:
             self.churn = None  # the only value is always the best
         self._before = (features, outputs, self._head_weights())
         if features is None:
@@ -191,6 +193,12 @@ class Probe:
                 figures[f"output_std/{site}"] = new_outputs.std(dim=0).mean()
         return figures
 
+    def _read(self, outputs: Tensor) -> Tensor:
+        """Outputs as [rows, values]: of distributions, [rows, values, atoms], their means."""
+        if self.churn == "expected_argmax" and outputs.ndim == 3:
+            outputs = metrics.expected_atoms(outputs)
+        return outputs.flatten(1)
+
     def _finished(self, head_outputs: Tensor) -> Tensor:
         """What the network makes of other outputs of its head, [rows, ...], such as their tanh.
 
@@ -208,7 +216,7 @@ class Probe:
                 finally:
                     hook.remove()
                 assert output is not None
-                finished.append(output.float().flatten(1))
+                finished.append(self._read(output.float()))
         return torch.cat(finished)
 
     def _take(self) -> Tensor | None:
@@ -307,7 +315,7 @@ class Probe:
                         features.append(seen[-1].detach().float())
                     seen.clear()
                     if output is not None and len(output) == len(rows):
-                        outputs.append(output.detach().float().flatten(1))
+                        outputs.append(self._read(output.detach().float()))
         finally:
             hook.remove()
         rows = len(batch)

@@ -4,8 +4,10 @@ from stablegrad.networks.config import EncoderConfig, TorsoConfig, make_encoder,
 from stablegrad.networks.counting import parameter_count
 from stablegrad.networks.critic import Critic
 from stablegrad.networks.deterministic_actor import DeterministicActor
+from stablegrad.networks.dueling import DuelingHead
 from stablegrad.networks.encoders import HadamaxCNN, ImpalaCNN, NatureCNN, VectorEncoder
 from stablegrad.networks.gaussian_actor import GaussianActor
+from stablegrad.networks.noisy import NoisyLinear, make_noisy, noise
 from stablegrad.networks.q_network import QNetwork
 from stablegrad.networks.torsos import DenseNetTorso, MLPTorso, MultiSkipTorso, ResidualTorso
 
@@ -13,6 +15,7 @@ __all__ = [
     "Critic",
     "DenseNetTorso",
     "DeterministicActor",
+    "DuelingHead",
     "EncoderConfig",
     "GaussianActor",
     "HadamaxCNN",
@@ -20,11 +23,14 @@ __all__ = [
     "MLPTorso",
     "MultiSkipTorso",
     "NatureCNN",
+    "NoisyLinear",
     "QNetwork",
     "ResidualTorso",
     "TorsoConfig",
     "VectorEncoder",
     "make_encoder",
+    "make_noisy",
     "make_torso",
+    "noise",
     "parameter_count",
 ]

@@ -1,4 +1,4 @@
-"""Action values: encoder, torso, linear head."""
+"""Action values: encoder, torso, head."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from stablegrad.networks.config import EncoderConfig, TorsoConfig, make_encoder, make_torso
+from stablegrad.networks.dueling import DuelingHead
 from stablegrad.networks.layers import linear
 
 
 class QNetwork(nn.Module):
-    """One Q-value per action.
+    """One Q-value per action, or a distribution of returns per action.
 
     Args:
         observation_shape: shape of one observation.
-        num_actions: outputs of the head.
+        num_actions: actions.
         encoder: settings of the encoder.
         torso: settings of the torso.
         is_image: whether observations are (C, H, W) bytes.
+        dueling: a dueling head instead of a linear one, with the torso's norm and activation.
+        num_atoms: returns whose probabilities each action has; None: a value alone.
     """
 
     def __init__(
@@ -29,12 +32,24 @@ class QNetwork(nn.Module):
         encoder: EncoderConfig,
         torso: TorsoConfig,
         is_image: bool,
+        dueling: bool = False,
+        num_atoms: int | None = None,
     ):
         super().__init__()
+        self.num_atoms = num_atoms
         self.encoder = make_encoder(encoder, observation_shape, is_image=is_image)
         self.torso = make_torso(torso, self.encoder.out_features)
-        self.head = linear(self.torso.out_features, num_actions)
+        features, outputs = self.torso.out_features, num_atoms or 1
+        self.head: nn.Module = (
+            DuelingHead(features, num_actions, outputs, norm=torso.norm, activation=torso.activation)
+            if dueling
+            else linear(features, num_actions * outputs)
+        )
 
     def forward(self, observation: Tensor) -> Tensor:
-        """``[batch, *observation_shape]`` to q_values ``[batch, num_actions]``."""
-        return self.head(self.torso(self.encoder(observation)))
+        """``[batch, *observation_shape]`` to q_values ``[batch, num_actions]``.
+
+        With ``num_atoms`` to logits of their probabilities, ``[batch, num_actions, num_atoms]``.
+        """
+        outputs = self.head(self.torso(self.encoder(observation)))
+        return outputs if self.num_atoms is None else outputs.unflatten(1, (-1, self.num_atoms))

@@ -35,6 +35,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cyclic": _cyclic,
 }
 
+#: Optimizers that divide by Adam's root of a second moment plus an eps.
+ADAMS = ("adam", "adamw", "radam")
+
 
 @dataclass(frozen=True)
 class KronConfig:
@@ -68,6 +71,8 @@ class OptimizerConfig:
     """The rate itself; None: adam_learning_rate times the optimizer's ratio to Adam (docs/optimizers.md)."""
     adam_learning_rate: float = 2.5e-4
     """The rate at which Adam would train this agent, from which the other optimizers' rates follow."""
+    adam_eps: float | None = None
+    """eps of adam, adamw and radam: large ones damp steps where gradients are small; None: torch's, 1e-8."""
     weight_decay: float = 0.0
     """Decoupled where the optimizer knows it, else an L2 penalty."""
     l2: float = 0.0
@@ -86,7 +91,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:
             raise unknown_name("optimizer", self.name, OPTIMIZERS)
-        for option in ("learning_rate", "adam_learning_rate"):
+        for option in ("learning_rate", "adam_learning_rate", "adam_eps"):
             value = getattr(self, option)
             if value is not None and not 0.0 < value < float("inf"):
                 raise UsageError(f"optimizer {option.replace('_', '-')} must be above 0, got {value}")
@@ -109,6 +114,8 @@ class OptimizerConfig:
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over all parameters of ``network``."""
         options = asdict(self.kron) if self.name == "kron" else {}
+        if self.name in ADAMS and self.adam_eps is not None:
+            options["eps"] = self.adam_eps
         optimizer = make_optimizer(
             self.name, network.parameters(), self.initial_learning_rate, weight_decay=self.weight_decay, **options
         )

@@ -34,7 +34,8 @@ POLL_SECONDS = 0.05
 #: Options that change what is learned, not what it costs.
 FREE = {
     *("seed", "preset", "env"),
-    *("learning_rate", "adam_learning_rate", "weight_decay", "l2", "schedule", "weight_clip", "max_grad_norm"),
+    *("learning_rate", "adam_learning_rate", "adam_eps", "weight_decay", "l2", "schedule", "weight_clip"),
+    "max_grad_norm",
     *("reshuffle_every", "reshuffle_at"),
 }
 SIZES = {"depth", "width"}

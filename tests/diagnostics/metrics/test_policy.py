@@ -53,6 +53,21 @@ def test_churn_of_any_leading_shape_and_of_masked_actions():
     assert metrics.policy_churn(before, torch.full_like(before, torch.nan)).isnan()
 
 
+@given(seeds, st.integers(2, 9), st.floats(-20, 20), st.floats(0.1, 50))
+@settings(deadline=None)
+def test_the_best_mean_of_distributions_does_not_depend_on_their_range(seed, atoms, lowest, width):
+    logits = 3 * torch.randn(20, 4, atoms, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    places = metrics.expected_atoms(logits)
+    assert places.shape == (20, 4) and places.min() >= 0 and places.max() <= atoms - 1
+    values = torch.linspace(lowest, lowest + width, atoms, dtype=torch.float64)
+    for row in range(20):
+        for action in range(4):
+            probabilities = torch.distributions.Categorical(logits=logits[row, action]).probs
+            mean = sum(float(p) * float(z) for p, z in zip(probabilities, values, strict=True))
+            spacing = width / (atoms - 1)
+            assert lowest + float(places[row, action]) * spacing == pytest.approx(mean, rel=1e-4, abs=1e-4 * width)
+
+
 def test_parts_are_those_of_networks_put_together_by_hand():
     torch.manual_seed(0)
     old = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 4))

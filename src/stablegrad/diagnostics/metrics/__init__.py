@@ -26,6 +26,7 @@ from stablegrad.diagnostics.metrics.per_sample import gradient_gram, per_sample_
 from stablegrad.diagnostics.metrics.policy import (
     action_churn,
     churn_split,
+    expected_atoms,
     gaussian_churn,
     policy_churn,
     tanh_gaussian_churn,
@@ -58,6 +59,7 @@ __all__ = [
     "dormant_fraction",
     "effective_learning_rate",
     "effective_rank",
+    "expected_atoms",
     "explained_variance",
     "extreme_eigenvalues",
     "feature_rank",

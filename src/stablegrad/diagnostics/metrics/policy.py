@@ -26,6 +26,22 @@ def policy_churn(q_before: Tensor, q_after: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def expected_atoms(logits: Tensor) -> Tensor:
+    """Means of distributions over evenly spaced atoms, as places among the atoms.
+
+    The best of them is the best expected value, whatever range the atoms have.
+
+    Args:
+        logits: [..., atoms], from the lowest atom to the highest.
+
+    Returns:
+        [...] float32, from 0 to atoms - 1.
+    """
+    places = torch.arange(logits.shape[-1], dtype=torch.float32, device=logits.device)
+    return logits.float().softmax(dim=-1) @ places
+
+
+@torch.no_grad()
 def action_churn(before: Tensor, after: Tensor) -> Tensor:
     r"""Distance between the actions of a deterministic policy before and after an update.
 
