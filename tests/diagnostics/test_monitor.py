@@ -973,7 +973,10 @@ class TestWrongUse:
             ({"probe": {"actor": 3.0}}, "probe must be a tensor .* got float"),
             ({"churn": {"critik": None}}, "unknown network 'critik'; did you mean 'critic'"),
             ({"churn": {"actor": "actions"}}, "unknown churn 'actions'; did you mean 'action'"),
-            ({"churn": "mode"}, r"unknown churn 'mode'.*\(valid: action, argmax, expected_argmax, gaussian, tanh_gaussian\)"),
+            (
+                {"churn": "mode"},
+                r"unknown churn 'mode'.*\(valid: action, argmax, expected_argmax, gaussian, tanh_gaussian\)",
+            ),
         ],
     )
     def test_probes_and_churns_of_several_networks(self, options, message):

@@ -68,6 +68,11 @@ class RainbowConfig(DQNConfig):
         super().__post_init__()
         check_at_least(self, num_atoms=2)
         check_fractions(self, "priority_exponent", "importance_exponent")
+        if self.noisy and (self.torso.spectral_norm or self.torso.sparsity):
+            option = "spectral-norm" if self.torso.spectral_norm else "sparsity"
+            raise UsageError(
+                f"noisy layers add to weights, which torso {option} makes; give --no-noisy, or leave it out"
+            )
         if not 0.0 < self.noisy_sigma < float("inf"):
             raise UsageError(f"noisy-sigma must be above 0 and finite, got {self.noisy_sigma}")
         if not float("-inf") < self.v_min < self.v_max < float("inf"):
