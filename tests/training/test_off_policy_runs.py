@@ -102,7 +102,6 @@ def test_every_network_is_watched_under_its_name(tmp_path, monkeypatch):
     assert not {"churn/actor", "churn/critic", "action_churn/critic"} & keys
 
 
-<<<<<<< ours
 def test_a_delayed_deterministic_actor_is_watched_and_evaluated(tmp_path):
     diagnosis = DiagnosisConfig(look_every=20, probe_every=40, curvature_every=100)
     summary = train(small_run("td3", diagnosis=diagnosis), tmp_path / "run", quiet=True)
@@ -119,7 +118,8 @@ def test_a_delayed_deterministic_actor_is_watched_and_evaluated(tmp_path):
     assert not {"churn/actor", "churn/critic", "action_churn/critic"} & keys
     assert not diagnose_recorded(rows).notes
     assert evaluate_run(tmp_path / "run", episodes=2)["mean_length"] == 200
-=======
+
+
 def test_distributions_behind_noise_are_watched_and_judged_as_values_are(tmp_path):
     diagnosis = DiagnosisConfig(look_every=20, probe_every=40, curvature_every=100)
     summary = train(small_run("rainbow", diagnosis=diagnosis), tmp_path / "run", quiet=True)
@@ -136,7 +136,6 @@ def test_distributions_behind_noise_are_watched_and_judged_as_values_are(tmp_pat
     # Of the means, not of a draw of noise.
     first, second = (evaluate_run(tmp_path / "run", episodes=2, seed=3) for _ in range(2))
     assert first == second
->>>>>>> theirs
 
 
 def test_repeated_actions_make_shorter_episodes_of_the_same_reward(tmp_path):
