@@ -4,9 +4,9 @@
 
 The bars. PQN: CartPole >= 475, Acrobot >= -100 (CleanRL: 495.1 and -95.6); LunarLander: 4 layers >= 150, 12 layers
 failing, 5 multi-skip blocks with Kron within the interval of the 4 layers or better. DQN: CartPole >= 450, LunarLander
->= 150. SAC, TD3 and DDPG: Pendulum >= -170 in 20k steps. PPO: CartPole >= 475, LunarLander >= 200, Acrobot >= -90;
-HalfCheetah beside Tianshou's 5784 +- 1244. PQN's returns are those of the last 100 episodes, the others' those of 100
-greedy episodes after training.
+>= 150; Rainbow not below DQN's interval. SAC, TD3 and DDPG: Pendulum >= -170 in 20k steps. PPO: CartPole >= 475,
+LunarLander >= 200, Acrobot >= -90; HalfCheetah beside Tianshou's 5784 +- 1244. PQN's returns are those of the last 100
+episodes, the others' those of 100 greedy episodes after training.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ TASKS = {
     "DQN CartPole-v1": ("dqn", "CartPole-v1", 50_000, ZOO_CARTPOLE),
     "DQN CartPole-v1, CleanRL's settings": ("dqn", "CartPole-v1", 500_000, CLEANRL_CARTPOLE),
     "DQN LunarLander-v3": ("dqn", "LunarLander-v3", 100_000, "baseline"),
+    "Rainbow CartPole-v1": ("rainbow", "CartPole-v1", 50_000, ZOO_CARTPOLE),
+    "Rainbow LunarLander-v3": ("rainbow", "LunarLander-v3", 100_000, "baseline"),
     "SAC Pendulum-v1": ("sac", "Pendulum-v1", 20_000, ZOO_PENDULUM),
     "TD3 Pendulum-v1": ("td3", "Pendulum-v1", 20_000, ZOO_TD3_PENDULUM),
     "DDPG Pendulum-v1": ("ddpg", "Pendulum-v1", 20_000, ZOO_TD3_PENDULUM),
