@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -35,6 +35,7 @@ def none_of(layers):
     return [torch.zeros(units.count, dtype=torch.bool) for units in layers]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=20), st.floats(0, 0.99))
 def test_dormant_units_are_those_of_the_definition(sizes, threshold):
     size = torch.tensor(sizes, dtype=torch.float64)

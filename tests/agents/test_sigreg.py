@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stablegrad.agents.sigreg import random_directions, sigreg
@@ -28,6 +28,7 @@ def by_loops(features, directions, rows):
     return total / (8 * len(directions))
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 20), st.integers(1, 6), st.integers(0, 99), st.floats(0.1, 5.0))
 def test_it_is_a_loop_over_slices_and_points(rows, size, seed, scale):
     features, own = scale * draw(rows, size, seed), directions(size, seed)
@@ -37,6 +38,7 @@ def test_it_is_a_loop_over_slices_and_points(rows, size, seed, scale):
     assert sigreg(features, -own).item() == pytest.approx(value)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.booleans(), min_size=1, max_size=12))
 def test_rows_without_weight_do_not_count(counts):
     features, own = draw(len(counts), 4), directions(4)
