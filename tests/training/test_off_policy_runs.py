@@ -99,6 +99,24 @@ def test_every_network_is_watched_under_its_name(tmp_path, monkeypatch):
     assert not {"churn/actor", "churn/critic", "action_churn/critic"} & keys
 
 
+def test_distributions_behind_noise_are_watched_and_judged_as_values_are(tmp_path):
+    diagnosis = DiagnosisConfig(look_every=20, probe_every=40, curvature_every=100)
+    summary = train(small_run("rainbow", diagnosis=diagnosis), tmp_path / "run", quiet=True)
+    rows = RunFolder(tmp_path / "run").read_metrics()
+    keys = {key for row in rows for key in row}
+    assert {"loss/td", "values/q", "exploration/epsilon", "replay/importance_exponent"} <= keys
+    for layer in summary["layers"]:
+        assert {f"gradient_norm/{layer}", f"update_ratio/{layer}"} <= keys
+    for metric in ("churn", "srank", "target_drift", "output_std", "hessian_trace", "ntk_rank"):
+        assert f"{metric}/network" in keys
+    assert all(0 <= row["churn/network"] <= 1 for row in rows if "churn/network" in row)
+    assert summary["health"]["notes"] == []
+    assert not diagnose_recorded(rows).notes
+    # Of the means, not of a draw of noise.
+    first, second = (evaluate_run(tmp_path / "run", episodes=2, seed=3) for _ in range(2))
+    assert first == second
+
+
 def test_repeated_actions_make_shorter_episodes_of_the_same_reward(tmp_path):
     """Pendulum's limit is 200 steps; its rewards, from 0 to -16.3 each, are summed."""
     run = small_run("sac", action_repeat=2)

@@ -6,7 +6,7 @@ arXiv 2506.15544 for Atari; for state vectors they are those of RL Baselines3 Zo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from stablegrad.agents.contract import Algorithm, Objective, check_at_least, check_fractions
 from stablegrad.agents.discrete import build_networks, supports
@@ -72,7 +72,7 @@ class DQN(OffPolicyAgent):
 
     config: DQNConfig
     target_networks = ("q",)
-    build_networks = staticmethod(build_networks)
+    build_networks: Callable[[Any, EnvironmentSpec], dict[str, nn.Module]] = staticmethod(build_networks)
     outputs: Mapping[str, str | None] = {"q": "argmax"}
 
     def __init__(self, config: DQNConfig, spec: EnvironmentSpec, **options: Any):
