@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-sac-beside-sb3 bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-held-out bench-diagnosis-overhead bench-callback-cost bench-sb3-verdicts bench-kron-mlp bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures bench-replay bench-off-policy-speed
+.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-sac-beside-sb3 bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-held-out bench-diagnosis-overhead bench-callback-cost bench-sb3-verdicts bench-kron-mlp bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures bench-replay bench-prioritised bench-off-policy-speed
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -110,6 +110,9 @@ bench-symptom-pictures: $(VENV)/.base ## pictures of vanishing gradients, dead u
 
 bench-replay: $(VENV)/.dev ## a replay of a million Atari frames: memory, time of a batch, checkpoints, beside Stable-Baselines3's (5 minutes, 8 GB)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/replay.py
+
+bench-prioritised: $(VENV)/.dev ## what priorities add to a replay of a million transitions (1 minute)
+	$(BIN)/python benchmarks/prioritised.py
 
 bench-off-policy-speed: $(VENV)/.dev ## steps/s of DQN and SAC beside Stable-Baselines3 and CleanRL's scripts in CLEANRL=path (8 minutes)
 	$(BIN)/python benchmarks/off_policy_speed.py $(CLEANRL)

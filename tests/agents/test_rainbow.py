@@ -322,7 +322,7 @@ def test_presets_learn_with_noise_in_all_their_linear_layers(preset):
     norms = sum(isinstance(module, nn.LayerNorm) for module in agent.network.modules())
     assert norms == (8 if preset == "stable" else 0)
     before = weights(agent.network)
-    learned = play(agent, 40)
+    learned = play(agent, 12)
     assert learned["loss/td"].isfinite().all()
     sigmas = [parameter for name, parameter in agent.network.named_parameters() if name.endswith("weight_sigma")]
     assert all(parameter.std() > 0 for parameter in sigmas)

@@ -46,7 +46,7 @@ class RainbowConfig(DQNConfig):
     dueling: bool = True
     """Two streams behind the torso, for the value of the state and for advantages (Wang et al. 2016)."""
     noisy: bool = True
-    """Explore by learned noise in all linear layers (Fortunato et al. 2018) instead of by epsilon."""
+    """Explore by learned noise in all linear layers (Fortunato et al. 2018); epsilon's options are of runs without."""
     noisy_sigma: float = 0.5
     """noisy: standard deviation of a layer's noise at the start, times the root of its inputs."""
     prioritised: bool = True

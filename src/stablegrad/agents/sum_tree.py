@@ -63,14 +63,13 @@ class SumTree:
             int64 [count]: for each the first index i with weights[0] + ... + weights[i] above the point, up to
             rounding. Its weight is above 0 in any case.
         """
-        nodes = np.zeros(len(points), np.int64)
+        each, nodes = np.arange(len(points)), np.zeros(len(points), np.int64)
         for level in reversed(self._levels):
             sums = np.cumsum(level.reshape(-1, BRANCHES)[nodes], axis=1, dtype=np.float64)
             # Rounding may have put a point at the end of its node or beyond it.
             points = np.minimum(points, np.nextafter(sums[:, -1], 0.0))
             child = (sums <= points[:, None]).sum(axis=1)
-            before = np.take_along_axis(sums, np.maximum(child - 1, 0)[:, None], axis=1)[:, 0]
-            points = points - np.where(child > 0, before, 0.0)
+            points = points - np.where(child > 0, sums[each, child - 1], 0.0)
             nodes = nodes * BRANCHES + child
         return nodes
 
