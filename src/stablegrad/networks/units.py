@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stablegrad.errors import UsageError
 from stablegrad.networks.actor_critic import ActorCritic, CategoricalHead, GaussianHead, Policy, StateValue
 from stablegrad.networks.critic import Critic
+from stablegrad.networks.deterministic_actor import DeterministicActor
 from stablegrad.networks.encoders import ImpalaCNN, NatureCNN, _ImpalaBlock
 from stablegrad.networks.gaussian_actor import GaussianActor
 from stablegrad.networks.layers import CReLU
@@ -98,7 +99,7 @@ def _bodies(network: nn.Module) -> list[tuple[nn.Module, list[Layer]]]:
     match network:
         case Critic():
             return [body for member in network.members for body in _bodies(member)]
-        case QNetwork() | GaussianActor():
+        case QNetwork() | GaussianActor() | DeterministicActor():
             return [(network, [network.head])] if isinstance(network.head, nn.Linear) else []
         case ActorCritic():
             return [(network.body, [network.value, _linear(network.head)])]
