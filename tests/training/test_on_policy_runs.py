@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from stablegrad.agents.presets import PRESETS, apply_changes
+from stablegrad.agents.presets import apply_changes
 from stablegrad.cli.main import main
 from stablegrad.diagnostics.recorded import diagnose_recorded
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
@@ -79,8 +79,8 @@ def test_its_networks_are_watched_and_measured(tmp_path, kind):
     assert not diagnose_recorded(rows).notes
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_trains_and_is_evaluated(tmp_path, preset):
+@pytest.mark.parametrize("preset", ["baseline", "stable", "redo", "norm_bounded"])
+def test_presets_train_and_are_evaluated(tmp_path, preset):
     summary = train(small_run("two networks, continuous", preset, total_steps=300), tmp_path / "run", quiet=True)
     assert summary["status"] == "finished"
     assert evaluate_run(tmp_path / "run", episodes=2)["mean_length"] == 200
