@@ -56,7 +56,7 @@ def test_resumed_from_any_checkpoint_it_ends_bit_for_bit_the_same(tmp_path, algo
     summary = train(small_run(algorithm), whole.path, quiet=True)
     assert summary["status"] == "finished"
     assert summary["updates"] > 100
-    for kept in (1, 2):
+    for kept in (1, 2) if algorithm == "dqn" else (1,):
         cut = RunFolder(tmp_path / f"cut-{kept}")
         shutil.copytree(whole.path, cut.path)
         cut.summary_path.unlink()
