@@ -8,7 +8,7 @@ from torch import nn
 
 from stablegrad.errors import UsageError
 from stablegrad.networks import Critic, EncoderConfig, GaussianActor, QNetwork, TorsoConfig
-from stablegrad.networks.actor_critic import ActorCritic, Body, CategoricalHead, GaussianHead, Policy, StateValue
+from stablegrad.networks.actor_critic import ActorCritic, Body, GaussianHead, Policy, StateValue
 from stablegrad.networks.units import heads, hidden_units
 
 VECTOR, IMAGE = (5,), (3, 36, 36)
@@ -37,7 +37,7 @@ def made(name):
         case "actor":
             return GaussianActor(VECTOR, 2, encoder=encoder, torso=torso("residual"))
         case "shared":
-            return ActorCritic(body(), CategoricalHead(4, 3))
+            return ActorCritic(body(), nn.Linear(4, 3))
         case "policy":
             return Policy(body(), GaussianHead(4, 2, 0.0))
         case "value":

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from stablegrad.agents.contract import AgentConfig, AverageGradients, check_at_least, check_fractions
-from stablegrad.agents.plasticity import make_plasticity
+from stablegrad.agents.contract import AgentConfig, check_at_least, check_fractions
+from stablegrad.agents.learner import Learner
 from stablegrad.agents.replay import Batch, Replay
 from stablegrad.environments import Box, EnvironmentSpec, StepResult
 from stablegrad.optimizers.gradients import clip_gradient_norm_
-from stablegrad.optimizers.saved import load_state
 
 
 @dataclass(frozen=True)
@@ -54,58 +51,24 @@ class OffPolicyConfig(AgentConfig):
         return max(self.train_every // self.num_envs, 1)
 
 
-class OffPolicyAgent(ABC):
+class OffPolicyAgent(Learner):
     """A learner from a replay buffer, without what makes an algorithm: ``act``, which keeps ``action``, and ``update``.
 
-    Args:
-        config: what to learn and how.
-        spec: the environment's observations and actions.
-        total_steps: environment steps of the whole run, for schedules.
-        device: where the networks live.
-        seed: draws the initial weights and, until ``reseed``, everything else.
-        average_gradients: see ``MakeAgent``.
+    Arguments as of ``Learner``.
     """
 
     target_networks: tuple[str, ...]
     """Names of the networks that have a target network."""
-    build_networks: Callable[[Any, EnvironmentSpec], dict[str, nn.Module]]
-    """The networks of a configuration by name, freshly initialised; a static method."""
     action: np.ndarray
     """The newest actions, [num_envs, ...]."""
 
-    def __init__(
-        self,
-        config: Any,
-        spec: EnvironmentSpec,
-        *,
-        total_steps: int,
-        device: torch.device,
-        seed: int,
-        average_gradients: AverageGradients | None = None,
-    ):
-        self.config: Any = config
-        self.spec = spec
-        self.total_steps = total_steps
-        self.device = device
-        self.average_gradients = average_gradients
-        # A fork, so that making an agent leaves the random numbers of the program around it alone.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            networks = type(self).build_networks(config, spec)
-        self.networks: Mapping[str, nn.Module] = {name: network.to(device) for name, network in networks.items()}
+    def __init__(self, config: Any, spec: EnvironmentSpec, **options: Any):
+        super().__init__(config, spec, **options)
         self.targets: Mapping[str, nn.Module] = {
             name: copy.deepcopy(self.networks[name]).requires_grad_(False) for name in self.target_networks
         }
-        self.optimizers: Mapping[str, Optimizer] = {
-            name: config.optimizer_of(name).build(network) for name, network in self.networks.items()
-        }
         self.parameters = {name: list(network.parameters()) for name, network in self.networks.items()}
-        self.plasticity = make_plasticity(
-            config, self.networks, self.optimizers, device=device, seed=seed, average_gradients=average_gradients
-        )
         self.replay = self.make_replay()
-        self.updates = 0
-        self.reseed(seed)
 
     def make_replay(self) -> Replay:
         """An empty replay buffer."""
@@ -136,8 +99,7 @@ class OffPolicyAgent(ABC):
         config = self.config
         if env_steps < config.learning_starts or not len(self.replay):
             return {}
-        for name, optimizer in self.optimizers.items():
-            config.optimizer_of(name).set_learning_rate(optimizer, env_steps / self.total_steps)
+        self.set_learning_rates(env_steps)
         metrics: dict[str, list[Tensor]] = {}
         for batch in self.batches(env_steps):
             for name, value in self.update(batch).items():
@@ -195,33 +157,16 @@ class OffPolicyAgent(ABC):
         """Observations as a tensor on the agent's device."""
         return torch.from_numpy(observation).to(self.device)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of passes through networks; those with gradients must be of the loss of a coming ``step``."""
-        context: AbstractContextManager[Any] = self.config.autocast(self.device)
-        return context if self.plasticity is None else self.plasticity.watch(context, self.updates + 1)
-
     def state_dict(self) -> dict[str, Any]:
         """All but the weights of ``networks`` and ``replay``, which are saved apart."""
-        return {
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "targets": {name: target.state_dict() for name, target in self.targets.items()},
-            "updates": self.updates,
-        }
+        targets = {name: target.state_dict() for name, target in self.targets.items()}
+        return {**super().state_dict(), "targets": targets}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict()``, after the weights of ``networks`` were loaded.
-
-        Raises:
-            ValueError: the state is of another agent or optimizer.
-        """
-        own = self.state_dict().keys()
-        if own != state.keys():
-            raise ValueError(f"a state of {type(self).__name__} has {', '.join(own)}; this one has {', '.join(state)}")
-        for name, optimizer in self.optimizers.items():
-            load_state(optimizer, state["optimizers"][name])
+        """Continue from ``state_dict()``; see ``Learner``."""
+        super().load_state_dict(state)
         for name, target in self.targets.items():
             target.load_state_dict(state["targets"][name])
-        self.updates = state["updates"]
 
 
 def replay_bytes(config: OffPolicyConfig, spec: EnvironmentSpec) -> int:

@@ -24,7 +24,8 @@ from stablegrad.diagnostics.metrics import explained_variance, value_statistics
 from stablegrad.environments import Box, Discrete, EnvironmentSpec
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.networks import EncoderConfig, TorsoConfig
-from stablegrad.networks.actor_critic import ActorCritic, Body, CategoricalHead, GaussianHead, Policy, StateValue
+from stablegrad.networks.actor_critic import POLICY_GAIN, ActorCritic, Body, GaussianHead, Policy, StateValue
+from stablegrad.networks.layers import linear
 from stablegrad.networks.running_norm import CLIP, RunningNorm
 from stablegrad.optimizers.config import SCHEDULES, OptimizerConfig
 
@@ -107,7 +108,7 @@ def build_networks(config: PPOConfig, spec: EnvironmentSpec) -> dict[str, nn.Mod
     def head(features: int) -> nn.Module:
         space = spec.action_space
         if isinstance(space, Discrete):
-            return CategoricalHead(features, space.n)
+            return linear(features, space.n, gain=POLICY_GAIN)
         return GaussianHead(features, space.size, config.log_std)
 
     first = body()

@@ -48,18 +48,6 @@ class Body(nn.Module):
         return self.torso(self.encoder(observation))
 
 
-class CategoricalHead(nn.Module):
-    """Features to one logit per action."""
-
-    def __init__(self, in_features: int, num_actions: int):
-        super().__init__()
-        self.linear = linear(in_features, num_actions, gain=POLICY_GAIN)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``[batch, in_features]`` to ``[batch, num_actions]``."""
-        return self.linear(features)
-
-
 class GaussianHead(nn.Module):
     """Features to the means of a diagonal Gaussian, whose standard deviations are the same in every state.
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from stablegrad.errors import UsageError
-from stablegrad.networks.actor_critic import ActorCritic, CategoricalHead, GaussianHead, Policy, StateValue
+from stablegrad.networks.actor_critic import ActorCritic, GaussianHead, Policy, StateValue
 from stablegrad.networks.critic import Critic
 from stablegrad.networks.deterministic_actor import DeterministicActor
 from stablegrad.networks.encoders import ImpalaCNN, NatureCNN, _ImpalaBlock
@@ -109,7 +109,7 @@ def _bodies(network: nn.Module) -> list[tuple[nn.Module, list[Layer]]]:
 
 
 def _linear(head: nn.Module) -> nn.Linear:
-    layer = head.linear if isinstance(head, CategoricalHead | GaussianHead) else head
+    layer = head.linear if isinstance(head, GaussianHead) else head
     assert isinstance(layer, nn.Linear)
     return layer
 
