@@ -1,9 +1,40 @@
 import dataclasses
+import shutil
 
 import pytest
+import torch
 
+from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 from stablegrad.training.config import default_run
 from stablegrad.training.health import DiagnosisConfig
+from stablegrad.training.interaction import resume
+from stablegrad.training.run_folder import RunFolder
+
+TIMES = {"wall_seconds", "speed/steps_per_second"}
+
+
+@pytest.fixture
+def resumed_equals(tmp_path):
+    """A check that a finished run, cut back to its first checkpoints and resumed, ends bit for bit as it did."""
+
+    def check(whole, kept=1):
+        cut = RunFolder(tmp_path / f"cut-{kept}")
+        shutil.copytree(whole.path, cut.path)
+        cut.summary_path.unlink()
+        newer = list_checkpoints(cut.checkpoints_path)[kept:]
+        assert newer
+        for path in newer:
+            shutil.rmtree(path)
+        assert resume(cut.path, quiet=True)["updates"] == whole.read_summary()["updates"]
+        found, expected = (load_checkpoint(list_checkpoints(one.checkpoints_path)[-1])[0] for one in (cut, whole))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        lines = (
+            [{k: v for k, v in row.items() if k not in TIMES} for row in one.read_metrics()] for one in (whole, cut)
+        )
+        assert next(lines) == next(lines)
+
+    return check
 
 
 @pytest.fixture(scope="session")
