@@ -39,7 +39,7 @@ ZOO_CARTPOLE = (
 #: CleanRL's, but for its networks of 120 and 84 units.
 CLEANRL_CARTPOLE = (
     "baseline+torso.width=128+optimizer.adam_learning_rate=2.5e-4+buffer_size=10000+learning_starts=10000"
-    "+target_every=500+train_every=10+gradient_steps=1+max_grad_norm=none+loss=squared+exploration_fraction=0.5"
+    "+target_every=500+train_every=10+gradient_steps=1+max_grad_norm=none+value_loss=squared+exploration_fraction=0.5"
     "+epsilon_end=0.05"
 )
 #: RL Baselines3 Zoo's rate; its run begins to learn after 100 steps.

@@ -77,7 +77,7 @@ def test_an_update_is_the_published_loss_written_out(double, loss):
     config = dataclasses.replace(
         SMALL,
         double=double,
-        loss=loss,
+        value_loss=loss,
         optimizer=OptimizerConfig(name="sgd", learning_rate=0.05),
         max_grad_norm=None,
     )

@@ -368,7 +368,7 @@ def test_environments_that_do_not_fit_are_refused_in_words(algorithm, spec, word
         ("dqn", {"num_envs": 500}, "buffer-size must be at least 500, got 200"),
         ("sac", {"tau": 1.5}, "tau must be from 0 to 1, got 1.5"),
         ("dqn", {"target_every": 0}, "target-every must be at least 1, got 0"),
-        ("dqn", {"loss": "hubber"}, "huber"),
+        ("dqn", {"value_loss": "hubber"}, "huber"),
         ("dqn", {"epsilon_end": -0.1}, "epsilon-end must be from 0 to 1, got -0.1"),
         ("sac", {"num_critics": 3}, "num-critics must be 1 or 2, got 3"),
         ("sac", {"temperature": 0.0}, "temperature must be above 0 and finite, got 0.0"),

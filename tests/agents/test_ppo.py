@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stablegrad.agents import ppo
-from stablegrad.agents.ppo import ALGORITHM, PPO, PPOConfig, defaults, normalized, policy_loss, value_loss
+from stablegrad.agents.ppo import ALGORITHM, PPO, PPOConfig, defaults, normalized, policy_loss, squared_value_loss
 from stablegrad.agents.presets import apply_changes
 from stablegrad.environments import Box, Discrete, EnvironmentSpec, EpisodeStatistics, StepResult
 from stablegrad.errors import UsageError
@@ -192,8 +192,8 @@ def test_losses_are_loops_over_rows():
         expected_value += 0.5 * float(weight[i]) * far_error
         expected_bounded += 0.5 * float(weight[i]) * max(far_error, near_error)
     assert policy_loss(log_ratio, advantage, weight, 0.2).item() == pytest.approx(expected_policy, rel=1e-5)
-    assert value_loss(value, returns, old, weight, None).item() == pytest.approx(expected_value, rel=1e-5)
-    assert value_loss(value, returns, old, weight, 0.2).item() == pytest.approx(expected_bounded, rel=1e-5)
+    assert squared_value_loss(value, returns, old, weight, None).item() == pytest.approx(expected_value, rel=1e-5)
+    assert squared_value_loss(value, returns, old, weight, 0.2).item() == pytest.approx(expected_bounded, rel=1e-5)
     rows = advantage[weight.bool()]
     torch.testing.assert_close(
         normalized(advantage, weight)[weight.bool()], (rows - rows.mean()) / (rows.std() + 1e-8), rtol=1e-5, atol=1e-5
@@ -287,7 +287,7 @@ def test_rewards_are_scaled_as_by_stable_baselines3s_vec_normalize(monkeypatch):
             if rollout.terminated[t, 0] or rollout.truncated[t, 0]:
                 theirs.returns[:] = 0.0
         agent.learn(0)
-        assert agent.return_norm.variance.item() == pytest.approx(float(theirs.ret_rms.var), rel=1e-3)
+        assert agent.reward_scale.norm.variance.item() == pytest.approx(float(theirs.ret_rms.var), rel=1e-3)
         expected = theirs.normalize_reward(rollout.reward.numpy())
         assert scaled[-1].numpy() == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
@@ -298,9 +298,9 @@ def test_a_discounted_return_runs_on_from_rollout_to_rollout():
     first = agent.rollout.reward.flatten().tolist()
     agent.learn(0)
     expected = 0.99 * first[0] + first[1]
-    assert agent.discounted.item() == pytest.approx(expected)
+    assert agent.reward_scale.discounted.item() == pytest.approx(expected)
     agent.begin(np.zeros((1, 3), np.float32))
-    assert agent.discounted.item() == 0.0
+    assert agent.reward_scale.discounted.item() == 0.0
 
 
 @shared_or_not

@@ -31,7 +31,7 @@ SMALL = {
     "learning_starts": 0,
     "batch_size": 8,
 }
-OFF = {"double": False, "dueling": False, "noisy": False, "prioritised": False, "distributional": False, "n_step": 1}
+OFF = {"double": False, "dueling": False, "noisy": False, "prioritised": False, "value_loss": "huber", "n_step": 1}
 
 
 def make_agent(agent=Rainbow, seed=0, total_steps=1000, **changes):
@@ -84,7 +84,7 @@ def weights(network):
 @pytest.mark.parametrize("loss", ["huber", "squared"])
 def test_with_all_extensions_off_it_is_dqn(double, loss):
     """Whole trainings: first weights, exploration, batches, updates and targets."""
-    options = {"double": double, "loss": loss, "target_every": 10, "optimizer": OptimizerConfig(name="adam")}
+    options = {"double": double, "value_loss": loss, "target_every": 10, "optimizer": OptimizerConfig(name="adam")}
     rainbow, dqn = make_agent(**{**OFF, **options}), make_agent(DQN, **options)
     assert torch.equal(weights(rainbow.network), weights(dqn.network))
     learned = [play(agent, 60) for agent in (rainbow, dqn)]
@@ -150,7 +150,7 @@ def test_an_update_is_the_published_algorithm_written_out(double, noisy):
 
 
 def test_priorities_without_distributions_are_absolute_errors():
-    agent = make_agent(distributional=False, noisy=False, double=False, loss="huber")
+    agent = make_agent(noisy=False, double=False, value_loss="huber")
     play(agent, 20, learn=False)
     batch = agent.replay.sample_prioritised(8, 0.4, torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -201,9 +201,9 @@ def test_every_extension_switched_off_leaves_the_others_as_they_are():
     assert isinstance(whole.network.head, DuelingHead) and isinstance(whole.replay, PrioritisedReplay)
     assert whole.network(torch.zeros(2, 4)).shape == (2, 3, 51)
     assert whole.outputs == {"q": "expected_argmax"}
-    assert whole.atoms.tolist()[::25] == pytest.approx([-10.0, 0.0, 10.0], abs=1e-6)
+    assert whole.values.atoms.tolist()[::25] == pytest.approx([-10.0, 0.0, 10.0], abs=1e-6)
 
-    values = built(distributional=False)
+    values = built(value_loss="huber")
     assert values.network(torch.zeros(2, 4)).shape == (2, 3) and values.outputs == {"q": "argmax"}
     assert isinstance(values.network.head, DuelingHead) and isinstance(values.replay, PrioritisedReplay)
     quiet = built(noisy=False)
@@ -226,11 +226,11 @@ def test_double_q_learning_lets_the_trained_network_choose():
         with torch.no_grad():
             following = agent.target(batch.next_observation)
             chooser = agent.network if double else agent.target
-            best = agent.q_values(chooser(batch.next_observation)).argmax(dim=1)
-            other = agent.q_values((agent.target if double else agent.network)(batch.next_observation)).argmax(dim=1)
+            best = agent.values.of(chooser(batch.next_observation)).argmax(dim=1)
+            other = agent.values.of((agent.target if double else agent.network)(batch.next_observation)).argmax(dim=1)
         assert not torch.equal(best, other)
-        mean = agent.td_target(batch) @ agent.atoms
-        chosen = agent.q_values(following)[torch.arange(32), best]
+        mean = agent.td_labels(batch) @ agent.values.atoms
+        chosen = agent.values.of(following)[torch.arange(32), best]
         torch.testing.assert_close(mean, batch.discount * chosen, rtol=1e-3, atol=1e-4)
 
 
@@ -300,7 +300,7 @@ def test_defaults_are_the_published_ones():
     assert (atari.train_every, atari.target_every, atari.n_step) == (4, 8000, 3)
     assert (atari.priority_exponent, atari.importance_exponent, atari.noisy_sigma) == (0.5, 0.4, 0.5)
     assert (atari.num_atoms, atari.v_min, atari.v_max) == (51, -10.0, 10.0)
-    assert atari.double and atari.dueling and atari.noisy and atari.prioritised and atari.distributional
+    assert atari.double and atari.dueling and atari.noisy and atari.prioritised and atari.value_loss == "c51"
     agent = make_agent()
     assert agent.optimizers["q"].param_groups[0]["eps"] == 1.5e-4
     spec = environment_spec("CartPole-v1")
@@ -338,7 +338,7 @@ def test_presets_learn_with_noise_in_all_their_linear_layers(preset):
         ({"priority_exponent": 1.5}, "priority-exponent must be from 0 to 1, got 1.5"),
         ({"importance_exponent": -0.1}, "importance-exponent must be from 0 to 1, got -0.1"),
         ({"noisy_sigma": 0.0}, "noisy-sigma must be above 0 and finite, got 0.0"),
-        ({"loss": "hubber"}, "huber"),
+        ({"value_loss": "hubber"}, "huber"),
         ({"n_step": 0}, "n-step must be at least 1, got 0"),
     ],
 )

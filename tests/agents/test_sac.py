@@ -25,7 +25,7 @@ def make_agent(config=SMALL, spec=SPEC, seed=0):
         # network that differs from the critic.
         agent.actor.head.weight.normal_(0.0, 0.1, generator=generator)
         agent.actor.head.bias[len(agent.actor.head.bias) // 2 :] = -1.0
-        for parameter in agent.target.parameters():
+        for parameter in agent.target_critic.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return agent
 
@@ -73,7 +73,7 @@ def test_updates_are_those_of_stable_baselines3(num_critics, monkeypatch):
     # Its log probabilities have 1e-6 under a logarithm against numbers that are not finite; ours need none.
     theirs.actor.action_dist.epsilon = 0.0
     with torch.no_grad():
-        for own, other in ((agent.critic, theirs.critic), (agent.target, theirs.critic_target)):
+        for own, other in ((agent.critic, theirs.critic), (agent.target_critic, theirs.critic_target)):
             for one, another in zip(own.parameters(), other.parameters(), strict=True):
                 another.copy_(one)
         *hidden, weight, bias = agent.actor.parameters()
@@ -105,7 +105,7 @@ def test_updates_are_those_of_stable_baselines3(num_critics, monkeypatch):
         pairs = [
             (agent.actor.parameters(), sb3_parameters(theirs.actor)),
             (agent.critic.parameters(), theirs.critic.parameters()),
-            (agent.target.parameters(), theirs.critic_target.parameters()),
+            (agent.target_critic.parameters(), theirs.critic_target.parameters()),
         ]
         for own, other in pairs:
             for one, another in zip(own, other, strict=True):
@@ -132,7 +132,7 @@ def test_an_update_is_the_published_algorithm_written_out():
     for i in range(32):
         with torch.no_grad():
             action, log_prob = draw(batch.next_observation[i], next_noise[i])
-            value = min(q_values(reference.target, batch.next_observation[i], action)) - 0.5 * log_prob
+            value = min(q_values(reference.target_critic, batch.next_observation[i], action)) - 0.5 * log_prob
             target = batch.reward[i] + batch.discount[i] * value
         errors = q_values(reference.critic, batch.observation[i], batch.action[i]) - target
         td.append(0.5 * sum(error**2 for error in errors))

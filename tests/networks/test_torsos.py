@@ -178,7 +178,7 @@ def test_gradient_reaches_the_encoder_with_skips_and_fades_without_norm_in_a_pla
         ({"depth": -1}, "at least 0"),
         ({"width": 0}, "at least 1"),
         ({"width": "lagre"}, "did you mean 'large'"),
-        ({"norm": "batch"}, "unknown norm"),
+        ({"norm": "instance"}, "unknown norm"),
         ({"activation": "rellu"}, "did you mean 'relu'"),
         ({"kind": "mlp", "skip_blocks": 1}, "multi_skip torso"),
         ({"kind": "multi_skip", "depth": 2, "skip_blocks": 3}, "from 0 to the depth"),

@@ -19,7 +19,7 @@ ALTERNATIVES = {
     "torso.sparsity": 0.5,
     "optimizer.l2": 1e-3,
     "optimizer.l2_init": 1e-3,
-    "optimizer.project_rows": True,
+    "optimizer.project_rows": "first",
     "optimizer.weight_clip": 5.0,
 }
 REPLAY = {"batch_size": 16, "buffer_size": 400, "learning_starts": 32, "gradient_steps": 1}

@@ -1,10 +1,16 @@
-"""What agents share that have an actor, a critic and a replay buffer: continuous actions out of state vectors."""
+"""What agents share that have an actor, a critic and a replay buffer: continuous actions out of state vectors.
+
+With BatchNorm, the critic and its target see the batch and what follows it as one batch and normalise by its statistics
+(Bhatt et al., CrossQ, arXiv 1902.05605; Palenicek et al., XQC, arXiv 2509.25174), and so does the actor where it
+learns. All other passes, among them those of the actor's loss through the critic, use running statistics.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from stablegrad.agents.off_policy import OffPolicyAgent, OffPolicyConfig
+from stablegrad.agents.replay import Batch
+from stablegrad.agents.values import outputs_at
 from stablegrad.environments import Box, EnvironmentSpec
 from stablegrad.errors import UsageError
 from stablegrad.networks import Critic, DeterministicActor, GaussianActor, TorsoConfig
@@ -32,7 +40,7 @@ class ActorConfig:
     width: int | str | None = None
     """As torso.width."""
     norm: str = "auto"
-    """As torso.norm: layer or none; auto: the critic's."""
+    """As torso.norm: layer, batch or none; auto: the critic's."""
     activation: str | None = None
     """As torso.activation."""
     optimizer: str | None = None
@@ -60,6 +68,9 @@ class ActorCriticConfig(OffPolicyConfig):
         # The actor's options are checked now, and not when its network is built.
         self.torso_of("actor")
         self.optimizer_of("actor")
+
+    def _check_norms(self) -> None:
+        """BatchNorm is for these agents."""
 
     def torso_of(self, network: str) -> TorsoConfig:
         """The torso of "actor" or "critic"."""
@@ -97,6 +108,63 @@ class ActorCriticAgent(OffPolicyAgent):
         assert isinstance(spec.action_space, Box) and isinstance(critic, Critic)
         self.action_size = spec.action_space.size
         self.actor, self.critic = actor, critic
+        self.target_critic = self.targets["critic"]
+        self.batch_norms = {
+            network: [one for one in network.modules() if isinstance(one, nn.BatchNorm1d)]
+            for network in (*self.networks.values(), *self.targets.values())
+        }
+        for norms in self.batch_norms.values():
+            for norm in norms:
+                norm.eval()
+
+    @contextmanager
+    def batch_statistics(self, network: nn.Module) -> Iterator[None]:
+        """Passes in which the BatchNorm layers of a network use the statistics of their batch, and remember them."""
+        norms = self.batch_norms[network]
+        for norm in norms:
+            norm.train()
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.eval()
+
+    def critic_outputs(self, batch: Batch, next_action: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of the critic for a batch, and of the target critic for what follows: [batch, critics, ...] each."""
+        now = state_action(batch.observation, batch.action)
+        if not self.batch_norms[self.critic]:
+            next_outputs = self.next_outputs(batch, next_action)
+            with self.autocast():
+                return self.critic(now).float(), next_outputs
+        rows, both = len(now), torch.cat([now, state_action(batch.next_observation, next_action)])
+        with self.batch_statistics(self.critic), self.batch_statistics(self.target_critic):
+            with torch.no_grad(), self.autocast():
+                next_outputs = self.target_critic(both)[rows:]
+            with self.autocast():
+                return self.critic(both)[:rows].float(), next_outputs.float()
+
+    @torch.no_grad()
+    def next_outputs(self, batch: Batch, next_action: Tensor) -> Tensor:
+        """Outputs of the target critic for what follows a batch, [batch, critics, ...]."""
+        with self.autocast():
+            return self.target_critic(state_action(batch.next_observation, next_action)).float()
+
+    def td_labels(self, batch: Batch, next_outputs: Tensor, bonus: Tensor | None = None) -> Tensor:
+        r"""[batch, ...] labels, see ``Values``: of :math:`r + \gamma (\min_i Q_i(s', a') + b)`.
+
+        The critic of the least value is that of Fujimoto et al. 2018 (arXiv 1802.09477, eq. 10).
+
+        Args:
+            batch: the transitions.
+            next_outputs: [batch, critics, ...] of the target critic for the next actions.
+            bonus: [batch] b; None: nothing.
+        """
+        least = self.values.of(next_outputs).argmin(dim=1)
+        return self.values.backup(batch.reward, batch.discount, outputs_at(next_outputs, least), bonus)
+
+    def value_losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the losses of all critics: outputs [batch, critics, ...], labels [batch, ...]."""
+        return self.values.losses(outputs, labels.unsqueeze(1).expand_as(outputs)).sum()
 
     def act(self, env_steps: int) -> np.ndarray:
         """The exploring policy's actions, float32 [num_envs, size]; uniformly random until learning starts."""
@@ -132,7 +200,14 @@ def build_networks(
     shape, size = spec.observation_shape, spec.action_space.size
     return {
         "actor": make_actor(shape, size, encoder=config.encoder, torso=config.torso_of("actor")),
-        "critic": Critic(shape, size, config.num_critics, encoder=config.encoder, torso=config.torso_of("critic")),
+        "critic": Critic(
+            shape,
+            size,
+            config.num_critics,
+            encoder=config.encoder,
+            torso=config.torso_of("critic"),
+            num_atoms=config.value_outputs,
+        ),
     }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stablegrad.agents.replay import Replay
+from stablegrad.agents.values import CLASSIFICATION, VALUE_LOSSES
 from stablegrad.environments import EnvironmentSpec, StepResult
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.networks import EncoderConfig, TorsoConfig
@@ -59,6 +60,16 @@ class AgentConfig:
     """Updates between two resets."""
     reset_threshold: float | None = None
     """Share of its layer's mean up to which a unit is reset; None: 0.025 for redo, 0.01 for regrama."""
+    value_loss: str = "squared"
+    """Of values: squared, huber, or a cross-entropy of returns from v-min to v-max: two_hot, hl_gauss or c51."""
+    num_atoms: int = 51
+    """two_hot, hl_gauss, c51: returns whose probabilities are learned."""
+    v_min: float = -10.0
+    """two_hot, hl_gauss, c51: the lowest of them."""
+    v_max: float = 10.0
+    """two_hot, hl_gauss, c51: the highest of them; discounted returns beyond cannot be told from it."""
+    normalize_rewards: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
 
     def __post_init__(self) -> None:
         check_at_least(self, num_envs=1)
@@ -70,6 +81,8 @@ class AgentConfig:
         if not 0.0 <= self.sigreg < float("inf"):
             raise UsageError(f"sigreg must be at least 0 and finite, got {self.sigreg}")
         self._check_reset()
+        self._check_values()
+        self._check_norms()
 
     def _check_reset(self) -> None:
         if self.reset not in ("none", *RESETS):
@@ -85,6 +98,28 @@ class AgentConfig:
             )
         if self.reset_threshold is not None and not 0.0 <= self.reset_threshold < 1.0:
             raise UsageError(f"reset-threshold must be at least 0 and below 1, or none; got {self.reset_threshold}")
+
+    def _check_values(self) -> None:
+        if self.value_loss not in VALUE_LOSSES:
+            raise unknown_name("value loss", self.value_loss, VALUE_LOSSES)
+        check_at_least(self, num_atoms=2)
+        if not float("-inf") < self.v_min < self.v_max < float("inf"):
+            raise UsageError(f"v-min must be below v-max, both finite; got {self.v_min} and {self.v_max}")
+
+    def _check_norms(self) -> None:
+        if "batch" in (self.encoder.norm, self.torso.norm):
+            raise UsageError("norm 'batch' is for agents with an actor, a critic and a replay; use layer or none")
+
+    def atoms(self, device: torch.device) -> Tensor | None:
+        """The returns whose probabilities networks give instead of a value, [num_atoms]; None: they give the value."""
+        if self.value_loss not in CLASSIFICATION:
+            return None
+        return torch.linspace(self.v_min, self.v_max, self.num_atoms, device=device)
+
+    @property
+    def value_outputs(self) -> int | None:
+        """Outputs of a network for each value; None: the value alone, without a dimension of its own."""
+        return self.num_atoms if self.value_loss in CLASSIFICATION else None
 
     def optimizer_of(self, network: str) -> OptimizerConfig:
         """How a network is optimized, by its name; an algorithm whose networks differ overrides this."""

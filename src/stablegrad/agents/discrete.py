@@ -16,10 +16,20 @@ def supports(spec: EnvironmentSpec) -> str | None:
     return f"needs discrete actions; those of {spec.env_id!r} are continuous"
 
 
+def greedy_outputs(config: AgentConfig) -> dict[str, str | None]:
+    """``Agent.outputs`` of a Q-network: actions are those of the highest value."""
+    return {"q": "argmax" if config.value_outputs is None else "expected_argmax"}
+
+
 def build_networks(config: AgentConfig, spec: EnvironmentSpec) -> dict[str, nn.Module]:
     """The Q-network of a configuration, freshly initialised."""
     assert isinstance(spec.action_space, Discrete)
     network = QNetwork(
-        spec.observation_shape, spec.action_space.n, encoder=config.encoder, torso=config.torso, is_image=spec.is_image
+        spec.observation_shape,
+        spec.action_space.n,
+        encoder=config.encoder,
+        torso=config.torso,
+        is_image=spec.is_image,
+        num_atoms=config.value_outputs,
     )
     return {"q": network}

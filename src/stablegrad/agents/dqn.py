@@ -13,22 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stablegrad.agents.contract import Algorithm, Objective, check_at_least, check_fractions
-from stablegrad.agents.discrete import build_networks, supports
+from stablegrad.agents.discrete import build_networks, greedy_outputs, supports
 from stablegrad.agents.exploration import linear_epsilon
 from stablegrad.agents.off_policy import OffPolicyAgent, OffPolicyConfig, replay_bytes
 from stablegrad.agents.replay import Batch
-from stablegrad.agents.targets import q_learning_target, update_target_
+from stablegrad.agents.targets import update_target_
+from stablegrad.agents.values import outputs_at
 from stablegrad.environments import Discrete, EnvironmentSpec
-from stablegrad.errors import unknown_name
 from stablegrad.networks import EncoderConfig, TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
-
-#: Losses of the TD error by name: (q_value, target, reduction) -> loss.
-LOSSES = {"huber": F.smooth_l1_loss, "squared": F.mse_loss}
 
 
 @dataclass(frozen=True)
@@ -46,8 +42,7 @@ class DQNConfig(OffPolicyConfig):
     """Environment steps between two updates of the target network, at most one in each call of learn."""
     double: bool = False
     """Let the trained network choose the action that the target network values (van Hasselt et al. 2016)."""
-    loss: str = "huber"
-    """Of the TD error: huber (squared below 1, linear above), or squared."""
+    value_loss: str = "huber"
     epsilon_start: float = 1.0
     """Fraction of random actions at the start."""
     epsilon_end: float = 0.01
@@ -59,8 +54,6 @@ class DQNConfig(OffPolicyConfig):
         super().__post_init__()
         check_at_least(self, target_every=1)
         check_fractions(self, "epsilon_start", "epsilon_end", "exploration_fraction")
-        if self.loss not in LOSSES:
-            raise unknown_name("loss", self.loss, LOSSES)
 
 
 class DQN(OffPolicyAgent):
@@ -73,10 +66,10 @@ class DQN(OffPolicyAgent):
     config: DQNConfig
     target_networks = ("q",)
     build_networks: Callable[[Any, EnvironmentSpec], dict[str, nn.Module]] = staticmethod(build_networks)
-    outputs: Mapping[str, str | None] = {"q": "argmax"}
 
     def __init__(self, config: DQNConfig, spec: EnvironmentSpec, **options: Any):
         super().__init__(config, spec, **options)
+        self.outputs = greedy_outputs(config)
         assert isinstance(spec.action_space, Discrete)
         self.num_actions = spec.action_space.n
         self.network, self.target = self.networks["q"], self.targets["q"]
@@ -104,7 +97,8 @@ class DQN(OffPolicyAgent):
     def policy(self, observation: np.ndarray) -> np.ndarray:
         """The best action of each observation, int64 [n]."""
         with self.autocast():
-            return self.network(self.on_device(observation)).argmax(dim=1).cpu().numpy()
+            outputs = self.network(self.on_device(observation))
+        return self.values.of(outputs).argmax(dim=1).cpu().numpy()
 
     def learn(self, env_steps: int) -> Mapping[str, Tensor]:
         """Update the target network where due, then the trained one; see ``Agent.learn``."""
@@ -116,21 +110,26 @@ class DQN(OffPolicyAgent):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step down the mean loss of the TD errors of a batch."""
-        target = self.td_target(batch)
+        labels = self.td_labels(batch)
         with self.autocast():
-            q_values = self.network(batch.observation).float()
-        q_value = q_values.gather(1, batch.action[:, None]).squeeze(1)
-        loss = LOSSES[self.config.loss](q_value, target)
+            outputs = self.network(batch.observation).float()
+        outputs = outputs_at(outputs, batch.action)
+        loss = self.values.losses(outputs, labels).mean()
         norms = self.step("q", loss)
-        return {"loss/td": loss.detach(), "values/q": q_value.detach().mean(), **norms}
+        return {"loss/td": loss.detach(), "values/q": self.values.of(outputs.detach()).mean(), **norms}
 
     @torch.no_grad()
-    def td_target(self, batch: Batch) -> Tensor:
-        """[batch] targets, of Q-learning or Double Q-learning."""
+    def td_labels(self, batch: Batch) -> Tensor:
+        r"""[batch, ...] labels, see ``Values``: of :math:`r + \gamma Q_{target}(s', \arg\max_a Q(s', a))`.
+
+        The target network chooses the action (Mnih et al. 2015), or with ``double`` the trained one (van Hasselt et al.
+        2016, arXiv 1509.06461, eq. 4).
+        """
         with self.autocast():
-            next_q = self.target(batch.next_observation).float()
-            choosing_q = self.network(batch.next_observation) if self.config.double else None
-        return q_learning_target(batch.reward, batch.discount, next_q, choosing_q)
+            following = self.target(batch.next_observation).float()
+            choosing = self.network(batch.next_observation) if self.config.double else following
+        best = self.values.of(choosing).argmax(dim=1)
+        return self.values.backup(batch.reward, batch.discount, outputs_at(following, best))
 
     def probe(self, rows: int) -> Mapping[str, Tensor]:
         """Observations out of the replay buffer."""
@@ -142,8 +141,12 @@ class DQN(OffPolicyAgent):
         batch = self.recent(rows)
         if batch is None:
             return {}
-        targets = (batch.action, self.td_target(batch))
-        return {"q": Objective(batch.observation, partial(td_loss, self.config.loss), targets, len(batch.action))}
+
+        def loss(outputs: Tensor, action: Tensor, labels: Tensor) -> Tensor:
+            return self.values.losses(outputs_at(outputs, action), labels).sum()
+
+        targets = (batch.action, self.td_labels(batch))
+        return {"q": Objective(batch.observation, loss, targets, len(batch.action))}
 
     def scalars(self, env_steps: int) -> Mapping[str, float]:
         """The fraction of random actions."""
@@ -157,11 +160,6 @@ class DQN(OffPolicyAgent):
         """Continue from ``state_dict()``; see ``Agent``."""
         super().load_state_dict(state)
         self.target_interval = state["target_interval"]
-
-
-def td_loss(loss: str, q_values: Tensor, action: Tensor, target: Tensor) -> Tensor:
-    """Sum of the losses of TD errors: q_values [batch, actions], the others [batch]."""
-    return LOSSES[loss](q_values.gather(1, action[:, None]).squeeze(1), target, reduction="sum")
 
 
 def defaults(spec: EnvironmentSpec) -> DQNConfig:

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 
 from stablegrad.agents.contract import AverageGradients
 from stablegrad.agents.plasticity import make_plasticity
+from stablegrad.agents.reward_scale import RewardScale
+from stablegrad.agents.values import Values
 from stablegrad.environments import EnvironmentSpec
 from stablegrad.optimizers.saved import load_state
 
@@ -58,6 +60,12 @@ class Learner(ABC):
         self.plasticity = make_plasticity(
             config, self.networks, self.optimizers, device=device, seed=seed, average_gradients=average_gradients
         )
+        self.values = Values(config.value_loss, config.atoms(device))
+        self.reward_scale = (
+            RewardScale(config.num_envs, config.discount, device, average_gradients)
+            if config.normalize_rewards
+            else None
+        )
         self.updates = 0
         self.reseed(seed)
 
@@ -77,9 +85,11 @@ class Learner(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All but the weights of ``networks`` and a replay buffer, which are saved apart."""
+        scale = {} if self.reward_scale is None else {"reward_scale": self.reward_scale.state_dict()}
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "updates": self.updates,
+            **scale,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -94,3 +104,5 @@ class Learner(ABC):
         for name, optimizer in self.optimizers.items():
             load_state(optimizer, state["optimizers"][name])
         self.updates = state["updates"]
+        if self.reward_scale is not None:
+            self.reward_scale.load_state_dict(state["reward_scale"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -88,11 +89,17 @@ class OffPolicyAgent(Learner):
         """Start a segment from the first observations of fresh environments."""
         self.observation = observation
         self.replay.begin(observation)
+        if self.reward_scale is not None:
+            self.reward_scale.begin()
 
     def observe(self, result: StepResult) -> None:
         """Store what came of the actions that ``act`` returned last."""
         self.replay.add(self.action, result)
         self.observation = result.observation
+        if self.reward_scale is not None:
+            ended = result.terminated | result.truncated
+            rows = (torch.from_numpy(one).to(self.device) for one in (result.reward, ended, result.valid))
+            self.reward_scale.follow(*(one[None] for one in rows))
 
     def learn(self, env_steps: int) -> Mapping[str, Tensor]:
         """Make ``gradient_steps`` updates from batches of the replay buffer; see ``Agent.learn``."""
@@ -102,6 +109,7 @@ class OffPolicyAgent(Learner):
         self.set_learning_rates(env_steps)
         metrics: dict[str, list[Tensor]] = {}
         for batch in self.batches(env_steps):
+            batch = self.scaled(batch)
             for name, value in self.update(batch).items():
                 metrics.setdefault(name, []).append(value)
             self.updates += 1
@@ -113,6 +121,12 @@ class OffPolicyAgent(Learner):
         """The ``gradient_steps`` batches of one call of learn; drawn at once, which is faster than one by one."""
         config = self.config
         return self.replay.sample(config.batch_size * config.gradient_steps, self.sampling).split(config.batch_size)
+
+    def scaled(self, batch: Batch) -> Batch:
+        """A batch with its rewards normalised, where that is asked for."""
+        if self.reward_scale is None:
+            return batch
+        return dataclasses.replace(batch, reward=batch.reward * self.reward_scale.scale)
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -151,7 +165,7 @@ class OffPolicyAgent(Learner):
         available = min(rows, len(self.replay))
         if not available:
             return None
-        return self.replay.sample(available, torch.Generator().manual_seed(self.updates))
+        return self.scaled(self.replay.sample(available, torch.Generator().manual_seed(self.updates)))
 
     def on_device(self, observation: np.ndarray) -> Tensor:
         """Observations as a tensor on the agent's device."""

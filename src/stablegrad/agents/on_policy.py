@@ -16,6 +16,7 @@ from stablegrad.agents.learner import Learner
 from stablegrad.agents.rollout import Rollout, rollout_bytes
 from stablegrad.environments import Box, EnvironmentSpec, StepResult
 from stablegrad.errors import UsageError
+from stablegrad.networks.running_norm import CLIP
 from stablegrad.optimizers.gradients import clip_gradient_norm_
 
 
@@ -33,6 +34,10 @@ class OnPolicyConfig(AgentConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, num_steps=1, num_minibatches=1, num_epochs=1)
+        if self.value_loss == "c51":
+            raise UsageError(
+                "value-loss 'c51' needs targets of single steps; rollouts give lambda-returns: use two_hot or hl_gauss"
+            )
         if (self.num_envs * self.num_steps) % self.num_minibatches:
             raise UsageError(
                 f"num-envs * num-steps = {self.num_envs * self.num_steps} cannot be cut into "
@@ -73,6 +78,8 @@ class OnPolicyAgent(Learner):
     def begin(self, observation: np.ndarray) -> None:
         """Start a rollout from the first observations of fresh environments."""
         self.rollout.begin(observation)
+        if self.reward_scale is not None:
+            self.reward_scale.begin()
 
     def observe(self, result: StepResult) -> None:
         """Store what came of the actions that ``act`` returned last."""
@@ -81,6 +88,16 @@ class OnPolicyAgent(Learner):
     @abstractmethod
     def learn(self, env_steps: int) -> Mapping[str, Tensor]:
         """Learn from the rollout; see ``Agent.learn``."""
+
+    def scaled(self, reward: Tensor) -> Tensor:
+        """Rewards of a rollout, [num_steps, num_envs], normalised and then clipped where that is asked for."""
+        return reward if self.reward_scale is None else (reward * self.reward_scale.scale).clamp(-CLIP, CLIP)
+
+    def follow_returns(self) -> None:
+        """Let the scale of rewards follow a full rollout, once."""
+        if self.reward_scale is not None:
+            rollout = self.rollout
+            self.reward_scale.follow(rollout.reward, rollout.terminated | rollout.truncated, rollout.valid)
 
     def minibatches(self) -> Iterator[Tensor]:
         """Row numbers of the minibatches of one epoch, in a new random order, int64 each."""

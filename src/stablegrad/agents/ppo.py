@@ -26,7 +26,7 @@ from stablegrad.errors import UsageError, unknown_name
 from stablegrad.networks import EncoderConfig, TorsoConfig
 from stablegrad.networks.actor_critic import POLICY_GAIN, ActorCritic, Body, GaussianHead, Policy, StateValue
 from stablegrad.networks.layers import linear
-from stablegrad.networks.running_norm import CLIP, RunningNorm
+from stablegrad.networks.running_norm import RunningNorm
 from stablegrad.optimizers.config import SCHEDULES, OptimizerConfig
 
 #: The KL divergence at which a rollout is given up, in units of target_kl, as in Stable-Baselines3.
@@ -53,17 +53,15 @@ class PPOConfig(OnPolicyConfig):
     clip_schedule: str = "constant"
     """Of clip over the run: constant, linear, cosine or cyclic, as optimizer.schedule."""
     clip_value: bool = True
-    """Bound the value's move by clip as well."""
+    """Bound the value's move by clip as well, where value-loss is squared."""
     value_coefficient: float = 0.5
-    """Weight of the value's loss, half its squared error."""
+    """Weight of the value's loss, which is half its squared error or as value-loss says."""
     entropy_coefficient: float = 0.01
     """Weight of the policy's entropy."""
     normalize_advantages: bool = True
     """Bring the advantages of every minibatch to mean 0 and standard deviation 1."""
     normalize_observations: bool = False
     """Normalise observations by their running mean and variance, which are saved with the networks."""
-    normalize_rewards: bool = False
-    """Divide rewards by the running standard deviation of the discounted return."""
     target_kl: float | None = None
     """Stop learning from a rollout once the policy's KL divergence passes 1.5 times this; None: never."""
     log_std: float = 0.0
@@ -113,8 +111,11 @@ def build_networks(config: PPOConfig, spec: EnvironmentSpec) -> dict[str, nn.Mod
 
     first = body()
     if config.shared:
-        return {"actor_critic": ActorCritic(first, head(first.out_features))}
-    return {"actor": Policy(first, head(first.out_features)), "critic": StateValue(body())}
+        return {"actor_critic": ActorCritic(first, head(first.out_features), config.value_outputs or 1)}
+    return {
+        "actor": Policy(first, head(first.out_features)),
+        "critic": StateValue(body(), config.value_outputs or 1),
+    }
 
 
 class PPO(OnPolicyAgent):
@@ -133,9 +134,6 @@ class PPO(OnPolicyAgent):
             for module in network.modules()
             if isinstance(module, RunningNorm)
         ]
-        self.return_norm = RunningNorm(()).to(self.device) if config.normalize_rewards else None
-        self.discounted = torch.zeros(config.num_envs, device=self.device)
-        """[num_envs] discounted rewards of the episodes so far, where rewards are normalised."""
 
     @property
     def outputs(self) -> Mapping[str, str | None]:
@@ -144,18 +142,16 @@ class PPO(OnPolicyAgent):
         return {"actor_critic": kind} if self.config.shared else {"actor": kind, "critic": None}
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """The policy's outputs, [batch, ...], and values, [batch], in float32."""
+        """The policy's outputs, [batch, ...], and the value's, [batch] or [batch, atoms], in float32."""
         with self.autocast():
             if self.config.shared:
                 outputs, value = self.networks["actor_critic"](observation)
             else:
                 outputs, value = self.networks["actor"](observation), self.networks["critic"](observation)
-        return outputs.float(), value.float().squeeze(1)
+        return outputs.float(), self._value_outputs(value.float())
 
-    def begin(self, observation: np.ndarray) -> None:
-        """Start a rollout from the first observations of fresh environments."""
-        super().begin(observation)
-        self.discounted.zero_()
+    def _value_outputs(self, outputs: Tensor) -> Tensor:
+        return outputs.squeeze(1) if self.config.value_outputs is None else outputs
 
     @torch.no_grad()
     def act(self, env_steps: int) -> np.ndarray:
@@ -163,7 +159,7 @@ class PPO(OnPolicyAgent):
         outputs, value = self.forward(self.rollout.newest)
         action, log_prob = self.distribution.sample(outputs, self.generator)
         # The rollout keeps what was drawn: its density, not that of the clipped action, is the policy's.
-        self.rollout.choose(action, value, log_prob)
+        self.rollout.choose(action, self.values.of(value), log_prob)
         return self._clipped(action)
 
     @torch.no_grad()
@@ -192,11 +188,11 @@ class PPO(OnPolicyAgent):
             "values/explained_variance" [1].
         """
         rollout, config = self.rollout, self.config
-        if self.return_norm is not None:
-            self._follow_returns(rollout, self.return_norm)
+        self.follow_returns()
         returns, advantage = self._targets(rollout)
         action, log_prob = rollout.action.flatten(0, 1), rollout.log_prob.flatten()
         value, valid = rollout.value.flatten(), rollout.valid.flatten()
+        labels = self.values.labels(returns)
         weight = valid.float()
         self.set_learning_rates(env_steps)
         clip = config.clip * SCHEDULES[config.clip_schedule](min(env_steps / self.total_steps, 1.0))
@@ -211,10 +207,7 @@ class PPO(OnPolicyAgent):
             new_log_prob, entropy = self.distribution.log_prob_and_entropy(outputs, action[rows])
             log_ratio = new_log_prob - log_prob[rows]
             loss_policy = policy_loss(log_ratio, rows_advantage, rows_weight, clip) / count
-            loss_value = (
-                value_loss(new_value, returns[rows], value[rows], rows_weight, clip if config.clip_value else None)
-                / count
-            )
+            loss_value = self.value_loss(new_value, labels[rows], value[rows], rows_weight, clip) / count
             mean_entropy = (rows_weight * entropy).sum() / count
             with torch.no_grad():
                 ratio = log_ratio.exp()
@@ -254,10 +247,9 @@ class PPO(OnPolicyAgent):
 
         GAE(lambda) is the TD(lambda) return minus the value, :math:`\hat A_t = G^\lambda_t - V(s_t)`.
         """
-        bootstrap = self.forward(rollout.observation[-1])[1]
-        scale = None if self.return_norm is None else self.return_norm.scale
+        bootstrap = self.values.of(self.forward(rollout.observation[-1])[1])
         returns = lambda_returns(
-            rollout.reward if scale is None else (rollout.reward * scale).clamp(-CLIP, CLIP),
+            self.scaled(rollout.reward),
             torch.cat([rollout.value[1:], bootstrap[None]]),
             rollout.terminated,
             rollout.truncated,
@@ -266,14 +258,19 @@ class PPO(OnPolicyAgent):
         )
         return returns.flatten(), (returns - rollout.value).flatten()
 
-    def _follow_returns(self, rollout: Rollout, norm: RunningNorm) -> None:
-        """Update the deviation of the discounted return, summed up from the start of every episode, by a rollout."""
-        seen = torch.empty_like(rollout.reward)
-        ended = rollout.terminated | rollout.truncated
-        for t, reward in enumerate(rollout.reward):
-            torch.add(reward, self.discounted, alpha=self.config.discount, out=seen[t])
-            self.discounted = seen[t].masked_fill(ended[t], 0.0)
-        norm.update(seen.flatten(), rollout.valid.flatten().float(), self._averaged)
+    def value_loss(self, outputs: Tensor, labels: Tensor, old: Tensor, weight: Tensor, clip: float) -> Tensor:
+        """Sum of the value's losses: half the squared error, bounded where that is asked for, or another loss.
+
+        Args:
+            outputs: [batch] or [batch, atoms].
+            labels: of the same shape.
+            old: [batch] values when the rollout was collected.
+            weight: [batch] 1 for rows that count, 0 for others.
+            clip: as of ``squared_value_loss``.
+        """
+        if self.config.value_loss == "squared":
+            return squared_value_loss(outputs, labels, old, weight, clip if self.config.clip_value else None)
+        return (weight * self.values.losses(outputs, labels)).sum()
 
     def _averaged(self, values: Tensor) -> Tensor:
         """The mean of a tensor over the processes that train this agent."""
@@ -299,18 +296,18 @@ class PPO(OnPolicyAgent):
             surrogate = policy_loss(new_log_prob - log_prob, advantage, weight, clip)
             return surrogate - config.entropy_coefficient * (weight * entropy).sum()
 
-        def value(values: Tensor, returns: Tensor, old: Tensor, weight: Tensor) -> Tensor:
-            return value_loss(values.squeeze(1), returns, old, weight, clip if config.clip_value else None)
+        def value(outputs: Tensor, labels: Tensor, old: Tensor, weight: Tensor) -> Tensor:
+            return self.value_loss(self._value_outputs(outputs), labels, old, weight, clip)
 
         def both(outputs: tuple[Tensor, Tensor], *targets: Tensor) -> Tensor:
-            action, log_prob, advantage, weight, returns, old = targets
-            of_value = value(outputs[1], returns, old, weight)
+            action, log_prob, advantage, weight, labels, old = targets
+            of_value = value(outputs[1], labels, old, weight)
             return policy(outputs[0], action, log_prob, advantage, weight) + config.value_coefficient * of_value
 
         action, log_prob = rollout.action.flatten(0, 1)[chosen], rollout.log_prob.flatten()[chosen]
         old = rollout.value.flatten()[chosen]
         observation, count = rollout.observations_at(chosen), weight.sum().clamp(min=1.0)
-        of_policy, of_value = (action, log_prob, advantage, weight), (returns, old)
+        of_policy, of_value = (action, log_prob, advantage, weight), (self.values.labels(returns), old)
         if config.shared:
             return {"actor_critic": Objective(observation, both, (*of_policy, *of_value), count)}
         return {
@@ -325,17 +322,6 @@ class PPO(OnPolicyAgent):
         network = self.networks["actor_critic" if self.config.shared else "actor"]
         assert isinstance(network, ActorCritic | Policy) and isinstance(network.head, GaussianHead)
         return {"exploration/std": network.head.log_std.detach().exp().mean().item()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """All but the weights of ``networks``, which are saved apart."""
-        returns = {} if self.return_norm is None else {"return_norm": self.return_norm.state_dict()}
-        return super().state_dict() | returns
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict()``; see ``Agent``."""
-        super().load_state_dict(state)
-        if self.return_norm is not None:
-            self.return_norm.load_state_dict(state["return_norm"])
 
 
 def normalized(advantage: Tensor, weight: Tensor) -> Tensor:
@@ -360,7 +346,7 @@ def policy_loss(log_ratio: Tensor, advantage: Tensor, weight: Tensor, clip: floa
     return -(weight * least).sum()
 
 
-def value_loss(value: Tensor, returns: Tensor, old: Tensor, weight: Tensor, clip: float | None) -> Tensor:
+def squared_value_loss(value: Tensor, returns: Tensor, old: Tensor, weight: Tensor, clip: float | None) -> Tensor:
     """Half the sum of squared errors, all [batch]; with ``clip`` the larger of it and that of the bounded value.
 
     Args:

@@ -7,21 +7,20 @@ are those of arXiv 2506.15544 for Atari.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stablegrad.agents.contract import Algorithm, Objective, check_fractions
-from stablegrad.agents.discrete import build_networks, supports
+from stablegrad.agents.discrete import build_networks, greedy_outputs, supports
 from stablegrad.agents.exploration import linear_epsilon
 from stablegrad.agents.on_policy import OnPolicyAgent, OnPolicyConfig, experience_bytes
 from stablegrad.agents.returns import lambda_returns
 from stablegrad.agents.rollout import Rollout
+from stablegrad.agents.values import outputs_at
 from stablegrad.diagnostics.metrics import explained_variance, value_statistics
 from stablegrad.environments import Discrete, EnvironmentSpec
 from stablegrad.networks import TorsoConfig
@@ -61,10 +60,10 @@ class PQN(OnPolicyAgent):
 
     config: PQNConfig
     build_networks = staticmethod(build_networks)
-    outputs: Mapping[str, str | None] = {"q": "argmax"}
 
     def __init__(self, config: PQNConfig, spec: EnvironmentSpec, **options: Any):
         super().__init__(config, spec, **options)
+        self.outputs = greedy_outputs(config)
         assert isinstance(spec.action_space, Discrete)
         self.num_actions = spec.action_space.n
         self.network, self.optimizer = self.networks["q"], self.optimizers["q"]
@@ -84,7 +83,8 @@ class PQN(OnPolicyAgent):
     def q_values(self, observation: Tensor) -> Tensor:
         """Action values, [batch, num_actions] float32, of observations that lie on the agent's device."""
         with self.autocast():
-            return self.network(observation).float()
+            outputs = self.network(observation).float()
+        return self.values.of(outputs)
 
     def act(self, env_steps: int) -> np.ndarray:
         """Epsilon-greedy actions for the newest observations, int64 [num_envs]."""
@@ -114,7 +114,9 @@ class PQN(OnPolicyAgent):
             values) [1].
         """
         rollout = self.rollout
+        self.follow_returns()
         config, target = self.config, self._targets(rollout)
+        labels = self.values.labels(target)
         action, weight = rollout.action.flatten(), rollout.valid.flatten().float()
 
         self.set_learning_rates(env_steps)
@@ -122,16 +124,17 @@ class PQN(OnPolicyAgent):
         for epoch in range(config.num_epochs):
             for rows in self.minibatches():
                 with self.autocast():
-                    q_values = self.network(rollout.observations_at(rows)).float()
-                q_value = q_values.gather(1, action[rows, None]).squeeze(1)
+                    outputs = self.network(rollout.observations_at(rows)).float()
+                outputs = outputs_at(outputs, action[rows])
                 rows_weight = weight[rows]
                 rows_valid = rows_weight.sum().clamp(min=1.0)
-                loss = _td_loss(q_value, target[rows], rows_weight, rows_valid)
+                loss = (rows_weight * self.values.losses(outputs, labels[rows])).sum() / rows_valid
                 steps.append(self.step(loss, rows_weight))
                 losses.append(loss.detach())
-                q_means.append((rows_weight * q_value.detach()).sum() / rows_valid)
+                q_value = self.values.of(outputs.detach())
+                q_means.append((rows_weight * q_value).sum() / rows_valid)
                 if epoch == 0:
-                    first_values.append(q_value.detach())
+                    first_values.append(q_value)
                     first_order.append(rows)
         values, rows = torch.cat(first_values), torch.cat(first_order)
         counts = rollout.valid.flatten()[rows]
@@ -154,14 +157,19 @@ class PQN(OnPolicyAgent):
         """The TD loss of rows of the last rollout, evenly spread, with its targets fixed now; in fp32."""
         rollout, chosen = self.rollout, self.rollout.spread(rows)
         weight = rollout.valid.flatten()[chosen].float()
-        targets = (rollout.action.flatten()[chosen], self._targets(rollout)[chosen], weight)
-        return {"q": Objective(rollout.observations_at(chosen), td_error, targets, weight.sum().clamp(min=1.0))}
+        labels = self.values.labels(self._targets(rollout)[chosen])
+
+        def loss(outputs: Tensor, action: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+            return (weight * self.values.losses(outputs_at(outputs, action), labels)).sum()
+
+        targets = (rollout.action.flatten()[chosen], labels, weight)
+        return {"q": Objective(rollout.observations_at(chosen), loss, targets, weight.sum().clamp(min=1.0))}
 
     def _targets(self, rollout: Rollout) -> Tensor:
         """[num_steps * num_envs] Q(lambda) targets of a full rollout."""
         bootstrap = self.q_values(rollout.observation[-1]).max(dim=1).values
         return lambda_returns(
-            rollout.reward,
+            self.scaled(rollout.reward),
             torch.cat([rollout.value[1:], bootstrap[None]]),
             rollout.terminated,
             rollout.truncated,
@@ -174,16 +182,6 @@ class PQN(OnPolicyAgent):
         if "optimizer" in state:
             state = {"optimizers": {"q": state["optimizer"]}, "updates": state["updates"]}
         super().load_state_dict(state)
-
-
-def td_error(q_values: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Sum of squared TD errors of some rows, weighted: q_values [batch, actions], the others [batch]."""
-    return _td_loss(q_values.gather(1, action[:, None]).squeeze(1), target, weight, torch.ones_like(weight[0]))
-
-
-def _td_loss(q_value: Tensor, target: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error of the rows that weigh 1, ``valid`` in number."""
-    return (weight * F.mse_loss(q_value, target, reduction="none")).sum() / valid
 
 
 def defaults(spec: EnvironmentSpec) -> PQNConfig:

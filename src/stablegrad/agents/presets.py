@@ -46,13 +46,28 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "norm_bounded": {
         "torso.norm": "layer",
         "optimizer.name": "adam",
-        "optimizer.project_rows": True,
+        "optimizer.project_rows": "first",
         "max_grad_norm": 10.0,
     },
     # Rivals (docs/rivals.md), at the published weight and thresholds.
     "sigreg": {"sigreg": 0.2},
     "redo": {"reset": "redo"},
     "regrama": {"reset": "regrama"},
+    # Farebrother et al., 2403.03950; rewards are normalised so that one range of returns suits every task.
+    "two_hot": {"value_loss": "two_hot", "v_min": -10.0, "v_max": 10.0, "normalize_rewards": True},
+    "hl_gauss": {"value_loss": "hl_gauss", "v_min": -10.0, "v_max": 10.0, "normalize_rewards": True},
+    # Palenicek et al., 2509.25174: BatchNorm, rows of norm 1 and a categorical critic.
+    "xqc": {
+        "encoder.norm": "batch",
+        "torso.norm": "batch",
+        "optimizer.name": "adam",
+        "optimizer.project_rows": "unit",
+        "value_loss": "c51",
+        "num_atoms": 101,
+        "v_min": -5.0,
+        "v_max": 5.0,
+        "normalize_rewards": True,
+    },
 }
 #: Options of the encoder that presets change where the encoder has them.
 ENCODER = "encoder."

@@ -13,17 +13,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from stablegrad.agents import dqn
-from stablegrad.agents.categorical import cross_entropy, entropy, expectation, project
-from stablegrad.agents.contract import Algorithm, Objective, check_at_least, check_fractions
+from stablegrad.agents.contract import Algorithm, check_fractions
 from stablegrad.agents.discrete import supports
-from stablegrad.agents.dqn import DQN, LOSSES, DQNConfig
+from stablegrad.agents.dqn import DQN, DQNConfig
 from stablegrad.agents.off_policy import replay_arguments, replay_bytes
 from stablegrad.agents.prioritised import PrioritisedBatch, PrioritisedReplay, priority_bytes
 from stablegrad.agents.replay import Batch, Replay
+from stablegrad.agents.values import outputs_at
 from stablegrad.environments import Discrete, EnvironmentSpec
 from stablegrad.errors import UsageError
 from stablegrad.networks import QNetwork, make_noisy, noise
@@ -55,18 +54,10 @@ class RainbowConfig(DQNConfig):
     """prioritised: from 0, uniform, to 1, in proportion to the error; alpha."""
     importance_exponent: float = 0.4
     """prioritised: how far losses are corrected for the sampling, from here linearly to 1 at the end; beta."""
-    distributional: bool = True
-    """Learn a distribution of returns for each action (Bellemare et al. 2017); the option loss is of values alone."""
-    num_atoms: int = 51
-    """distributional: returns whose probabilities are learned."""
-    v_min: float = -10.0
-    """distributional: the lowest of them."""
-    v_max: float = 10.0
-    """distributional: the highest of them; discounted returns beyond cannot be told from it."""
+    value_loss: str = "c51"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, num_atoms=2)
         check_fractions(self, "priority_exponent", "importance_exponent")
         if self.noisy and (self.torso.spectral_norm or self.torso.sparsity):
             option = "spectral-norm" if self.torso.spectral_norm else "sparsity"
@@ -75,8 +66,6 @@ class RainbowConfig(DQNConfig):
             )
         if not 0.0 < self.noisy_sigma < float("inf"):
             raise UsageError(f"noisy-sigma must be above 0 and finite, got {self.noisy_sigma}")
-        if not float("-inf") < self.v_min < self.v_max < float("inf"):
-            raise UsageError(f"v-min must be below v-max, both finite; got {self.v_min} and {self.v_max}")
 
 
 def build_networks(config: RainbowConfig, spec: EnvironmentSpec) -> dict[str, nn.Module]:
@@ -89,7 +78,7 @@ def build_networks(config: RainbowConfig, spec: EnvironmentSpec) -> dict[str, nn
         torso=config.torso,
         is_image=spec.is_image,
         dueling=config.dueling,
-        num_atoms=config.num_atoms if config.distributional else None,
+        num_atoms=config.value_outputs,
     )
     if config.noisy:
         make_noisy(network, config.noisy_sigma)
@@ -99,18 +88,12 @@ def build_networks(config: RainbowConfig, spec: EnvironmentSpec) -> dict[str, nn
 class Rainbow(DQN):
     """The agent; see ``Agent`` and ``MakeAgent``.
 
-    What a network returns are q_values [batch, actions], or with ``distributional`` logits [batch, actions, atoms].
     Every call of ``act`` and every pass of an update has noise of its own; evaluation and measurements have none.
     """
 
     config: RainbowConfig
     replay: Replay
     build_networks = staticmethod(build_networks)
-
-    def __init__(self, config: RainbowConfig, spec: EnvironmentSpec, **options: Any):
-        super().__init__(config, spec, **options)
-        self.atoms = torch.linspace(config.v_min, config.v_max, config.num_atoms, device=self.device)
-        self.outputs = {"q": "expected_argmax" if config.distributional else "argmax"}
 
     def make_replay(self) -> Replay:
         """An empty replay buffer, with priorities where they are asked for."""
@@ -134,17 +117,6 @@ class Rainbow(DQN):
         with noise(self.network, self.noise):
             return super().act(env_steps)
 
-    @torch.no_grad()
-    def policy(self, observation: np.ndarray) -> np.ndarray:
-        """The best action of each observation, int64 [n]."""
-        with self.autocast():
-            outputs = self.network(self.on_device(observation))
-        return self.q_values(outputs).argmax(dim=1).cpu().numpy()
-
-    def q_values(self, outputs: Tensor) -> Tensor:
-        """Expected values of a network's outputs, [batch, actions], or of those of one action, [batch]."""
-        return expectation(outputs.float(), self.atoms) if self.config.distributional else outputs
-
     def importance_exponent(self, env_steps: int) -> float:
         """How far losses are corrected for the sampling after ``env_steps`` environment steps; beta."""
         start = self.config.importance_exponent
@@ -162,56 +134,17 @@ class Rainbow(DQN):
         """One step down the mean loss of a batch, by importance, and new priorities of its transitions."""
         # Choosing, valuing and learning each have noise of their own (Fortunato et al. 2018, algorithm 1).
         with noise(self.network, self.noise), noise(self.target, self.noise):
-            target = self.td_target(batch)
+            labels = self.td_labels(batch)
         with noise(self.network, self.noise), self.autocast():
             outputs = self.network(batch.observation).float()
-        outputs = outputs_of_actions(outputs, batch.action)
-        losses = self.losses(outputs, target)
+        outputs = outputs_at(outputs, batch.action)
+        losses = self.values.losses(outputs, labels)
         loss = (losses * batch.weight if isinstance(batch, PrioritisedBatch) else losses).mean()
         norms = self.step("q", loss)
         if isinstance(batch, PrioritisedBatch):
             assert isinstance(self.replay, PrioritisedReplay)
-            self.replay.prioritise(batch.place, self.errors(outputs.detach(), target))
-        q_value = self.q_values(outputs.detach())
-        return {"loss/td": loss.detach(), "values/q": q_value.mean(), **norms}
-
-    @torch.no_grad()
-    def td_target(self, batch: Batch) -> Tensor:
-        """[batch] targets as of DQN, or [batch, atoms] distributions of them."""
-        if not self.config.distributional:
-            return super().td_target(batch)
-        with self.autocast():
-            following = self.target(batch.next_observation).float()
-            choosing = self.network(batch.next_observation) if self.config.double else following
-        best = self.q_values(choosing).argmax(dim=1)
-        probabilities = outputs_of_actions(following, best).softmax(dim=1)
-        values = torch.addcmul(batch.reward[:, None], batch.discount[:, None], self.atoms)
-        return project(values, probabilities, self.atoms)
-
-    def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """[batch] losses of the outputs of the actions taken, [batch] or [batch, atoms]; targets are of that shape."""
-        if self.config.distributional:
-            return cross_entropy(outputs, target)
-        return LOSSES[self.config.loss](outputs, target, reduction="none")
-
-    def errors(self, outputs: Tensor, target: Tensor) -> Tensor:
-        """[batch] priorities: absolute TD errors, or divergences of distributions (Hessel et al. 2018)."""
-        if self.config.distributional:
-            # At least 0 but for rounding.
-            return (cross_entropy(outputs, target) - entropy(target)).clamp(min=0.0)
-        return (outputs - target).abs()
-
-    def objectives(self, rows: int) -> Mapping[str, Objective]:
-        """The loss without importance weights and noise, in fp32, of transitions that are drawn uniformly."""
-        batch = self.recent(rows)
-        if batch is None:
-            return {}
-
-        def loss(outputs: Tensor, action: Tensor, target: Tensor) -> Tensor:
-            return self.losses(outputs_of_actions(outputs, action), target).sum()
-
-        targets = (batch.action, self.td_target(batch))
-        return {"q": Objective(batch.observation, loss, targets, len(batch.action))}
+            self.replay.prioritise(batch.place, self.values.errors(outputs.detach(), labels))
+        return {"loss/td": loss.detach(), "values/q": self.values.of(outputs.detach()).mean(), **norms}
 
     def scalars(self, env_steps: int) -> Mapping[str, float]:
         """The fraction of random actions, and with priorities the exponent of their correction."""
@@ -232,12 +165,6 @@ class Rainbow(DQN):
             self.replay.load_priorities(state["priorities"])
 
 
-def outputs_of_actions(outputs: Tensor, action: Tensor) -> Tensor:
-    """Outputs of one action of each row: outputs [batch, actions, ...] and action [batch] to [batch, ...]."""
-    index = action.view(-1, 1, *(1 for _ in outputs.shape[2:]))
-    return outputs.take_along_dim(index, dim=1).squeeze(1)
-
-
 def defaults(spec: EnvironmentSpec) -> RainbowConfig:
     """The published settings for images (arXiv 2506.15544, for Atari); for state vectors DQN's, with the extensions.
 
@@ -247,7 +174,9 @@ def defaults(spec: EnvironmentSpec) -> RainbowConfig:
     if spec.is_image:
         return RainbowConfig()
     shared = vars(dqn.defaults(spec))
-    return RainbowConfig(**{**shared, "double": True, "n_step": 3, "v_min": -200.0, "v_max": 200.0})
+    return RainbowConfig(
+        **{**shared, "double": True, "n_step": 3, "value_loss": "c51", "v_min": -200.0, "v_max": 200.0}
+    )
 
 
 def experience_bytes(config: RainbowConfig, spec: EnvironmentSpec) -> int:

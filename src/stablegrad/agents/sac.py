@@ -21,7 +21,7 @@ from stablegrad.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, 
 from stablegrad.agents.contract import Algorithm, Objective
 from stablegrad.agents.off_policy import replay_bytes
 from stablegrad.agents.replay import Batch
-from stablegrad.agents.targets import soft_q_target, update_target_
+from stablegrad.agents.targets import update_target_
 from stablegrad.environments import EnvironmentSpec
 from stablegrad.errors import UsageError
 from stablegrad.networks import GaussianActor
@@ -58,7 +58,6 @@ class SAC(ActorCriticAgent):
 
     def __init__(self, config: SACConfig, spec: EnvironmentSpec, **options: Any):
         super().__init__(config, spec, **options)
-        self.target = self.targets["critic"]
         self.target_entropy = -float(self.action_size) if config.target_entropy is None else config.target_entropy
         self.log_temperature = torch.tensor(math.log(config.temperature), device=self.device, requires_grad=True)
         self.temperature_optimizer = torch.optim.Adam(
@@ -89,25 +88,25 @@ class SAC(ActorCriticAgent):
         noise, next_noise = torch.randn((2, *batch.action.shape), generator=self.noise, device=self.device)
         temperature = self.temperature()
         observation = batch.observation
-        action, log_prob = self.sample(observation, noise)
+        with self.batch_statistics(self.actor):
+            action, log_prob = self.sample(observation, noise)
         metrics = self.step_temperature(log_prob.detach()) if self.config.learn_temperature else {}
 
-        target = self.td_target(batch, next_noise, temperature)
-        with self.autocast():
-            q_values = self.critic(state_action(observation, batch.action)).float()
-        critic_loss = td_loss(q_values, target) / len(target)
+        next_action, bonus = self.next_action(batch, next_noise, temperature)
+        outputs, next_outputs = self.critic_outputs(batch, next_action)
+        critic_loss = self.value_losses(outputs, self.td_labels(batch, next_outputs, bonus)) / len(observation)
         metrics |= self.step("critic", critic_loss)
 
         with self.autocast():
-            policy_q = self.critic(state_action(observation, action)).float()
-        actor_loss = policy_loss(policy_q, log_prob, temperature) / len(target)
+            policy_outputs = self.critic(state_action(observation, action)).float()
+        actor_loss = policy_loss(self.values.of(policy_outputs), log_prob, temperature) / len(observation)
         metrics |= self.step("actor", actor_loss)
 
-        update_target_(self.target, self.critic, self.config.tau)
+        update_target_(self.target_critic, self.critic, self.config.tau)
         return metrics | {
             "loss/td": critic_loss.detach(),
             "loss/actor": actor_loss.detach(),
-            "values/q": q_values.detach().mean(),
+            "values/q": self.values.of(outputs.detach()).mean(),
             "values/entropy": -log_prob.detach().mean(),
         }
 
@@ -125,12 +124,18 @@ class SAC(ActorCriticAgent):
         return {"loss/temperature": loss}
 
     @torch.no_grad()
-    def td_target(self, batch: Batch, noise: Tensor, temperature: Tensor) -> Tensor:
-        """[batch] soft targets, with the policy's next actions by ``noise``, [batch, size]."""
+    def next_action(self, batch: Batch, noise: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        """The policy's next actions by ``noise``, [batch, size], and what targets add for their entropy, [batch].
+
+        Soft targets are :math:`r + \\gamma (\\min_i Q_i(s', a') - \\alpha \\log \\pi(a' | s'))` (eqs. 2, 3).
+        """
         action, log_prob = self.sample(batch.next_observation, noise)
-        with self.autocast():
-            next_q = self.target(state_action(batch.next_observation, action)).float()
-        return soft_q_target(batch.reward, batch.discount, next_q, log_prob, temperature)
+        return action, -temperature * log_prob
+
+    def value_losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """As of all critics; half the squared errors (eq. 5)."""
+        losses = super().value_losses(outputs, labels)
+        return 0.5 * losses if self.config.value_loss == "squared" else losses
 
     def objectives(self, rows: int) -> Mapping[str, Objective]:
         """The losses of actor and critic, in fp32, on transitions out of the replay buffer."""
@@ -143,12 +148,14 @@ class SAC(ActorCriticAgent):
 
         def actor_loss(outputs: Tensor, observation: Tensor, noise: Tensor) -> Tensor:
             action, log_prob = tanh_gaussian.sample(*tanh_gaussian.mean_and_log_std(outputs), noise)
-            return policy_loss(self.critic(state_action(observation, action)), log_prob, temperature)
+            policy_q = self.values.of(self.critic(state_action(observation, action)))
+            return policy_loss(policy_q, log_prob, temperature)
 
-        target = self.td_target(batch, next_noise, temperature)
+        next_action, bonus = self.next_action(batch, next_noise, temperature)
+        labels = self.td_labels(batch, self.next_outputs(batch, next_action), bonus)
         return {
             "actor": Objective(batch.observation, actor_loss, (batch.observation, noise), count),
-            "critic": Objective(state_action(batch.observation, batch.action), td_loss, (target,), count),
+            "critic": Objective(state_action(batch.observation, batch.action), self.value_losses, (labels,), count),
         }
 
     def scalars(self, env_steps: int) -> Mapping[str, float]:
@@ -169,11 +176,6 @@ class SAC(ActorCriticAgent):
         with torch.no_grad():
             self.log_temperature.copy_(state["log_temperature"])
         load_state(self.temperature_optimizer, state["temperature_optimizer"])
-
-
-def td_loss(q_values: Tensor, target: Tensor) -> Tensor:
-    """Half the sum of squared TD errors of all critics (eq. 5): q_values [batch, critics], target [batch]."""
-    return 0.5 * (q_values - target[:, None]).square().sum()
 
 
 def policy_loss(q_values: Tensor, log_prob: Tensor, temperature: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Targets of one transition each, and target networks; for targets along a rollout see ``returns``."""
+"""Target networks, and the noise on actions that targets are taken of."""
 
 from __future__ import annotations
 
@@ -6,62 +6,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-
-
-def q_learning_target(reward: Tensor, discount: Tensor, next_q: Tensor, choosing_q: Tensor | None = None) -> Tensor:
-    r"""Targets of Q-learning, :math:`r + \gamma \max_a Q(s', a)` (Mnih et al. 2015).
-
-    With ``choosing_q`` those of Double Q-learning, :math:`r + \gamma Q(s', \arg\max_a Q_{choosing}(s', a))` (van
-    Hasselt et al. 2016, arXiv 1509.06461, eq. 4).
-
-    Args:
-        reward: [batch], of one step or the discounted sum of several.
-        discount: [batch], what multiplies the bootstrap: gamma to the number of steps, 0 where the episode terminated.
-        next_q: [batch, actions] of the target network, at the last of the steps.
-        choosing_q: [batch, actions] of the network that chooses the action; None: the target network chooses.
-
-    Returns:
-        [batch].
-    """
-    if choosing_q is None:
-        next_value = next_q.amax(dim=1)
-    else:
-        next_value = next_q.gather(1, choosing_q.argmax(dim=1, keepdim=True)).squeeze(1)
-    return torch.addcmul(reward, discount, next_value)
-
-
-def soft_q_target(
-    reward: Tensor, discount: Tensor, next_q: Tensor, next_log_prob: Tensor, temperature: Tensor
-) -> Tensor:
-    r"""Targets of soft Q-learning, :math:`r + \gamma (\min_i Q_i(s', a') - \alpha \log \pi(a' | s'))`.
-
-    Haarnoja et al. 2018 (arXiv 1812.05905, eqs. 2, 3); the minimum over critics is that of Fujimoto et al. 2018.
-
-    Args:
-        reward: [batch], of one step or the discounted sum of several.
-        discount: [batch], what multiplies the bootstrap: gamma to the number of steps, 0 where the episode terminated.
-        next_q: [batch, critics], values of actions a' that were drawn from the policy.
-        next_log_prob: [batch], their log probabilities.
-        temperature: alpha, a scalar.
-
-    Returns:
-        [batch].
-    """
-    return torch.addcmul(reward, discount, next_q.amin(dim=1) - temperature * next_log_prob)
-
-
-def clipped_q_target(reward: Tensor, discount: Tensor, next_q: Tensor) -> Tensor:
-    r"""Targets of clipped double Q-learning, :math:`r + \gamma \min_i Q_i(s', a')` (Fujimoto et al. 2018, eq. 10).
-
-    Args:
-        reward: [batch], of one step or the discounted sum of several.
-        discount: [batch], what multiplies the bootstrap: gamma to the number of steps, 0 where the episode terminated.
-        next_q: [batch, critics], values of the policy's actions a'; of one critic, the targets of DDPG.
-
-    Returns:
-        [batch].
-    """
-    return torch.addcmul(reward, discount, next_q.amin(dim=1))
 
 
 def smoothed_action(action: Tensor, noise: Tensor, clip: float) -> Tensor:

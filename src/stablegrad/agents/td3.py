@@ -19,7 +19,7 @@ from stablegrad.agents.actor_critic import ActorCriticAgent, ActorCriticConfig, 
 from stablegrad.agents.contract import Algorithm, Objective, check_at_least
 from stablegrad.agents.off_policy import replay_bytes
 from stablegrad.agents.replay import Batch
-from stablegrad.agents.targets import clipped_q_target, smoothed_action, update_target_
+from stablegrad.agents.targets import smoothed_action, update_target_
 from stablegrad.environments import EnvironmentSpec
 from stablegrad.networks import DeterministicActor
 
@@ -53,7 +53,7 @@ class TD3(ActorCriticAgent):
 
     def __init__(self, config: TD3Config, spec: EnvironmentSpec, **options: Any):
         super().__init__(config, spec, **options)
-        self.target_actor, self.target_critic = self.targets["actor"], self.targets["critic"]
+        self.target_actor = self.targets["actor"]
 
     def explore(self, observation: np.ndarray) -> np.ndarray:
         """The policy's actions with Gaussian noise, float32 [n, size]."""
@@ -70,11 +70,9 @@ class TD3(ActorCriticAgent):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the critic; every ``policy_delay`` updates also one of the actor and of the target networks."""
         noise = torch.randn(batch.action.shape, generator=self.noise, device=self.device)
-        target = self.td_target(batch, noise)
-        with self.autocast():
-            q_values = self.critic(state_action(batch.observation, batch.action)).float()
-        critic_loss = td_loss(q_values, target) / len(target)
-        metrics = {"loss/td": critic_loss.detach(), "values/q": q_values.detach().mean()}
+        outputs, next_outputs = self.critic_outputs(batch, self.next_action(batch, noise))
+        critic_loss = self.value_losses(outputs, self.td_labels(batch, next_outputs)) / len(noise)
+        metrics = {"loss/td": critic_loss.detach(), "values/q": self.values.of(outputs.detach()).mean()}
         metrics |= self.step("critic", critic_loss)
         number = self.updates + 1
         if number % self.config.policy_delay == 0:
@@ -85,23 +83,23 @@ class TD3(ActorCriticAgent):
 
     def update_actor(self, observation: Tensor) -> dict[str, Tensor]:
         """One step of the actor up the first critic's values of its actions."""
+        with self.batch_statistics(self.actor), self.autocast():
+            action = self.actor(observation)
         with self.autocast():
-            loss = self.policy_loss(self.actor(observation), observation) / len(observation)
+            loss = self.policy_loss(action, observation) / len(observation)
         return {"loss/actor": loss.detach(), **self.step("actor", loss)}
 
     def policy_loss(self, action: Tensor, observation: Tensor) -> Tensor:
         """Sum of -Q_1 of the policy's actions, [batch, size], in observations, [batch, ...] (algorithm 1)."""
-        return -self.critic.members[0](state_action(observation, action)).float().sum()
+        return -self.values.of(self.critic.members[0](state_action(observation, action)).float()).sum()
 
     @torch.no_grad()
-    def td_target(self, batch: Batch, noise: Tensor) -> Tensor:
-        """[batch] targets; standard normal ``noise``, [batch, size], smooths the target actor's next actions."""
+    def next_action(self, batch: Batch, noise: Tensor) -> Tensor:
+        """The target actor's next actions, smoothed by standard normal ``noise``, both [batch, size]."""
         config = self.config
         with self.autocast():
             action = self.target_actor(batch.next_observation).float()
-            action = smoothed_action(action, config.target_policy_noise * noise, config.target_noise_clip)
-            next_q = self.target_critic(state_action(batch.next_observation, action)).float()
-        return clipped_q_target(batch.reward, batch.discount, next_q)
+        return smoothed_action(action, config.target_policy_noise * noise, config.target_noise_clip)
 
     def objectives(self, rows: int) -> Mapping[str, Objective]:
         """The losses of actor and critic, in fp32, on transitions out of the replay buffer."""
@@ -110,20 +108,16 @@ class TD3(ActorCriticAgent):
             return {}
         generator = torch.Generator(self.device).manual_seed(self.updates)
         noise = torch.randn(batch.action.shape, generator=generator, device=self.device)
-        target, count = self.td_target(batch, noise), len(batch.action)
+        labels = self.td_labels(batch, self.next_outputs(batch, self.next_action(batch, noise)))
+        count = len(batch.action)
         return {
             "actor": Objective(batch.observation, self.policy_loss, (batch.observation,), count),
-            "critic": Objective(state_action(batch.observation, batch.action), td_loss, (target,), count),
+            "critic": Objective(state_action(batch.observation, batch.action), self.value_losses, (labels,), count),
         }
 
     def scalars(self, env_steps: int) -> Mapping[str, float]:
         """Nothing: the noise does not change."""
         return {}
-
-
-def td_loss(q_values: Tensor, target: Tensor) -> Tensor:
-    """Sum of the squared TD errors of all critics (algorithm 1): q_values [batch, critics], target [batch]."""
-    return (q_values - target[:, None]).square().sum()
 
 
 def defaults(spec: EnvironmentSpec) -> TD3Config:

@@ -81,28 +81,28 @@ class Policy(nn.Module):
 
 
 class StateValue(nn.Module):
-    """A value of its own: body and one output."""
+    """A value of its own: body and one output, or logits of ``outputs`` returns."""
 
-    def __init__(self, body: Body):
+    def __init__(self, body: Body, outputs: int = 1):
         super().__init__()
         self.body = body
-        self.head = linear(body.out_features, 1, gain=VALUE_GAIN)
+        self.head = linear(body.out_features, outputs, gain=VALUE_GAIN)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """``[batch, *observation_shape]`` to ``[batch, 1]``."""
+        """``[batch, *observation_shape]`` to ``[batch, outputs]``."""
         return self.head(self.body(observation))
 
 
 class ActorCritic(nn.Module):
-    """Policy and value on one body."""
+    """Policy and value on one body; the value is one output, or logits of ``outputs`` returns."""
 
-    def __init__(self, body: Body, head: nn.Module):
+    def __init__(self, body: Body, head: nn.Module, outputs: int = 1):
         super().__init__()
-        self.body, self.value = body, linear(body.out_features, 1, gain=VALUE_GAIN)
+        self.body, self.value = body, linear(body.out_features, outputs, gain=VALUE_GAIN)
         self.head = head
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """``[batch, *observation_shape]`` to what the head returns, and values ``[batch, 1]``."""
+        """``[batch, *observation_shape]`` to what the head returns, and values ``[batch, outputs]``."""
         features = self.body(observation)
         value = self.value(features)
         # The policy's head last: the monitor takes the last layer called for the head.

@@ -32,7 +32,8 @@ class EncoderConfig:
     size: str = "medium"
     """Channels of the Nature CNN: small (16, 32, 32), medium (32, 64, 64) or large (64, 128, 128)."""
     norm: str = "auto"
-    """LayerNorm after every convolution: layer or none; auto: layer in a CNN, none on a state vector."""
+    """LayerNorm after every convolution, or of a state vector: layer or none; batch: BatchNorm of a state vector; auto:
+    layer in a CNN, none on a state vector."""
     activation: str = "auto"
     """relu, gelu, silu, tanh, elu, leaky_relu or crelu; auto: gelu in hadamax, else relu."""
     pool: str = "none"
@@ -68,7 +69,7 @@ class TorsoConfig:
     out_features: int | None = None
     """Size of the output; None: the width (the paper's table of sizes; its code ends at 512)."""
     norm: str = "layer"
-    """LayerNorm after every linear layer: layer or none."""
+    """After every linear layer: layer (LayerNorm), batch (BatchNorm; in agents with an actor and a critic) or none."""
     activation: str = "relu"
     """relu, gelu, silu, tanh, elu, leaky_relu or crelu."""
     skip_blocks: int | None = None

@@ -21,6 +21,7 @@ class Critic(nn.Module):
         num_critics: networks.
         encoder: settings of every encoder.
         torso: settings of every torso.
+        num_atoms: returns whose probabilities each critic gives; None: a value alone.
     """
 
     def __init__(
@@ -31,13 +32,15 @@ class Critic(nn.Module):
         *,
         encoder: EncoderConfig,
         torso: TorsoConfig,
+        num_atoms: int | None = None,
     ):
         super().__init__()
         inputs = (prod(observation_shape) + action_size,)
         self.members = nn.ModuleList(
-            QNetwork(inputs, 1, encoder=encoder, torso=torso, is_image=False) for _ in range(num_critics)
+            QNetwork(inputs, 1, encoder=encoder, torso=torso, is_image=False, num_atoms=num_atoms)
+            for _ in range(num_critics)
         )
 
     def forward(self, observation_and_action: Tensor) -> Tensor:
-        """``[batch, observation + action]`` to q_values ``[batch, num_critics]``."""
+        """``[batch, observation + action]`` to q_values ``[batch, num_critics]``, or logits ``[..., num_atoms]``."""
         return torch.cat([member(observation_and_action) for member in self.members], dim=1)

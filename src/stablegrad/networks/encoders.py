@@ -58,8 +58,14 @@ class _ImageLayerNorm(nn.LayerNorm):
         return F.layer_norm(x.permute(0, 2, 3, 1), (*sides, channels), weight, bias, self.eps).permute(0, 3, 1, 2)
 
 
-def _make_image_norm(name: str, shape: Sequence[int]) -> nn.Module:
+def _check_image_norm(name: str) -> None:
     check_norm(name)
+    if name == "batch":
+        raise UsageError("encoder norm 'batch' is for state vectors; a CNN has layer or none")
+
+
+def _make_image_norm(name: str, shape: Sequence[int]) -> nn.Module:
+    _check_image_norm(name)
     return _ImageLayerNorm(list(shape)) if name == "layer" else nn.Identity()
 
 
@@ -276,7 +282,7 @@ class HadamaxCNN(_ImageEncoder):
         pool: str = "none",
     ):
         super().__init__(pool)
-        check_norm(norm)
+        _check_image_norm(norm)
         shape = _image_shape(observation_shape, smallest=8)
         blocks: list[nn.Module] = []
         for block in HADAMAX_BLOCKS:
@@ -288,14 +294,14 @@ class HadamaxCNN(_ImageEncoder):
 
 
 class VectorEncoder(nn.Module):
-    """Flattens a vector observation; with ``norm="layer"`` its features are normalised per observation.
+    """Flattens a vector observation; its features can be normalised, in each observation or over a batch.
 
     It has no weights of its own: the torso's first linear layer reads the state. LayerNorm on raw states removes their
     scale, which carries information in most control tasks, so the default is "none".
 
     Args:
         observation_shape: shape of one observation.
-        norm: "none" or "layer".
+        norm: "none", "layer" or "batch".
     """
 
     def __init__(self, observation_shape: Sequence[int], *, norm: str = "none"):

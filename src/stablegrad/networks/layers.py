@@ -32,7 +32,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "crelu": CReLU,
 }
 
-NORMS = ("layer", "none")
+NORMS = ("layer", "batch", "none")
+#: Of BatchNorm, as in CrossQ and XQC: statistics follow a hundredth of every batch's.
+BATCH_MOMENTUM, BATCH_EPSILON = 0.01, 1e-3
 
 
 def make_activation(name: str, *, overwrites: bool = False) -> nn.Module:
@@ -69,10 +71,12 @@ def check_norm(name: str) -> None:
         raise unknown_name("norm", name, NORMS)
 
 
-def make_norm(name: str, shape: int | list[int]) -> nn.Module:
-    """LayerNorm over the trailing ``shape``, or nothing."""
+def make_norm(name: str, features: int) -> nn.Module:
+    """LayerNorm or BatchNorm of ``[batch, features]``, or nothing."""
     check_norm(name)
-    return nn.LayerNorm(shape) if name == "layer" else nn.Identity()
+    if name == "batch":
+        return nn.BatchNorm1d(features, eps=BATCH_EPSILON, momentum=BATCH_MOMENTUM)
+    return nn.LayerNorm(features) if name == "layer" else nn.Identity()
 
 
 def orthogonal_(layer: nn.Linear | nn.Conv2d, gain: float = math.sqrt(2.0)) -> None:

@@ -57,7 +57,7 @@ class MLPTorso(nn.Module):
         width: units of a hidden layer, a number or a name (small 512, medium 1536, large 2560, xlarge 5120).
         depth: blocks of two layers, a number or a name (small 1, medium 3, large 5, xlarge 10).
         out_features: size of the output; None: ``width``.
-        norm: "layer" or "none".
+        norm: "layer", "batch" or "none".
         activation: see ``stablegrad.networks.layers.ACTIVATIONS``.
     """
 
@@ -120,7 +120,7 @@ class MultiSkipTorso(nn.Module):
         width: units of a hidden layer, a number or a name (small 512, medium 1536, large 2560, xlarge 5120).
         depth: residual blocks, a number or a name (small 1, medium 3, large 5, xlarge 10).
         out_features: size of the output; None: ``width``.
-        norm: "layer" or "none".
+        norm: "layer", "batch" or "none".
         activation: see ``stablegrad.networks.layers.ACTIVATIONS``.
         skip_blocks: how many blocks, counted from the first, receive the skip; None: all; 0: a plain residual torso.
         variance_preserving: keep every sum at unit variance.
@@ -175,7 +175,7 @@ class ResidualTorso(MultiSkipTorso):
         width: units of a hidden layer, a number or a name.
         depth: residual blocks, a number or a name.
         out_features: size of the output; None: ``width``.
-        norm: "layer" or "none".
+        norm: "layer", "batch" or "none".
         activation: see ``stablegrad.networks.layers.ACTIVATIONS``.
         variance_preserving: keep every sum at unit variance.
     """
@@ -214,7 +214,7 @@ class DenseNetTorso(nn.Module):
         width: units of the projection, a number or a name.
         depth: blocks of two layers, a number or a name.
         out_features: size of the output; None: ``width``.
-        norm: "layer" or "none".
+        norm: "layer", "batch" or "none".
         activation: see ``stablegrad.networks.layers.ACTIVATIONS``.
     """
 

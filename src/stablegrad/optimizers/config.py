@@ -14,7 +14,7 @@ from stablegrad.optimizers.catalogue import OPTIMIZERS, default_learning_rate, m
 from stablegrad.optimizers.kron import group_defaults
 from stablegrad.optimizers.parametrized import hold_masked
 from stablegrad.optimizers.penalties import pull_to_start, pull_to_zero
-from stablegrad.optimizers.row_projection import project_rows
+from stablegrad.optimizers.row_projection import ROW_NORM_KINDS, project_rows
 from stablegrad.optimizers.weight_clipping import clip_weights
 
 #: Times that a cyclic rate rises and falls in a run, and the part of the rate at which it begins.
@@ -83,8 +83,9 @@ class OptimizerConfig:
     """Of the rate over the run: constant, linear (to 0), cosine (to 0), or cyclic (ten times from a tenth and back)."""
     weight_clip: float | None = None
     """Keep weights within this many times 1 / sqrt(inputs of the layer), the bound of torch's own first weights."""
-    project_rows: bool = False
-    """Scale the weights of every unit of the torso back to their first norm after every step (arXiv 2604.04539)."""
+    project_rows: str = "none"
+    """After every step, scale the weights of every unit of the torso to their first norm (first), or of torso and head
+    to norm 1 (unit; arXiv 2604.04539); none."""
     kron: KronConfig = field(default_factory=KronConfig)
     """Options of kron."""
 
@@ -101,6 +102,8 @@ class OptimizerConfig:
                 raise UsageError(f"optimizer {option.replace('_', '-')} must be at least 0, got {value}")
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
+        if self.project_rows not in ROW_NORM_KINDS:
+            raise unknown_name("optimizer project-rows", self.project_rows, ROW_NORM_KINDS)
         if self.weight_clip is not None and not 0.0 < self.weight_clip < float("inf"):
             raise UsageError(f"optimizer weight-clip must be above 0, got {self.weight_clip}")
 
@@ -126,8 +129,8 @@ class OptimizerConfig:
         hold_masked(network, optimizer)
         if self.weight_clip is not None:
             clip_weights(network, optimizer, self.weight_clip)
-        if self.project_rows:
-            project_rows(network, optimizer)
+        if self.project_rows != "none":
+            project_rows(network, optimizer, self.project_rows)
         return optimizer
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, progress: float) -> None:
