@@ -38,9 +38,7 @@ def test_a_preset_changes_what_it_says_and_its_networks_can_be_built(algorithm, 
             preset_config(algorithm, preset, spec)
         return
     if algorithm in ("pqn", "ppo", "dqn", "rainbow") and preset == "xqc":
-        with pytest.raises(
-            UsageError, match=r"'c51' needs targets of single|'batch' is for agents with"
-        ):
+        with pytest.raises(UsageError, match=r"'c51' needs targets of single|'batch' is for agents with"):
             preset_config(algorithm, preset, spec)
         return
     base, config = entry.defaults(spec), preset_config(algorithm, preset, spec)

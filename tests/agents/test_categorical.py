@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
+from stablegrad.agents import categorical
 from stablegrad.agents.categorical import cross_entropy, entropy, expectation, hl_gauss, project, two_hot
 
 ranges = st.sampled_from([(-10.0, 10.0), (-200.0, 200.0), (0.0, 1.0), (-3.0, 7.5)])
@@ -45,6 +46,8 @@ def test_the_projection_is_the_published_loop(seed, ends, count, rows):
     reward[0], discount = 0.0, torch.tensor([1.0, 0.0, 0.99, 0.5], dtype=torch.float64)[:rows, None]
     values = reward + discount * atoms
     projected = project(values, probabilities, atoms)
+    places = (values.clamp(*ends) - ends[0]) / (atoms[1] - atoms[0])
+    torch.testing.assert_close(categorical._by_formula(places, probabilities, count), projected)
     for row in range(rows):
         expected = slow_projection(values[row], probabilities[row], atoms)
         np.testing.assert_allclose(projected[row].numpy(), expected, atol=1e-9)

@@ -27,11 +27,28 @@ def project(values: Tensor, probabilities: Tensor, atoms: Tensor) -> Tensor:
     Returns:
         [batch, atoms].
     """
-    spacing = (atoms[-1] - atoms[0]) / (len(atoms) - 1)
-    clipped = values.clamp(atoms[0], atoms[-1])
-    # The formula itself, [batch, atoms, values]: at 51 atoms faster than finding neighbours and adding at them, and
-    # with one order of summation on every device.
-    distance = (clipped[:, None, :] - atoms[:, None]).div_(spacing).abs_()
+    places = (values.clamp(atoms[0], atoms[-1]) - atoms[0]) * ((len(atoms) - 1) / (atoms[-1] - atoms[0]))
+    # On a GPU sums at neighbours come in any order, and a resumed run would not be the same to the bit.
+    return (
+        _by_neighbours(places, probabilities, len(atoms))
+        if values.is_cpu
+        else _by_formula(places, probabilities, len(atoms))
+    )
+
+
+def _by_neighbours(places: Tensor, probabilities: Tensor, count: int) -> Tensor:
+    """[batch, count] sums at the two atoms next to each place, [batch, values] in [0, count - 1]."""
+    lower = places.floor().clamp_(max=count - 2)
+    upper_part = (places - lower) * probabilities
+    index = lower.long()
+    sums = probabilities.new_zeros(len(places), count)
+    sums.scatter_add_(1, index, probabilities - upper_part)
+    return sums.scatter_add_(1, index + 1, upper_part)
+
+
+def _by_formula(places: Tensor, probabilities: Tensor, count: int) -> Tensor:
+    """The same by the nearness of every place to every atom, [batch, count, values]: a tenth of the speed on a CPU."""
+    distance = (places[:, None, :] - torch.arange(count, device=places.device)[:, None]).abs_()
     nearness = distance.neg_().add_(1.0).clamp_(min=0.0)
     return (nearness @ probabilities[:, :, None]).squeeze(2)
 

@@ -32,8 +32,9 @@ from stablegrad.optimizers.saved import load_state
 class SACConfig(ActorCriticConfig):
     """Everything that decides what SAC learns; torso and optimizer are those of critic and actor."""
 
-    temperature: float = 1.0
-    """Weight of the entropy: at the start, or throughout where it is not learned."""
+    temperature: float | None = None
+    """Weight of the entropy: at the start, or throughout where it is not learned; None: 1, or 0.01 where rewards are
+    normalised."""
     learn_temperature: bool = True
     """Fit the temperature to the target entropy."""
     temperature_learning_rate: float = 3e-4
@@ -44,8 +45,20 @@ class SACConfig(ActorCriticConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("temperature", "temperature_learning_rate"):
-            if not 0.0 < getattr(self, name) < float("inf"):
-                raise UsageError(f"{name.replace('_', '-')} must be above 0 and finite, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < float("inf"):
+                raise UsageError(f"{name.replace('_', '-')} must be above 0 and finite, got {value}")
+
+    @property
+    def first_temperature(self) -> float:
+        """The weight of the entropy at the start.
+
+        Beside normalised rewards, which add up to about 1 over the horizon, an entropy that weighs 1 in every step is
+        all that a target says; 0.01 is that of XQC and SimbaV2.
+        """
+        if self.temperature is not None:
+            return self.temperature
+        return 0.01 if self.normalize_rewards else 1.0
 
 
 class SAC(ActorCriticAgent):
@@ -59,7 +72,7 @@ class SAC(ActorCriticAgent):
     def __init__(self, config: SACConfig, spec: EnvironmentSpec, **options: Any):
         super().__init__(config, spec, **options)
         self.target_entropy = -float(self.action_size) if config.target_entropy is None else config.target_entropy
-        self.log_temperature = torch.tensor(math.log(config.temperature), device=self.device, requires_grad=True)
+        self.log_temperature = torch.tensor(math.log(config.first_temperature), device=self.device, requires_grad=True)
         self.temperature_optimizer = torch.optim.Adam(
             [self.log_temperature], lr=config.temperature_learning_rate, fused=True
         )
