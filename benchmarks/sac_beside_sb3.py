@@ -117,7 +117,8 @@ def main() -> None:
     for name in ("stablegrad", "stable_baselines3"):
         returns = [one["return"] for key, one in runs.items() if key.startswith(f"{name}, {arguments.steps} ")]
         interval = mean_interval(returns)
-        print(f"{name}: {interval.mean:.0f} {interval.interval} of {len(returns)} seeds")
+        low, high = interval.interval
+        print(f"{name}: {interval.mean:.0f} [{low:.0f}, {high:.0f}] of {len(returns)} seeds")
 
 
 if __name__ == "__main__":
