@@ -2,7 +2,7 @@
 
     python benchmarks/random_returns.py
 
-writes ``src/stablegrad/studies/random_returns.json``: for each task the mean return, its
+writes ``src/stablegrad/environments/random_returns.json``: for each task the mean return, its
 standard error and the number of episodes. (CliffWalking is left out: random play hardly ever ends there.)
 """
 
@@ -30,7 +30,7 @@ TASKS = (
 EPISODES = 1000
 NUM_ENVS = 50
 SEED = 0
-OUTPUT = Path(__file__).parents[1] / "src/stablegrad/studies/random_returns.json"
+OUTPUT = Path(__file__).parents[1] / "src/stablegrad/environments/random_returns.json"
 
 
 def random_returns(env_id: str) -> list[float]:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from stablegrad.cli.main import main
+from stablegrad.environments.references import references
 from stablegrad.errors import UsageError
 from stablegrad.reports import write_summary_page
 from stablegrad.reports.languages import LANGUAGES, Words
@@ -16,7 +17,6 @@ from stablegrad.reports.summary_chart import ChartSeries, score_chart
 from stablegrad.reports.summary_page import _Page
 from stablegrad.studies.decision import decide
 from stablegrad.studies.evidence import read_evidence
-from stablegrad.studies.references import references
 
 
 def _evidence_of():

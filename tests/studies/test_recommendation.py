@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stablegrad.environments.references import References, references
 from stablegrad.studies.decision import decide, deeper
 from stablegrad.studies.next_command import next_command
-from stablegrad.studies.references import References, references
 
 
 def _load():

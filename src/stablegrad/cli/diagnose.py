@@ -26,6 +26,13 @@ from stablegrad.diagnostics.recorded import diagnose_recorded, recorded_history
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, verify
 from stablegrad.errors import StablegradError, UsageError, command, unknown_name
+from stablegrad.studies.reference_run import (
+    differences_in_words,
+    differing_options,
+    is_smaller,
+    reference_prescription,
+    size_in_words,
+)
 from stablegrad.studies.run_trial import (
     changed_configs,
     check_size,
@@ -39,6 +46,7 @@ from stablegrad.targets import nearest_target
 from stablegrad.terminal import text_console
 from stablegrad.text import duration
 from stablegrad.training.config import RunConfig, usable_cores
+from stablegrad.training.health import outcome_of
 from stablegrad.training.interruption import Interrupted
 from stablegrad.training.run_folder import RunFolder
 
@@ -132,16 +140,29 @@ def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
             raise UsageError(f"--{name.replace('_', '-')} is for a network; a run is diagnosed as it was recorded")
     folder = RunFolder(parsed.target)
     is_agent = "env" in (config := folder.read_config())
-    beside = _beside(folder, RunFolder(parsed.beside)) if parsed.beside is not None else None
+    other = RunFolder(parsed.beside) if parsed.beside is not None else None
+    beside = _beside(folder, other) if other is not None else None
+    fits = fitting(config) if is_agent else None
+    sizes = [(one.read_summary() or {}).get("parameters") for one in (folder, other) if one is not None]
+    if fits is not None and other is not None and not is_smaller(*sizes):
+        fits -= {"smaller_network"}  # none was seen to learn more
     report = diagnose_recorded(
-        folder.read_metrics(),
-        fitting=fitting(config) if is_agent else None,
+        rows := folder.read_metrics(),
+        fitting=fits,
         step_name=_step_name(config),
         beside=beside,
         command=commands_of(config),
+        outcome=outcome_of(config, rows),
     )
-    if parsed.beside is not None:
-        report = replace(report, beside=f"run '{parsed.beside}', {report.beside}")
+    if other is not None:
+        differences = differing_options(config, other.read_config()) if is_agent else {}
+        told = f" ({differences_in_words(differences)})" if differences else ""
+        behind = next((one for one in report.findings if one.rule == "learns_less"), None)
+        report = replace(
+            report,
+            beside=f"run '{parsed.beside}', {size_in_words(*sizes)}{told}, {report.beside}",
+            reference=reference_prescription(config, differences, behind, str(parsed.beside)),
+        )
     if not parsed.verify:
         return report
     if not is_agent:

@@ -223,6 +223,8 @@ _ALL = (
         title="LayerNorm after every hidden layer",
         helps="it keeps what every layer passes on, and the gradient on its way back, at one scale",
         answers={
+            "not_learned": 0.6,
+            "fallen_back": 0.6,
             "vanishing_gradient": 1.0,
             "fading_gradient": 1.0,
             "saturated_units": 1.0,
@@ -256,6 +258,8 @@ _ALL = (
         title="multi-skip residual blocks",
         helps="every block has a direct path to the features, so gradients do not pass the whole stack",
         answers={
+            "not_learned": 1.0,
+            "fallen_back": 0.8,
             "slow_relearning": 1.0,
             "not_learned_again": 1.0,
             "vanishing_gradient": 0.9,
@@ -285,6 +289,8 @@ _ALL = (
         title="residual connections around hidden layers",
         helps="a layer whose input is added to its output passes the gradient on even where it does nothing",
         answers={
+            "not_learned": 0.6,
+            "fallen_back": 0.5,
             "vanishing_gradient": 0.8,
             "fading_gradient": 0.6,
             "rank_collapse": 0.4,
@@ -314,6 +320,8 @@ _ALL = (
         title="the optimizer Kron",
         helps="it whitens the gradient of every layer, so directions that it hardly reaches are learned as well",
         answers={
+            "not_learned": 0.8,
+            "fallen_back": 0.5,
             "slow_relearning": 0.7,
             "not_learned_again": 0.7,
             "fading_gradient": 0.6,
@@ -391,6 +399,8 @@ _ALL = (
         title="a lower learning rate",
         helps="smaller steps undo less of what was learned",
         answers={
+            "not_learned": 0.7,
+            "fallen_back": 1.0,
             "large_update": 1.0,
             "thrown_weights": 1.0,
             "extreme_rate": 1.0,
@@ -419,7 +429,7 @@ _ALL = (
         name="raise_learning_rate",
         title="a higher learning rate",
         helps="updates that change the weights by next to nothing learn nothing",
-        answers={"small_update": 1.0, "slow_optimizer": 1.0},
+        answers={"not_learned": 0.2, "small_update": 1.0, "slow_optimizer": 1.0},
         torch='for group in optimizer.param_groups:\n    group["lr"] *= FACTOR',
         settings={RATE: RATE_FACTOR},
         sb3=sb3_code.made_with("raise_learning_rate"),
@@ -443,7 +453,13 @@ _ALL = (
         name="clip_gradients",
         title="clipped gradients",
         helps="one batch with a huge gradient cannot throw the weights about",
-        answers={"exploding_gradient": 1.0, "nonfinite": 0.8, "diverging_output": 0.4, "large_update": 0.3},
+        answers={
+            "fallen_back": 0.4,
+            "exploding_gradient": 1.0,
+            "nonfinite": 0.8,
+            "diverging_output": 0.4,
+            "large_update": 0.3,
+        },
         torch="# between loss.backward() and optimizer.step()\ntorch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
         settings={"max_grad_norm": _tighter_clipping},
         sb3=sb3_code.made_with("clip_gradients"),
@@ -513,6 +529,7 @@ _ALL = (
         helps="values that are learned from themselves run away at a discount of 1 or more, past unseen ends, "
         "or where the target follows every step; so do answers to targets of a scale that grows",
         answers={
+            "fallen_back": 0.4,
             "diverging_output": 1.0,
             "runaway": 1.0,
             "unscaled_target": 1.0,
@@ -663,6 +680,7 @@ _ALL = (
         title="a smaller network",
         helps="what passes few layers loses little on its way, there and back",
         answers={
+            "not_learned": 0.4,
             "slow_relearning": 0.4,
             "not_learned_again": 0.4,
             "learns_less": 0.4,

@@ -42,7 +42,7 @@ from stablegrad.diagnostics.layers import find_layers
 from stablegrad.diagnostics.outputs import tensors_in
 from stablegrad.diagnostics.probe import CHURN, Probe, ProbeSource, evaluation
 from stablegrad.diagnostics.report import Report, beside_in_words
-from stablegrad.diagnostics.rules import Thresholds, judge
+from stablegrad.diagnostics.rules import Thresholds, judge, logged_outcome
 from stablegrad.diagnostics.updates import UpdateWatch
 from stablegrad.errors import UsageError, unknown_name
 
@@ -370,7 +370,7 @@ class Monitor:
         share = self.seconds / max(time.perf_counter() - self._started, 1e-9)
         cost = {"seconds": self.seconds, "share": share}
         return Report(
-            judge(history, self.thresholds, beside=twin),
+            judge(history, self.thresholds, beside=twin, outcome=logged_outcome(history)),
             history,
             list(self.notes),
             cost,

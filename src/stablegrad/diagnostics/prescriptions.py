@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from stablegrad.diagnostics.interventions import INTERVENTIONS, Intervention
 from stablegrad.diagnostics.rules import LEVELS, Finding
@@ -105,6 +106,7 @@ class Prescription:
         code: the change as code by stack: "torch", "sb3", "cli".
         live: whether it can be applied to a run without starting over.
         factor: how much to multiply the learning rate by, where that is the change.
+        options: values of an agent's options, where the change is none of the catalogue's; None: it is one.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Prescription:
     code: dict[str, str] = field(repr=False)
     live: bool
     factor: float | None = None
+    options: Mapping[str, Any] | None = None
 
 
 def prescribe(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from stablegrad.diagnostics.history import History, looks_of
 from stablegrad.diagnostics.report import Report, beside_in_words
-from stablegrad.diagnostics.rules import Thresholds, judge
+from stablegrad.diagnostics.rules import Outcome, Thresholds, judge
 from stablegrad.diagnostics.settings import WriteCommand
 from stablegrad.errors import StablegradError
 
+RETURN = "train/return"
 #: What cannot be judged without a metric, in words.
 NEEDED_FOR = {
     "update_ratio": "the size of updates, and layers that are not trained",
@@ -47,6 +51,13 @@ def recorded_history(
     return history
 
 
+def returns_of(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, mean returns) of the lines of a metrics.jsonl: more than those of looks."""
+    found = [(int(row["step"]), float(row[RETURN])) for row in rows if isinstance(row.get(RETURN), int | float)]
+    there = [(step, value) for step, value in found if math.isfinite(value)]
+    return np.array([step for step, _ in there], np.int64), np.array([value for _, value in there])
+
+
 def diagnose_recorded(
     rows: Sequence[Mapping[str, Any]],
     thresholds: Thresholds | None = None,
@@ -55,6 +66,7 @@ def diagnose_recorded(
     step_name: str = "optimizer steps",
     beside: History | None = None,
     command: WriteCommand | None = None,
+    outcome: Outcome | None = None,
 ) -> Report:
     """Judge the lines of a metrics.jsonl.
 
@@ -66,6 +78,7 @@ def diagnose_recorded(
         step_name: what "step" counts.
         beside: of a healthy smaller network in the same task, from :func:`recorded_history`.
         command: writes the command that trains the run with a change; None: for whatever run.
+        outcome: the returns and what they are held against; None: their own beginning.
 
     Returns:
         the report; its notes say what was not recorded and so could not be judged.
@@ -79,7 +92,7 @@ def diagnose_recorded(
     missing = [what for metric, what in NEEDED_FOR.items() if metric not in recorded]
     notes = [f"not recorded, so not judged: {'; '.join(missing)}"] if missing else []
     return Report(
-        judge(history, thresholds, beside=beside),
+        judge(history, thresholds, beside=beside, outcome=outcome or Outcome(*returns_of(rows))),
         history,
         notes,
         fitting=fitting,

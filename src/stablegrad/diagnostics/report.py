@@ -13,6 +13,7 @@ from stablegrad.diagnostics.notebook import report_html
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
 from stablegrad.diagnostics.rules import (
     LEVELS,
+    OUTCOME_RULES,
     TOO_EARLY,
     Finding,
     Thresholds,
@@ -45,6 +46,7 @@ class Report:
         beside: what it was judged beside, in words; "" for nothing.
         agent: of Stable-Baselines3, for which prescriptions are written; None: it is not known.
         command: writes the command that trains the diagnosed run with a change; None: no run is known.
+        reference: what the training beside it has, where it learned more; None: nothing of the kind is known.
     """
 
     findings: list[Finding]
@@ -57,6 +59,7 @@ class Report:
     beside: str = ""
     agent: AgentSettings | None = None
     command: WriteCommand | None = field(default=None, compare=False)
+    reference: Prescription | None = None
 
     @property
     def verdict(self) -> str:
@@ -69,7 +72,9 @@ class Report:
 
     @property
     def doubts(self) -> list[str]:
-        """Why nothing more may be concluded from a network in which nothing was found yet, sentences."""
+        """Why nothing more may be concluded from a network in which no cause was found yet, sentences."""
+        if self.findings and {finding.rule for finding in self.findings} <= OUTCOME_RULES:
+            return ["no other rule found anything: the settings, or a budget too small for the task, may be the reason"]
         limits, seen = self.thresholds or Thresholds(), len(self.history.series("gradient_norm").steps)
         beginning = limits.reference_looks + limits.patience
         if self.findings or seen >= beginning:
@@ -82,7 +87,8 @@ class Report:
     @property
     def prescriptions(self) -> list[Prescription]:
         """What to change, the most promising first."""
-        return prescribe([*self.findings, *self.passed], self.fitting, self.agent, self.command)
+        found = prescribe([*self.findings, *self.passed], self.fitting, self.agent, self.command)
+        return found if self.reference is None else [self.reference, *found]
 
     @cached_property
     def passed(self) -> list[Finding]:

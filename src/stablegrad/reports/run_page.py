@@ -27,6 +27,7 @@ from stablegrad.studies.summary import cost_of
 from stablegrad.supervised import SupervisedConfig
 from stablegrad.supervised.config import ALGORITHM as SUPERVISED
 from stablegrad.text import duration, memory, number
+from stablegrad.training.health import outcome_of
 from stablegrad.training.run_folder import RunFolder
 
 
@@ -122,6 +123,7 @@ def _diagnosis(run: RunRecord, config: dict[str, Any], step_name: str) -> View |
         order=run.summary.get("layers") or [],
         step_name=step_name,
         command=short_commands_of(config),
+        outcome=outcome_of(config, run.metrics),
     )
     seconds, wall = (run.summary.get("seconds") or {}).get("diagnostics"), run.summary.get("wall_seconds")
     cost = {"seconds": seconds, "share": seconds / wall} if seconds is not None and wall else {}

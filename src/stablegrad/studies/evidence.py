@@ -13,12 +13,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
+from stablegrad.environments.references import References, references
 from stablegrad.errors import UsageError
 from stablegrad.files import read_text
 from stablegrad.options import flatten
 from stablegrad.studies.comparison import Comparison, RunRecord, read_failure
 from stablegrad.studies.kinds import RELEARN, figure_of, kind_of
-from stablegrad.studies.references import References, references
 from stablegrad.studies.study import Run, StudyFolder
 from stablegrad.studies.summary import stability_of, trade_off
 from stablegrad.studies.table import score_of

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from stablegrad.agents.presets import apply_changes
 from stablegrad.diagnostics import interventions
 from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import Prescription
@@ -82,7 +83,12 @@ def check_size(steps: int, seeds: int) -> None:
 def changed_configs(base: RunConfig, prescriptions: Sequence[Prescription]) -> dict[str, RunConfig]:
     """The run with each prescription that is a setting of the agent and changes it, by the prescription's name."""
     space, own = Space(base), agent_identity(base)
-    configs = {one.name: space.trial(one.name, one.factor) for one in prescriptions}
+    configs = {
+        one.name: space.trial(one.name, one.factor)
+        if one.options is None
+        else dataclasses.replace(base, agent=apply_changes(base.agent, one.options))
+        for one in prescriptions
+    }
     return {name: config for name, config in configs.items() if agent_identity(config) != own}
 
 

@@ -19,8 +19,10 @@ from stablegrad.diagnostics.history import looks_of
 from stablegrad.diagnostics.interventions import INTERVENTIONS, fitting
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
 from stablegrad.diagnostics.probe import evaluation
-from stablegrad.diagnostics.rules import TOO_EARLY, enough_to_judge, verdict_of
+from stablegrad.diagnostics.recorded import returns_of
+from stablegrad.diagnostics.rules import TOO_EARLY, Outcome, enough_to_judge, verdict_of
 from stablegrad.diagnostics.settings import RATE, with_rates
+from stablegrad.environments.references import references
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.options import flatten
 
@@ -173,9 +175,9 @@ class Health:
         # Of all that there are: a list of the best six may hold none of them.
         return next(iter(prescribe(self.findings, self._fitting().intersection(LIVE))), None)
 
-    def summary(self) -> dict[str, Any]:
-        """For summary.json: the verdict on everything that was measured."""
-        self._judge(len(self.history.rows))
+    def summary(self, outcome: Outcome | None) -> dict[str, Any]:
+        """For summary.json: the verdict on everything that was measured, and on the returns."""
+        self._judge(len(self.history.rows), outcome)
         fits = self._fitting() if self.monitor is not None else frozenset()
         return {
             "verdict": self.verdict,
@@ -192,15 +194,29 @@ class Health:
         agent = self.agent
         return fitting(*((agent.networks[name], optimizer) for name, optimizer in agent.optimizers.items()))
 
-    def _judge(self, rows: int) -> None:
+    def _judge(self, rows: int, outcome: Outcome | None = None) -> None:
         if rows:
             whole = rows == len(self.history.rows)
             history = self.history if whole else self.history.until(self.history.rows[rows - 1][0])
-            self.findings = judge(history)
+            self.findings = judge(history, outcome=outcome)
             self.verdict = verdict_of(self.findings, enough_to_judge(history))
 
     def _probe(self, network: str) -> Tensor:
         return self.agent.probe(PROBE_ROWS)[network]
+
+
+def outcome_of(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Outcome | None:
+    """The returns of a run, from its config.json and the lines of its metrics.jsonl; None: it is no agent's."""
+    if "env" not in config:
+        return None
+    steps, returns = returns_of(rows)
+    outcome = Outcome(steps, returns, budget=int(config["total_steps"]))
+    known = references("train/return", {str(config["env"])})
+    return (
+        outcome
+        if known is None
+        else dataclasses.replace(outcome, random=known.random, target=known.target, kind=known.kind)
+    )
 
 
 def apply_live(agent: Agent, name: str, factor: float | None) -> None:

@@ -31,7 +31,7 @@ from stablegrad.training.checkpoint import (
 )
 from stablegrad.training.distributed import checksums
 from stablegrad.training.experience import EXPERIENCE, load_experience
-from stablegrad.training.health import HEALTHY, MAX_ROLLBACKS, DiagnosisConfig, Health, apply_live
+from stablegrad.training.health import HEALTHY, MAX_ROLLBACKS, DiagnosisConfig, Health, apply_live, outcome_of
 from stablegrad.training.interruption import Interrupted, stop_signals
 from stablegrad.training.loop import Loop
 from stablegrad.training.metrics import MetricsWriter
@@ -382,7 +382,8 @@ class Lifecycle:
             "updates": self.loop.updates,
             "wall_seconds": round(self.wall_seconds, 3),
             "seconds": {name: round(value, 3) for name, value in self.timer.seconds().items()},
-            "health": self.health.summary() | {"interventions": self.interventions},
+            "health": self.health.summary(outcome_of(self.config, self.folder.read_metrics()))
+            | {"interventions": self.interventions},
             "peak_memory_bytes": self._peak_memory(),
             "processes": self.ranks.size,
             **(finished or {}),

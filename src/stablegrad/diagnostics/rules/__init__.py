@@ -23,6 +23,7 @@ from stablegrad.diagnostics.rules.gradients import (
     vanishing_gradient,
 )
 from stablegrad.diagnostics.rules.numbers import nonfinite, nonfinite_at_once, nonfinite_input, nonfinite_suddenly
+from stablegrad.diagnostics.rules.outcome import OUTCOME_RULES, Outcome, judge_outcome, logged_outcome
 from stablegrad.diagnostics.rules.outputs import (
     alike_units,
     collapsed_objective,
@@ -52,13 +53,16 @@ from stablegrad.diagnostics.rules.units import blocked_output, dead_units, dorma
 __all__ = [
     "BESIDE",
     "LEVELS",
+    "OUTCOME_RULES",
     "RULES",
     "TOO_EARLY",
     "Finding",
+    "Outcome",
     "Rule",
     "Thresholds",
     "enough_to_judge",
     "judge",
+    "logged_outcome",
     "passed",
     "verdict_of",
 ]
@@ -108,13 +112,20 @@ RULES: dict[str, Rule] = {
 }
 
 
-def judge(history: History, thresholds: Thresholds | None = None, *, beside: History | None = None) -> list[Finding]:
+def judge(
+    history: History,
+    thresholds: Thresholds | None = None,
+    *,
+    beside: History | None = None,
+    outcome: Outcome | None = None,
+) -> list[Finding]:
     """All findings, the worst first; of equal ones, the earliest in the network first.
 
     Args:
         history: what was measured.
         thresholds: what the rules alarm at; None: the defaults.
         beside: of a healthy smaller network in the same task, to be held against as well.
+        outcome: the returns; None: they are not judged, as in the midst of a training.
 
     Raises:
         UsageError: ``beside`` is this history, has no looks, or counts other steps.
@@ -124,6 +135,7 @@ def judge(history: History, thresholds: Thresholds | None = None, *, beside: His
     with np.errstate(all="ignore"):
         found = [finding for rule in RULES.values() for finding in rule(history, thresholds)]
         found += judge_beside(history, beside, thresholds) if beside is not None else []
+        found += judge_outcome(outcome, thresholds) if outcome is not None else []
     place = {site: number for number, site in enumerate(history.order)}
     return sorted(found, key=lambda finding: (-LEVELS.index(finding.level), finding.since, place.get(finding.site, -1)))
 

@@ -125,6 +125,14 @@ class Thresholds:
     """rising_loss: part of the first loss at which what was learned is lost."""
     back: float = 0.7
     """not_learned_again: part of the first error signal from which on an error that had fallen is back."""
+    late: float = 0.5
+    """not_learned, fallen_back: part of a run's budget that must be used until its returns are judged."""
+    way: float = 0.25
+    """not_learned: part of the way from random play to a solved task, or a human, below which little was learned."""
+    no_way: float = 0.05
+    """not_learned, collapsing: the same, below which nothing was."""
+    kept_return: float = 0.5
+    """fallen_back: part of what returns had gained at their best, below which they have fallen back."""
     behind: float = 0.5
     """learns_less: part of the way that a smaller network made."""
     fewer: float = 0.33

@@ -68,5 +68,5 @@ def references(score: str, env_ids: set[str]) -> References | None:
 
 
 _RANDOM_RETURNS: dict[str, dict[str, float]] = json.loads(
-    resources.files("stablegrad.studies").joinpath("random_returns.json").read_text(encoding="utf-8")
+    resources.files("stablegrad.environments").joinpath("random_returns.json").read_text(encoding="utf-8")
 )
