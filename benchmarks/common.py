@@ -31,7 +31,7 @@ def train_all(configs: Mapping[str, RunConfig], workers: int = 2) -> dict[str, d
         results = {}
         for name, future in futures.items():
             results[name] = future.result()
-            shown = results[name]["final_return"]
+            shown = (results[name]["evaluation"] or {}).get("mean_return", results[name]["final_return"])
             print(f"{name}: return {shown:.1f}, {results[name]['wall_seconds']:.0f} s", flush=True)
     return results
 

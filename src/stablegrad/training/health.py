@@ -212,11 +212,9 @@ def outcome_of(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
     steps, returns = returns_of(rows)
     outcome = Outcome(steps, returns, budget=int(config["total_steps"]))
     known = references("train/return", {str(config["env"])})
-    return (
-        outcome
-        if known is None
-        else dataclasses.replace(outcome, random=known.random, target=known.target, kind=known.kind)
-    )
+    if known is None:
+        return outcome
+    return dataclasses.replace(outcome, random=known.random, target=known.target, kind=known.kind)
 
 
 def apply_live(agent: Agent, name: str, factor: float | None) -> None:

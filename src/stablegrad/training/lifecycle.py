@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from stablegrad.agents.replay import Replay
+from stablegrad.diagnostics.rules import Outcome
 from stablegrad.errors import CheckpointError, StablegradError, command
 from stablegrad.files import write_json
 from stablegrad.hardware import used_memory
@@ -370,6 +371,13 @@ class Lifecycle:
             return "there is no checkpoint yet"
         return f"last good checkpoint: '{self.last_checkpoint}'"
 
+    def _outcome(self) -> Outcome | None:
+        """The returns so far; a damaged log ends no run."""
+        try:
+            return outcome_of(self.config, self.folder.read_metrics())
+        except StablegradError:
+            return None
+
     def _write_summary(
         self, status: str, finished: Mapping[str, Any] | None = None, *, error: str | None = None
     ) -> dict[str, Any]:
@@ -382,8 +390,7 @@ class Lifecycle:
             "updates": self.loop.updates,
             "wall_seconds": round(self.wall_seconds, 3),
             "seconds": {name: round(value, 3) for name, value in self.timer.seconds().items()},
-            "health": self.health.summary(outcome_of(self.config, self.folder.read_metrics()))
-            | {"interventions": self.interventions},
+            "health": self.health.summary(self._outcome()) | {"interventions": self.interventions},
             "peak_memory_bytes": self._peak_memory(),
             "processes": self.ranks.size,
             **(finished or {}),
