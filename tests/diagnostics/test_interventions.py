@@ -13,13 +13,13 @@ from torch import nn
 from stablegrad.cli import train as train_command
 from stablegrad.diagnostics.changes import CannotApply
 from stablegrad.diagnostics.interventions import BENCHMARK, BESIDE_LIKE, INTERVENTIONS
-from stablegrad.diagnostics.rules import BESIDE, RULES
+from stablegrad.diagnostics.rules import BESIDE, OUTCOME_RULES, RULES
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "intervention_cost.json"
 
 
 def test_every_rule_has_an_answer_and_every_answer_a_rule():
-    rules = {*RULES, "slow_relearning", "slow_optimizer", *(set(BESIDE) - set(BESIDE_LIKE))}
+    rules = {*RULES, *OUTCOME_RULES, "slow_relearning", "slow_optimizer", *(set(BESIDE) - set(BESIDE_LIKE))}
     assert set(BESIDE_LIKE) <= set(BESIDE) and set(BESIDE_LIKE.values()) <= rules
     answered = {rule for intervention in INTERVENTIONS.values() for rule in intervention.answers}
     assert answered == rules

@@ -78,7 +78,7 @@ def test_a_run_that_goes_back_to_its_beginning_has_no_verdict_yet(tiny_run):
     assert (health.findings, health.verdict) == ([], None)
     rows = [{"step": 10 * n, "update_ratio/q": 1e-3, "gradient_norm/q": 1.0} for n in range(1, 4)]
     health.restore(rows[:2])
-    assert health.verdict == health.summary()["verdict"] == "too early" and health.verdict in HEALTHY
+    assert health.verdict == health.summary(None)["verdict"] == "too early" and health.verdict in HEALTHY
     assert not health.turned_bad("collapsed")
     health.restore(rows)
     assert health.verdict == "healthy"

@@ -148,7 +148,7 @@ def test_algorithms_and_environments_that_do_not_fit():
     [
         (["--buffer-size", "0"], "buffer-size must be at least 1"),
         (["--bufer-size", "9"], "did you mean '--buffer-size'"),
-        (["--loss", "hubber"], "did you mean 'huber'"),
+        (["--value-loss", "hubber"], "did you mean 'huber'"),
         (["--target-every", "0"], "target-every must be at least 1"),
         (["--action-repeat", "0"], "action-repeat must be at least 1"),
         (["--n-step", "x"], "--n-step should be a whole number"),
