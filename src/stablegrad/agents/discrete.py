@@ -21,8 +21,8 @@ def greedy_outputs(config: AgentConfig) -> dict[str, str | None]:
     return {"q": "argmax" if config.value_outputs is None else "expected_argmax"}
 
 
-def build_networks(config: AgentConfig, spec: EnvironmentSpec) -> dict[str, nn.Module]:
-    """The Q-network of a configuration, freshly initialised."""
+def build_networks(config: AgentConfig, spec: EnvironmentSpec, *, dueling: bool = False) -> dict[str, nn.Module]:
+    """The Q-network of a configuration, freshly initialised; ``dueling`` as of ``QNetwork``."""
     assert isinstance(spec.action_space, Discrete)
     network = QNetwork(
         spec.observation_shape,
@@ -30,6 +30,7 @@ def build_networks(config: AgentConfig, spec: EnvironmentSpec) -> dict[str, nn.M
         encoder=config.encoder,
         torso=config.torso,
         is_image=spec.is_image,
+        dueling=dueling,
         num_atoms=config.value_outputs,
     )
     return {"q": network}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from stablegrad.agents import dqn
+from stablegrad.agents import discrete, dqn
 from stablegrad.agents.contract import Algorithm, check_fractions
 from stablegrad.agents.discrete import supports
 from stablegrad.agents.dqn import DQN, DQNConfig
@@ -23,9 +23,9 @@ from stablegrad.agents.off_policy import replay_arguments, replay_bytes
 from stablegrad.agents.prioritised import PrioritisedBatch, PrioritisedReplay, priority_bytes
 from stablegrad.agents.replay import Batch, Replay
 from stablegrad.agents.values import outputs_at
-from stablegrad.environments import Discrete, EnvironmentSpec
+from stablegrad.environments import EnvironmentSpec
 from stablegrad.errors import UsageError
-from stablegrad.networks import QNetwork, make_noisy, noise
+from stablegrad.networks import make_noisy, noise
 from stablegrad.optimizers.config import OptimizerConfig
 
 
@@ -70,19 +70,10 @@ class RainbowConfig(DQNConfig):
 
 def build_networks(config: RainbowConfig, spec: EnvironmentSpec) -> dict[str, nn.Module]:
     """The Q-network of a configuration, freshly initialised."""
-    assert isinstance(spec.action_space, Discrete)
-    network = QNetwork(
-        spec.observation_shape,
-        spec.action_space.n,
-        encoder=config.encoder,
-        torso=config.torso,
-        is_image=spec.is_image,
-        dueling=config.dueling,
-        num_atoms=config.value_outputs,
-    )
+    networks = discrete.build_networks(config, spec, dueling=config.dueling)
     if config.noisy:
-        make_noisy(network, config.noisy_sigma)
-    return {"q": network}
+        make_noisy(networks["q"], config.noisy_sigma)
+    return networks
 
 
 class Rainbow(DQN):
