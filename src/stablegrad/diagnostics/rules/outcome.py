@@ -65,6 +65,7 @@ def not_learned(outcome: Outcome, thresholds: Thresholds) -> Iterator[Finding]:
 
     Of the last third of the returns, the median. Where a target is known, the measure is the way from random play to
     it; else the gain must stand out of the returns at the beginning, by a tenth of their size or twice their spread.
+    That is a risk only: an agent that was good from the start has nothing to gain.
     """
     steps, returns = outcome.steps, outcome.returns
     first, now = beginning_of(returns, thresholds.reference_looks), float(np.median(returns[-(len(returns) // 3) :]))
@@ -85,7 +86,7 @@ def not_learned(outcome: Outcome, thresholds: Thresholds) -> Iterator[Finding]:
     if now - floor < max(0.1 * abs(floor), 2 * float(np.std(returns[: thresholds.slow_looks]))):
         against = "it was at the start" if floor == first else "that of random play"
         yield Finding(
-            "not_learned", "collapsing", NETWORK, since, now, floor,
+            "not_learned", "at risk", NETWORK, since, now, floor,
             f"it has not learned: the return is {now:.4g}, hardly better than {against} ({floor:.4g})",
         )  # fmt: skip
 
