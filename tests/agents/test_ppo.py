@@ -262,17 +262,9 @@ def test_observations_are_normalised_the_same_in_acting_learning_evaluation_and_
     assert torch.equal(first.mean, second.mean)
 
 
-def test_rewards_are_scaled_as_by_stable_baselines3s_vec_normalize(monkeypatch):
+def test_rewards_are_scaled_as_by_stable_baselines3s_vec_normalize(monkeypatch, vec_normalize):
     """One environment, whose reset rows its wrapper never sees; over two segments, which both begin at 0."""
-    pytest.importorskip("stable_baselines3")
-    import gymnasium
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-
-    class Env(gymnasium.Env):
-        observation_space = gymnasium.spaces.Box(-9.0, 9.0, (3,), np.float32)
-        action_space = gymnasium.spaces.Discrete(4)
-
-    theirs = VecNormalize(DummyVecEnv([Env]), norm_obs=False, gamma=0.99)
+    theirs = vec_normalize
     agent = make_agent(normalize_rewards=True, num_envs=1, num_steps=200)
     scaled = []
     monkeypatch.setattr(
