@@ -23,7 +23,7 @@ from stablegrad.reports.run_page import write_run_report
 from stablegrad.training import health as health_module
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint, step_of
 from stablegrad.training.config import RunConfig
-from stablegrad.training.health import HEALTHY, LIVE, DiagnosisConfig, Health
+from stablegrad.training.health import HEALTHY, LIVE, DiagnosisConfig, Health, outcome_of
 from stablegrad.training.interaction import lifecycle, resume, train
 from stablegrad.training.lifecycle import Collapsed
 from stablegrad.training.run_folder import RunFolder
@@ -49,7 +49,8 @@ def test_figures_of_looks_and_probes_are_in_the_log_and_the_verdict_in_the_summa
         assert len(history.series(metric).steps) > 5, metric
     # A line with figures of a look has the gradient norms of all layers too, under the same names.
     assert set(history.series("gradient_norm").sites) == set(history.series("update_ratio").sites)
-    assert summary["health"]["verdict"] == diagnose_recorded(rows).verdict
+    outcome = outcome_of(RunFolder(tmp_path / "run").read_config(), rows)
+    assert summary["health"]["verdict"] == diagnose_recorded(rows, outcome=outcome).verdict
     assert 0 < summary["seconds"]["diagnostics"] < summary["wall_seconds"]
 
 
