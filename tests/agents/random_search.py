@@ -29,7 +29,7 @@ class RandomSearch:
     replay, outputs = None, {"policy": "argmax"}
 
     def __init__(self, config, spec, *, total_steps, device, seed, average_gradients=None):
-        self.config, self.optimizers, self.updates, self.best = config, {}, 0, -np.inf
+        self.config, self.spec, self.optimizers, self.updates, self.best = config, spec, {}, 0, -np.inf
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.networks, self.tried = build_networks(config, spec), build_networks(config, spec)["policy"]
@@ -71,6 +71,9 @@ class RandomSearch:
 
     def scalars(self, env_steps):
         return {"search/best": self.best} if np.isfinite(self.best) else {}
+
+    def make_networks(self):
+        return build_networks(self.config, self.spec)
 
     def reseed(self, seed):
         self.generator = torch.Generator().manual_seed(seed)

@@ -237,6 +237,9 @@ class Agent(Protocol):
     def scalars(self, env_steps: int) -> Mapping[str, float]:
         """What else belongs in the log, such as ``exploration/epsilon``."""
 
+    def make_networks(self) -> Mapping[str, nn.Module]:
+        """Fresh networks of the same shapes and device as ``networks``, drawn from torch's random numbers."""
+
     def reseed(self, seed: int) -> None:
         """Start new random streams."""
 

@@ -52,8 +52,7 @@ class Learner(ABC):
         # A fork, so that making an agent leaves the random numbers of the program around it alone.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            networks = type(self).build_networks(config, spec)
-        self.networks: Mapping[str, nn.Module] = {name: network.to(device) for name, network in networks.items()}
+            self.networks: Mapping[str, nn.Module] = self.make_networks()
         self.optimizers: Mapping[str, Optimizer] = {
             name: config.optimizer_of(name).build(network) for name, network in self.networks.items()
         }
@@ -72,6 +71,11 @@ class Learner(ABC):
     @abstractmethod
     def reseed(self, seed: int) -> None:
         """Start new random streams."""
+
+    def make_networks(self) -> dict[str, nn.Module]:
+        """Fresh networks of its configuration by name, drawn from torch's random numbers."""
+        networks = type(self).build_networks(self.config, self.spec)
+        return {name: network.to(self.device) for name, network in networks.items()}
 
     def set_learning_rates(self, env_steps: int) -> None:
         """Set the rates that belong to so many environment steps."""

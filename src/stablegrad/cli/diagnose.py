@@ -45,6 +45,7 @@ from stablegrad.studies.run_trial import (
 from stablegrad.targets import nearest_target
 from stablegrad.terminal import text_console
 from stablegrad.text import duration
+from stablegrad.training.capacity import with_capacity
 from stablegrad.training.config import RunConfig, usable_cores
 from stablegrad.training.health import outcome_of
 from stablegrad.training.interruption import Interrupted
@@ -146,14 +147,16 @@ def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
     sizes = [(one.read_summary() or {}).get("parameters") for one in (folder, other) if one is not None]
     if fits is not None and other is not None and not is_smaller(*sizes):
         fits -= {"smaller_network"}  # none was seen to learn more
+    rows, unmeasured = with_capacity(folder, config, folder.read_metrics(), say)
     report = diagnose_recorded(
-        rows := folder.read_metrics(),
+        rows,
         fitting=fits,
         step_name=_step_name(config),
         beside=beside,
         command=commands_of(config),
         outcome=outcome_of(config, rows),
     )
+    report = replace(report, notes=[*report.notes, *unmeasured])
     if other is not None:
         differences = differing_options(config, other.read_config()) if is_agent else {}
         told = f" ({differences_in_words(differences)})" if differences else ""

@@ -34,6 +34,7 @@ from torch.optim import Optimizer
 from stablegrad.diagnostics import metrics
 from stablegrad.diagnostics.activations import MIN_ROWS, ActivationWatch, is_activation_node, is_compiled
 from stablegrad.diagnostics.arguments import number_of, thresholds_of
+from stablegrad.diagnostics.capacity import Capacity, measure_capacity
 from stablegrad.diagnostics.graph import node_key, upstream
 from stablegrad.diagnostics.guard import Guard
 from stablegrad.diagnostics.history import NETWORK, History
@@ -302,6 +303,41 @@ class Monitor:
             "ntk_rank": metrics.ntk_rank(outputs),
         }
         self._log(network or NETWORK, found)
+        return found
+
+    def measure_capacity(
+        self,
+        make_network: Callable[[], nn.Module],
+        inputs: Tensor,
+        make_optimizer: Callable[[nn.Module], Optimizer],
+        *,
+        network: str | None = None,
+        seed: int = 0,
+    ) -> Capacity:
+        """What a network can still learn, beside a fresh one; the figures join those of the newest step.
+
+        A copy of the network fits fresh targets (:func:`measure_capacity`): 200 steps each of the copy, a fresh network
+        and a small one, seconds in all. The training is left alone.
+
+        Args:
+            make_network: makes a network of the same shape with fresh weights.
+            inputs: [rows, ...] that the network saw in training; some 1,000 rows.
+            make_optimizer: called with a network; makes its optimizer, at the training's own settings.
+            network: name of the network, where several are watched.
+            seed: draws targets, weights and batches; no stream of the program is touched.
+
+        Returns:
+            The errors of the three.
+
+        Raises:
+            UsageError: several networks are watched and none of them is named, or see :func:`measure_capacity`.
+        """
+        if network is None and len(self._models) > 1:
+            raise UsageError(f"capacity is of one network; name it: network= one of {', '.join(self._models)}")
+        model = _unwrapped(next(iter(self._models.values())) if network is None else self._model(network))
+        with self._unwatched():
+            found = measure_capacity(make_network, model.state_dict(), inputs, make_optimizer, seed=seed)
+        self._log(network or NETWORK, found.figures())
         return found
 
     def _model(self, name: str) -> nn.Module:

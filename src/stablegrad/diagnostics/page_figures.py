@@ -194,6 +194,13 @@ CHARTS = (
         "a step or a slope here is data that changed, not a network that broke.",
     ),
     Chart(
+        {"refit_error": "the network", "refit_error_fresh": "a fresh one", "refit_error_small": "a small one"},
+        "Capacity: error in fresh targets",
+        "mean squared error, 1 is that of a constant",
+        "what the network can still learn beside a fresh one of its shape and a small one; the further above theirs, "
+        "the more ability to learn was lost.",
+    ),
+    Chart(
         {"hessian_trace": "trace", "hessian_top": "largest eigenvalue"},
         "Curvature of the loss",
         "loss units / parameter units²",

@@ -272,22 +272,7 @@ class Probe:
         return f" of {self.name}" if self.name else ""
 
     def _find_head(self, batch: Tensor) -> None:
-        """The last layer with a weight matrix that the forward pass calls."""
-        watch = ActivationWatch(self.model, self.name, without_gradient=True)
-        with evaluation(self.model), torch.no_grad():
-            watch.start()
-            try:
-                self.model(batch[:2])
-            finally:
-                watch.stop()
-        modules = {join(self.name, name): module for name, module in self.model.named_modules()}
-        layers = [
-            name
-            for name in watch.order
-            if name in modules and any(parameter.ndim >= 2 for parameter in modules[name].parameters(recurse=False))
-        ]
-        self._head_name = layer_name(layers[-1]) if layers else self.name
-        self._head = modules.get(self._head_name, self.model)
+        self._head_name, self._head = last_layer(self.model, batch, self.name)
 
     def _head_weights(self) -> tuple[Tensor, Tensor] | None:
         """(weight, bias) of a linear head, as they are now; None for another kind of head."""
@@ -323,6 +308,25 @@ class Probe:
             torch.cat(features) if sum(map(len, features)) == rows else None,
             torch.cat(outputs) if sum(map(len, outputs)) == rows else None,
         )
+
+
+def last_layer(model: nn.Module, batch: Tensor, name: str = "") -> tuple[str, nn.Module]:
+    """The last layer with a weight matrix that the forward pass of a batch calls, with its name below ``name``."""
+    watch = ActivationWatch(model, name, without_gradient=True)
+    with evaluation(model), torch.no_grad():
+        watch.start()
+        try:
+            model(batch[:2])
+        finally:
+            watch.stop()
+    modules = {join(name, path): module for path, module in model.named_modules()}
+    layers = [
+        path
+        for path in watch.order
+        if path in modules and any(parameter.ndim >= 2 for parameter in modules[path].parameters(recurse=False))
+    ]
+    head = layer_name(layers[-1]) if layers else name
+    return head, modules.get(head, model)
 
 
 def _apply(head: tuple[Tensor, Tensor], features: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from stablegrad.diagnostics.capacity import newest_capacities
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.notebook import report_html
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
@@ -90,6 +91,12 @@ class Report:
         found = prescribe([*self.findings, *self.passed], self.fitting, self.agent, self.command)
         return found if self.reference is None else [self.reference, *found]
 
+    @property
+    def capacity(self) -> list[str]:
+        """What each network can still learn, sentences; empty where it was not measured."""
+        found = newest_capacities(self.history)
+        return [f"{site}: {one.in_words}" if len(found) > 1 else one.in_words for site, one in found.items()]
+
     @cached_property
     def passed(self) -> list[Finding]:
         """Causes that held before and no longer do, of a network that is ill."""
@@ -108,7 +115,7 @@ class Report:
         return enough_to_judge(self.history, self.thresholds)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: verdict, findings, passed, prescriptions, layers, notes, cost, history, trial, beside."""
+        """JSON-ready: the verdict, all that it rests on, and what to do."""
         return {
             "verdict": self.verdict,
             "findings": [_finite(vars(finding)) for finding in self.findings],
@@ -117,6 +124,7 @@ class Report:
             "layers": self.layers(),
             "notes": self.notes,
             "cost": self.cost,
+            "capacity": {site: _finite(one.figures()) for site, one in newest_capacities(self.history).items()},
             "history": self.history.to_dict(),
             "trial": self.trial,
             "beside": self.beside,
@@ -149,6 +157,7 @@ class Report:
                 more = f" (and {len(findings) - 1} more sites)" if len(findings) > 1 else ""
                 lines.append(f"  {level}: {findings[0].reason}{more} [{rule}, since step {findings[0].since:,}]")
         lines += [f"  earlier: {one.reason} [{one.rule}, since step {one.since:,}]" for one in self.passed]
+        lines += [f"  capacity: {sentence}" for sentence in self.capacity]
         lines += [f"  try: {prescription.title}: {prescription.why}" for prescription in self.prescriptions[:3]]
         lines += [f"  note: {note}" for note in [*self.doubts, *self.notes]]
         return "\n".join(lines)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from stablegrad.agents.contract import Agent, shown_names
 from stablegrad.agents.presets import apply_changes
 from stablegrad.diagnostics import LEVELS, Finding, History, Monitor, judge
 from stablegrad.diagnostics.cadence import is_due, last_due
+from stablegrad.diagnostics.capacity import ROWS as CAPACITY_ROWS
 from stablegrad.diagnostics.history import looks_of
 from stablegrad.diagnostics.interventions import INTERVENTIONS, fitting
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
@@ -54,6 +55,9 @@ class DiagnosisConfig:
     curvature_every: int = 0
     """Updates between two measurements of the TD loss's curvature (trace and largest eigenvalue of its Hessian) and of
     the ranks of its gradients, at the end of a rollout; 0: none. One costs as much as some hundred updates."""
+    capacity_every: int = 0
+    """Updates between two measurements of what the networks can still learn (refit_error), at the end of a rollout; 0:
+    none. One costs as much as some hundred updates; diagnose measures it in any case, at the newest checkpoint."""
 
     def __post_init__(self) -> None:
         if self.on_collapse not in ON_COLLAPSE:
@@ -64,10 +68,12 @@ class DiagnosisConfig:
             raise UsageError(
                 f"probe-every must be 0 or a multiple of look-every ({self.look_every}), got {self.probe_every}"
             )
-        if self.curvature_every < 0:
-            raise UsageError(f"curvature-every must be at least 0, got {self.curvature_every}")
-        if self.curvature_every and not self.look_every:
-            raise UsageError("curvature-every needs the diagnosis; look-every is 0")
+        for name in ("curvature_every", "capacity_every"):
+            option, every = name.replace("_", "-"), getattr(self, name)
+            if every < 0:
+                raise UsageError(f"{option} must be at least 0, got {every}")
+            if every and not self.look_every:
+                raise UsageError(f"{option} needs the diagnosis; look-every is 0")
         if self.on_collapse != "continue" and not self.look_every:
             raise UsageError(f"on-collapse {self.on_collapse!r} needs the diagnosis; look-every is 0")
 
@@ -91,7 +97,7 @@ class Health:
         self.verdict: str | None = None
         self.monitor: Monitor | None = None
         self._snapshots: list[Mapping[str, float]] = []
-        self._curvature_every = config.curvature_every
+        self._curvature_every, self._capacity_every = config.curvature_every, config.capacity_every
         if agent is None:
             return
         self.agent = agent
@@ -116,11 +122,19 @@ class Health:
         self._snapshots.clear()
 
     def after_update(self, updates_before: int) -> None:
-        """Measure curvature and gradient ranks of the agent's losses where due after the updates since."""
-        every = self._curvature_every
-        if self.monitor is None or not every or self.agent.updates // every == updates_before // every:
+        """Measure what is due after the updates since: curvature and gradient ranks of the losses, and capacity."""
+        if self.monitor is None:
             return
-        agent, names = self.agent, dict(zip(self.agent.networks, shown_names(self.agent.networks), strict=True))
+        for every, measure in (
+            (self._curvature_every, self._measure_curvature),
+            (self._capacity_every, self._measure_capacity),
+        ):
+            if every and self.agent.updates // every != updates_before // every:
+                measure()
+
+    def _measure_curvature(self) -> None:
+        assert self.monitor is not None
+        agent, names = self.agent, self._shown
         with ExitStack() as still:
             # All of them: the loss of one network may pass through another, and change its buffers.
             for network in agent.networks.values():
@@ -130,6 +144,22 @@ class Health:
                 self.monitor.measure_curvature(loss, network=names[name], seed=agent.updates)
             for name, one in agent.objectives(GRADIENT_ROWS).items():
                 self.monitor.measure_gradient_ranks(one.inputs, one.loss, *one.targets, network=names[name])
+
+    def _measure_capacity(self) -> None:
+        assert self.monitor is not None
+        for name, inputs in self.agent.probe(CAPACITY_ROWS).items():
+            self.monitor.measure_capacity(
+                partial(fresh_network, self.agent, name),
+                inputs,
+                self.agent.config.optimizer_of(name).build,
+                network=self._shown[name],
+                seed=self.agent.updates,
+            )
+
+    @property
+    def _shown(self) -> dict[str, str]:
+        """The agent's names of networks to those under which they are shown."""
+        return dict(zip(self.agent.networks, shown_names(self.agent.networks), strict=True))
 
     def take_seconds(self) -> float:
         """Time that looks took since this was last asked."""
@@ -215,6 +245,11 @@ def outcome_of(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
     if known is None:
         return outcome
     return dataclasses.replace(outcome, random=known.random, target=known.target, kind=known.kind)
+
+
+def fresh_network(agent: Agent, name: str) -> nn.Module:
+    """One of an agent's networks with fresh weights."""
+    return agent.make_networks()[name]
 
 
 def apply_live(agent: Agent, name: str, factor: float | None) -> None:

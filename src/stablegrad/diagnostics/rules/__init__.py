@@ -135,7 +135,7 @@ def judge(
     with np.errstate(all="ignore"):
         found = [finding for rule in RULES.values() for finding in rule(history, thresholds)]
         found += judge_beside(history, beside, thresholds) if beside is not None else []
-        found += judge_outcome(outcome, thresholds) if outcome is not None else []
+        found += judge_outcome(outcome, history, thresholds) if outcome is not None else []
     place = {site: number for number, site in enumerate(history.order)}
     return sorted(found, key=lambda finding: (-LEVELS.index(finding.level), finding.since, place.get(finding.site, -1)))
 

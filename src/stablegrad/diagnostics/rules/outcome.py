@@ -6,11 +6,13 @@ and say nothing where no returns were logged.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from stablegrad.diagnostics.capacity import LOST, newest_capacities
 from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
 from stablegrad.diagnostics.rules.shared import beginning_of, holds_since
@@ -40,19 +42,28 @@ class Outcome:
     kind: str = "solved"
 
 
-def judge_outcome(outcome: Outcome, thresholds: Thresholds) -> list[Finding]:
+def judge_outcome(outcome: Outcome, history: History, thresholds: Thresholds) -> list[Finding]:
     """What the returns of a training say: not_learned, or fallen_back.
 
-    Nothing where there are fewer than twice ``slow_looks`` of them, or less than ``Thresholds.late`` of the budget is
-    used.
+    Where capacity was measured, the reason ends with what the network can still learn. Nothing where there are fewer
+    than twice ``slow_looks`` of them, or less than ``Thresholds.late`` of the budget is used.
     """
     steps, returns = outcome.steps, outcome.returns
     if len(returns) < 2 * thresholds.slow_looks:
         return []
     if outcome.budget is not None and steps[-1] < thresholds.late * outcome.budget:
         return []
-    fallen = list(fallen_back(steps, returns, thresholds))
-    return fallen or list(not_learned(outcome, thresholds))
+    found = list(fallen_back(steps, returns, thresholds)) or list(not_learned(outcome, thresholds))
+    told = _still_learns(history)
+    return [dataclasses.replace(one, reason=f"{one.reason}; {told}") for one in found] if told else found
+
+
+def _still_learns(history: History) -> str:
+    """Whether the network could still learn, the worst of several; "" where that was not measured."""
+    worst = max(newest_capacities(history).values(), key=lambda one: one.lost, default=None)
+    if worst is None:
+        return ""
+    return "and its network can no longer learn as a fresh one" if worst.lost > LOST else "and its network still could"
 
 
 def logged_outcome(history: History) -> Outcome:
