@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-sac-beside-sb3 bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-diagnosis-held-out bench-diagnosis-overhead bench-callback-cost bench-sb3-verdicts bench-kron-mlp bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures bench-replay bench-prioritised bench-off-policy-speed
+.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-sac-beside-sb3 bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-corpus bench-diagnosis-drawn bench-diagnosis-held-out bench-diagnosis-overhead bench-callback-cost bench-sb3-verdicts bench-kron-mlp bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures bench-replay bench-prioritised bench-off-policy-speed
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -59,8 +59,14 @@ bench-pqn-cost: $(VENV)/.base ## whole PQN trainings on Breakout with Kron besid
 bench-kron-digits: $(VENV)/.dev ## Kron beside kron_torch's rule on reshuffled labels, 10 seeds, four phases of 40 epochs (hours; goes on where it was stopped)
 	$(BIN)/python benchmarks/kron_digits.py
 
-bench-diagnosis: $(VENV)/.dev ## score the rules of the diagnosis on 371 small trainings, the part that they may be tuned on (half an hour)
-	$(BIN)/python -m benchmarks.diagnosis --part tuning --no-rivals --no-prescriptions
+bench-diagnosis: $(VENV)/.dev ## score the diagnosis on the corpus of real trainings of agents (a minute)
+	$(BIN)/python -m benchmarks.diagnosis.risk
+
+bench-corpus: $(VENV)/.dev ## collect the corpus: hundreds of trainings of agents (hours; goes on where it was stopped)
+	$(BIN)/python -m benchmarks.diagnosis.corpus
+
+bench-diagnosis-drawn: $(VENV)/.dev ## score the rules on 320 small trainings with a planted fault that they may be tuned on (half an hour)
+	$(BIN)/python -m benchmarks.diagnosis --part drawn --no-rivals --no-prescriptions
 
 bench-diagnosis-held-out: $(VENV)/.dev ## the same on 240 trainings that were drawn by number and held out, with every prescription tried and other detectors (half an hour)
 	$(BIN)/python -m benchmarks.diagnosis --part drawn-held-out

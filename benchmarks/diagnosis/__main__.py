@@ -1,11 +1,11 @@
-"""A scored benchmark of diagnoses: failures and healthy trainings, our monitor and others' detectors on both.
+"""The rules on small trainings with one planted fault, and on healthy ones, beside others' detectors.
 
-    python -m benchmarks.diagnosis [--part tuning] [--runs FOLDER] [--no-rivals] [--no-prescriptions]
+    python -m benchmarks.diagnosis [--part drawn] [--runs FOLDER] [--no-rivals] [--no-prescriptions]
 
-Trainings are of small networks, a second or so each. Rules are tuned on two parts of the scenarios; two are held out,
-one of other tasks, networks and optimizers, and one of numbers that nobody drew before. With ``--runs`` what was
-measured is kept in a folder and taken from there the next time, so that changed rules are scored without training anew;
-delete a file to measure it again.
+Trainings are drawn by number and take a second or so each. Rules may be tuned on the numbers of ``drawn``; those of
+``drawn-held-out`` were measured once. Real trainings of agents are the corpus (``benchmarks.diagnosis.corpus``). With
+``--runs`` what was measured is kept in a folder and taken from there the next time, so that changed rules are scored
+without training anew; delete a file to measure it again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TRIED = TOP
 class Arguments:
     """What the benchmark takes."""
 
-    part: Literal["all", "tuning", "held-out", "drawn", "drawn-held-out"] = "all"
+    part: Literal["all", "drawn", "drawn-held-out"] = "all"
     """Which scenarios; one part alone has a file of results of its own."""
     runs: Path | None = None
     """Folder in which measurements are kept and looked for."""

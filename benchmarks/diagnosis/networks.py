@@ -101,32 +101,6 @@ class SmallCNN(nn.Module):
         return self.head(x.flatten(1))
 
 
-class ResidualCNN(nn.Module):
-    """Two residual blocks of convolutions, GELU, mean over space."""
-
-    def __init__(self, channels: int = 16, blocks: int = 2):
-        super().__init__()
-        self.stem = nn.Conv2d(1, channels, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.GroupNorm(4, channels),
-                nn.GELU(),
-                nn.Conv2d(channels, channels, 3, padding=1, stride=1),
-                nn.GELU(),
-                nn.Conv2d(channels, channels, 3, padding=1),
-            )
-            for _ in range(blocks)
-        )
-        self.head = nn.Linear(channels * 4, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[rows, ...] inputs to [rows, ...] answers."""
-        x = F.avg_pool2d(self.stem(x), 2)
-        for block in self.blocks:
-            x = x + block(x)
-        return self.head(F.avg_pool2d(x, 2).flatten(1))
-
-
 class Recurrent(nn.Module):
     """A recurrent network over tokens or numbers; the answer is read off its last state."""
 
@@ -180,35 +154,6 @@ class Transformer(nn.Module):
         return self.head(x) if self.head is not None else F.linear(x, self.embed.weight)
 
 
-class TiedAutoencoder(nn.Module):
-    """Encoder and decoder share their matrices."""
-
-    def __init__(self, inputs: int = 64, width: int = 48, code: int = 16, function=torch.relu):
-        super().__init__()
-        self.function = function
-        self.outer, self.inner = nn.Linear(inputs, width), nn.Linear(width, code)
-        self.back, self.out = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(inputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[rows, ...] inputs to [rows, ...] answers."""
-        code = self.inner(self.function(self.outer(x)))
-        return F.linear(self.function(F.linear(code, self.inner.weight.T, self.back)), self.outer.weight.T, self.out)
-
-
-class TwoHeads(nn.Module):
-    """One encoder, a dictionary of two answers."""
-
-    def __init__(self, inputs: int = 64, width: int = 48, classes: int = 10):
-        super().__init__()
-        self.encoder = mlp(inputs, width, width)
-        self.label, self.copy = nn.Linear(width, classes), nn.Linear(width, inputs)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """[rows, ...] inputs to [rows, ...] answers."""
-        h = torch.relu(self.encoder(x))
-        return {"label": self.label(h), "copy": self.copy(h)}
-
-
 class Branches(nn.Module):
     """Two encoders side by side, each of which sees half of the features; one may be cut off by mistake."""
 
@@ -222,43 +167,6 @@ class Branches(nn.Module):
         """[rows, ...] inputs to [rows, ...] answers."""
         left, right = self.left(x[:, : self.half]), self.right(x[:, self.half :])
         return self.head(torch.relu(torch.cat([left.detach() if self.cut else left, right], 1)))
-
-
-class Uncalled(nn.Module):
-    """A network with a layer left over from its training on something else."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model, self.old_head = model, nn.Linear(64, 32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[rows, ...] inputs to [rows, ...] answers."""
-        return self.model(x)
-
-
-class Pruned(nn.Module):
-    """Two of three units are masked out."""
-
-    def __init__(self, units: int):
-        super().__init__()
-        self.register_buffer("mask", (torch.arange(units) % 3 == 0).float())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[rows, ...] inputs to [rows, ...] answers."""
-        return x * self.mask
-
-
-class Encoded(nn.Module):
-    """An encoder and a head; what passes between them can be spoiled."""
-
-    def __init__(self, encoder: nn.Module, head: nn.Module, between=None):
-        super().__init__()
-        self.encoder, self.head, self.between = encoder, head, between
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[rows, ...] inputs to [rows, ...] answers."""
-        h = self.encoder(x)
-        return self.head(self.between(h) if self.between is not None else h)
 
 
 class WithTarget(nn.Module):

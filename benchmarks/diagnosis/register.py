@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 from benchmarks.diagnosis.training import Setup
 from torch import nn
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import SGD, Adam
 
 #: Part of its twin's score that a failure may keep.
 KEPT = 0.75
 #: What scenarios are for.
-PARTS = ("tuning", "held-out", "drawn", "drawn-held-out")
+PARTS = ("drawn", "drawn-held-out")
 #: Faults that a person has to take out of the program, and the prescriptions that say so. What is left is the twin: a
 #: layer that is connected again, a loss that stays finite or is minimised, a penalty that is weakened, a discount
 #: below 1.
@@ -35,7 +34,7 @@ class Scenario:
     Attributes:
         name: what it is, in words.
         make: builds it; random numbers are seeded before.
-        part: "tuning" or "held-out".
+        part: one of ``PARTS``.
         goal: score that a healthy one must reach; 0 for a failure.
         kind: what goes wrong; "" for a healthy one.
         twin: name of a failure's healthy counterpart.
@@ -56,7 +55,7 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def healthy(name: str, goal: float, make: Callable[[], Setup], part: str = PARTS[0]) -> None:
+def healthy(name: str, goal: float, make: Callable[[], Setup], part: str) -> None:
     """Keep a training that learns."""
     assert name not in SCENARIOS, name
     SCENARIOS[name] = Scenario(name, make, part, goal=goal)
@@ -67,9 +66,9 @@ def failure(
     name: str,
     twin: str,
     make: Callable[[], Setup],
-    onset: int = 1,
-    fault: str = "",
-    part: str = PARTS[0],
+    onset: int,
+    fault: str,
+    part: str,
 ) -> None:
     """Keep a training that fails; ``fault`` is one of ``BY_HAND`` where only a person can take it out."""
     assert name not in SCENARIOS, name
@@ -81,19 +80,11 @@ def failure(
     SCENARIOS[name] = Scenario(name, make, part, kind=kind, twin=twin, onset=onset, by_hand=by_hand)
 
 
-held_out_healthy = partial(healthy, part=PARTS[1])
-held_out_failure = partial(failure, part=PARTS[1])
-
-
 # -- optimizers: model to optimizer
 
 
 def adam(lr: float = 1e-3, **options):
     return lambda model: Adam(_trained(model), lr=lr, **options)
-
-
-def adamw(lr: float = 1e-3, **options):
-    return lambda model: AdamW(_trained(model), lr=lr, **options)
 
 
 def sgd(lr: float, momentum: float = 0.0, **options):

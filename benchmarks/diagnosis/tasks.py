@@ -83,15 +83,6 @@ def digit_images() -> Data:
 
 
 @cache
-def raw_digits() -> Data:
-    """Pixels from 0 to 16, as they are."""
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    return Data(torch.tensor(raw.data, dtype=torch.float32), torch.tensor(raw.target), 10)
-
-
-@cache
 def noisy_digits(share: float) -> Data:
     """Digits of which a share of the labels is drawn at random."""
     data, generator = digits(), torch.Generator().manual_seed(0)
@@ -111,24 +102,6 @@ def cancer() -> Data:
     from sklearn.datasets import load_breast_cancer
 
     return _standard(load_breast_cancer(), 2)
-
-
-@cache
-def raw_wine() -> Data:
-    """Thirteen measurements on scales from 0.1 to 1,000."""
-    from sklearn.datasets import load_wine
-
-    raw = load_wine()
-    return Data(torch.tensor(raw.data, dtype=torch.float32), torch.tensor(raw.target), 3)
-
-
-@cache
-def diabetes() -> Data:
-    from sklearn.datasets import load_diabetes
-
-    raw = load_diabetes()
-    inputs, targets = (torch.tensor(part, dtype=torch.float32) for part in (raw.data, raw.target[:, None]))
-    return Data(inputs / inputs.std(0), (targets - targets.mean()) / targets.std())
 
 
 @cache
@@ -153,19 +126,6 @@ def positive_teacher() -> Data:
     """The same, lifted above zero: rates, prices."""
     data = teacher(1)
     return changed(data, targets=data.targets - data.targets.min() + 0.5)
-
-
-@cache
-def sine(waves: float = 2.0) -> Data:
-    inputs = torch.linspace(-1, 1, 1024)[:, None]
-    return Data(inputs, torch.sin(waves * torch.pi * inputs))
-
-
-@cache
-def parity(bits: int = 4, more: int = 6) -> Data:
-    """The parity of some of the signs: nothing is learned for a while, then all at once."""
-    inputs = torch.randint(2, (2048, bits + more), generator=torch.Generator().manual_seed(3)) * 2.0 - 1
-    return Data(inputs, (inputs[:, :bits].prod(1) > 0).long(), 2)
 
 
 @cache
@@ -194,15 +154,6 @@ def most_frequent_token(length: int = 9, tokens: int = 3) -> Data:
 def running_sum(length: int = 8) -> Data:
     inputs = torch.randn(2048, length, 1, generator=torch.Generator().manual_seed(17))
     return Data(inputs, inputs.sum(1) / length**0.5)
-
-
-@cache
-def next_token() -> Data:
-    """Sequences that count on by a step that has to be read off them."""
-    generator = torch.Generator().manual_seed(19)
-    start, step = torch.randint(12, (2048, 1), generator=generator), torch.randint(1, 4, (2048, 1), generator=generator)
-    tokens = (start + step * torch.arange(9)) % 12
-    return Data(tokens[:, :-1], tokens[:, -1], 12)
 
 
 def _standard(raw, classes: int) -> Data:
@@ -344,26 +295,6 @@ def gratings(size: int = 12, directions: int = 6) -> Data:
     phase = 2 * torch.pi * torch.rand(2000, 1, 1, generator=generator)
     images = torch.sin(1.4 * along + phase) + 0.5 * torch.randn(2000, size, size, generator=generator)
     return Data(images[:, None], labels, directions)
-
-
-@cache
-def tones(length: int = 32, pitches: int = 5) -> Data:
-    """Noisy [1, 32] signals, by their pitch."""
-    generator = torch.Generator().manual_seed(59)
-    labels = torch.randint(pitches, (2000,), generator=generator)
-    phase = 2 * torch.pi * torch.rand(2000, 1, generator=generator)
-    signals = torch.sin((0.3 + 0.35 * labels[:, None]) * torch.arange(length) + phase)
-    return Data((signals + 0.4 * torch.randn(2000, length, generator=generator))[:, None], labels, pitches)
-
-
-@cache
-def marked_sum(length: int = 10) -> Data:
-    """Sum of the two numbers of a [length, 2] sequence that are marked (Hochreiter and Schmidhuber 1997)."""
-    generator = torch.Generator().manual_seed(61)
-    numbers = torch.randn(2000, length, generator=generator)
-    marks = torch.zeros(2000, length)
-    marks.scatter_(1, torch.rand(2000, length, generator=generator).argsort(1)[:, :2], 1.0)
-    return Data(torch.stack([numbers, marks], 2), (numbers * marks).sum(1, keepdim=True) / 2**0.5)
 
 
 @cache

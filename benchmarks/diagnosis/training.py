@@ -316,59 +316,6 @@ def bandit(
     return setup
 
 
-def actor_critic(
-    actor: nn.Module,
-    critic: nn.Module,
-    make_optimizer: Callable[[nn.Module], Optimizer],
-    *,
-    steps: int = 400,
-    batch: int = 64,
-    delay: int = 1,
-    critic_loss: Callable[[int, Tensor], Tensor] = lambda step, loss: loss,
-) -> Setup:
-    """The bandit with a critic, and an optimizer for each of the two.
-
-    Args:
-        actor: contexts to [rows, 4] logits.
-        critic: contexts to [rows, 1].
-        make_optimizer: model to optimizer.
-        steps: of the critic.
-        batch: pulls a step.
-        delay: the actor takes every so many-th step.
-        critic_loss: (step, loss) to what is differentiated.
-    """
-
-    def loop(setup: Setup) -> Iterator[Step]:
-        generator = torch.Generator().manual_seed(BATCH_SEED)
-        for step in range(1, steps + 1):
-            (actor, critic), (for_actor, for_critic) = setup.model.values(), setup.optimizer
-            context, best = _contexts(batch, generator, 4)
-            log_policy = actor(context).log_softmax(1)
-            policy = log_policy.exp()
-            arm = torch.multinomial(policy.detach().nan_to_num(1.0), 1, generator=generator)[:, 0]
-            paid = (arm == best).float()
-            value = critic(context)[:, 0]
-            loss = 0.5 * (value - paid).square().mean()
-            for_critic.zero_grad()
-            critic_loss(step, loss).backward()
-            for_critic.step()
-            if step % delay == 0:
-                chosen = log_policy.gather(1, arm[:, None])[:, 0]
-                gain = ((paid - value.detach()) * chosen).mean() - 0.01 * (policy * log_policy).sum(1).mean()
-                for_actor.zero_grad()
-                (-gain).backward()
-                for_actor.step()
-            yield Step(loss.item(), None, -paid.mean().item())
-
-    def score() -> float:
-        context, best = _contexts(2000, torch.Generator().manual_seed(3), 4)
-        return Data(context, best, 4).score(setup.model["actor"])
-
-    models = {"actor": actor, "critic": critic}
-    setup = Setup(models, [make_optimizer(actor), make_optimizer(critic)], loop, score, steps)
-    return setup
-
-
 def two_views(
     data: Data,
     model: nn.Module,
