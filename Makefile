@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-sac-beside-sb3 bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-corpus bench-diagnosis-drawn bench-diagnosis-held-out bench-diagnosis-overhead bench-callback-cost bench-sb3-verdicts bench-kron-mlp bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures bench-replay bench-prioritised bench-off-policy-speed
+.PHONY: help quickstart test fuzz lint format docs clean bench-learning bench-sac-beside-sb3 bench-learning-rate bench-breakout bench-overhead bench-resume bench-kron bench-pqn-cost bench-kron-digits bench-diagnosis bench-corpus bench-drawn bench-drawn-held-out bench-diagnosis-overhead bench-callback-cost bench-sb3-verdicts bench-kron-mlp bench-bootstrap bench-study-report bench-study-executor bench-preflight bench-symptom-pictures bench-replay bench-prioritised bench-off-policy-speed
 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -65,10 +65,10 @@ bench-diagnosis: $(VENV)/.dev ## score the diagnosis on the corpus of real train
 bench-corpus: $(VENV)/.dev ## collect the corpus: hundreds of trainings of agents (hours; goes on where it was stopped)
 	$(BIN)/python -m benchmarks.diagnosis.corpus
 
-bench-diagnosis-drawn: $(VENV)/.dev ## score the rules on 320 small trainings with a planted fault that they may be tuned on (half an hour)
+bench-drawn: $(VENV)/.dev ## score the rules on 320 small trainings with a planted fault that they may be tuned on (half an hour)
 	$(BIN)/python -m benchmarks.diagnosis --part drawn --no-rivals --no-prescriptions
 
-bench-diagnosis-held-out: $(VENV)/.dev ## the same on 240 trainings that were drawn by number and held out, with every prescription tried and other detectors (half an hour)
+bench-drawn-held-out: $(VENV)/.dev ## the same on 240 trainings that were drawn by number and held out, with every prescription tried and other detectors (half an hour)
 	$(BIN)/python -m benchmarks.diagnosis --part drawn-held-out
 
 bench-diagnosis-overhead: $(VENV)/.base ## what looks and probings of the diagnosis cost beside updates of PQN (5 minutes)

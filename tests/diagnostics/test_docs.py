@@ -22,7 +22,7 @@ def test_every_rule_has_a_source_or_a_measurement_and_the_page_shows_it():
     for name, rule in {**RULES, **BESIDE}.items():
         (row,) = (line for line in RULES_OF_PAGE.splitlines() if line.startswith(f"| `{name}` |"))
         papers = re.findall(r"arXiv\s+([0-9.]+[0-9])", rule.__doc__)
-        measured = re.search(r"Tuned\s+on\s+(``make bench-diagnosis``|tests/diagnostics/test_beside.py)", rule.__doc__)
+        measured = re.search(r"Tuned\s+on\s+(``make bench-drawn``|tests/diagnostics/test_beside.py)", rule.__doc__)
         assert measured, f"{name} does not say by what it was set"
         shown = row.rstrip(" |").rpartition(" | ")[2]
         assert shown and (not papers or any(paper in shown for paper in papers)), row

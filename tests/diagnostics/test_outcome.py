@@ -23,7 +23,7 @@ def outcome(returns, until=100_000, **against):
 
 
 def found(returns, **options):
-    return judge_outcome(outcome(returns, **options), Thresholds())
+    return judge_outcome(outcome(returns, **options), History(), Thresholds())
 
 
 def noisy(curve, spread=5.0, seed=0):

@@ -156,7 +156,7 @@ def test_verdicts_take_a_fixed_fraction_of_the_time_which_is_the_monitors(monkey
     now, judged = [0.0], []
     monkeypatch.setattr(sb3.time, "perf_counter", lambda: now[0])
 
-    def slow(history, thresholds):
+    def slow(history, thresholds, **_):
         judged.append(now[0])
         now[0] += 5.0
         return []
@@ -176,7 +176,7 @@ def test_verdicts_take_a_fixed_fraction_of_the_time_which_is_the_monitors(monkey
 
 
 def test_an_error_in_the_callback_ends_no_training(monkeypatch):
-    monkeypatch.setattr(sb3, "judge", lambda *_: 1 / 0)
+    monkeypatch.setattr(sb3, "judge", lambda *_, **__: 1 / 0)
     agent = PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=1, device="cpu")
     callback = learn(agent, 128)
     assert agent.num_timesteps == 128

@@ -5,6 +5,7 @@ import itertools
 import shutil
 import types
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -12,10 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from stablegrad.agents import PQN
 from stablegrad.agents.presets import apply_changes
 from stablegrad.cli.main import main
-from stablegrad.diagnostics import LEVELS, Finding, History, recorded
+from stablegrad.diagnostics import LEVELS, RULES, Finding, History, judge, recorded
 from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import prescribe
 from stablegrad.diagnostics.recorded import diagnose_recorded
+from stablegrad.diagnostics.rules import Outcome
 from stablegrad.environments import environment_spec
 from stablegrad.errors import UsageError
 from stablegrad.files import write_json
@@ -80,11 +82,42 @@ def test_a_run_that_goes_back_to_its_beginning_has_no_verdict_yet(tiny_run):
     rows = [{"step": 10 * n, "update_ratio/q": 1e-3, "gradient_norm/q": 1.0} for n in range(1, 4)]
     health.restore(rows[:2])
     assert health.verdict == health.summary(None)["verdict"] == "too early" and health.verdict in HEALTHY
-    assert not health.turned_bad("collapsed")
+    assert not health.sure
     health.restore(rows)
     assert health.verdict == "healthy"
-    health.verdict = "collapsing"
-    assert health.turned_bad("too early")
+
+
+def test_a_bad_verdict_is_sure_when_it_was_drawn_twice_and_is_not_while_returns_rise(tiny_run, monkeypatch):
+    run = watched(tiny_run)
+    health = Health(
+        run.diagnosis,
+        PQN(run.agent, environment_spec(run.env), total_steps=1500, device=torch.device("cpu"), seed=0),
+    )
+    found = {"at": "collapsing"}
+    finding = lambda: [Finding("policy_churn", found["at"], "network", 1, 1.0, 0.0, "")] if found["at"] else []  # noqa: E731
+    monkeypatch.setattr(health_module, "judge", lambda *_, **__: finding())
+    rows = [{"step": 10 * n, "update_ratio/q": 1e-3, "gradient_norm/q": 1.0} for n in range(1, 20)]
+    sure = []
+    for level in ("collapsing", "", "collapsing", "collapsing", "at risk", "collapsed"):
+        found["at"] = level
+        health.history.add(*(lambda row: (row.pop("step"), row))(dict(rows[len(sure)])))
+        health._judge(len(health.history.rows))
+        sure.append(health.sure)
+    assert sure == [False, False, False, True, False, True]
+
+
+def test_returns_that_still_rise_lower_a_verdict_but_not_numbers_that_are_not_finite(monkeypatch):
+    def levels(returns, level):
+        monkeypatch.setitem(RULES, "stub", lambda *_: [Finding("stub", level, "network", 1, 1.0, 0.0, "it is so")])
+        outcome = Outcome(np.arange(len(returns)), np.array(returns, float))
+        history = History([(n, {"gradient_norm/a": 1.0}) for n in range(len(returns))])
+        return [(one.level, one.reason) for one in judge(history, outcome=outcome, ended=False) if one.rule == "stub"]
+
+    rising, flat = [5.0 * n for n in range(40)], [5.0 + n % 2 for n in range(40)]
+    assert levels(flat, "collapsing") == [("collapsing", "it is so")]
+    assert levels(rising, "collapsing") == [("at risk", "it is so (returns still rise)")]
+    assert levels(rising[:30] + rising[:10], "collapsing") == [("collapsing", "it is so")]
+    assert levels(rising, "collapsed") == [("collapsed", "it is so")]
 
 
 def test_the_diagnosis_changes_nothing_in_the_training(tmp_path, tiny_run):

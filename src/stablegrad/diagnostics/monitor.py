@@ -405,14 +405,17 @@ class Monitor:
                 self._note(f"'{layer}' gets no gradient, as no forward pass before the watched steps calls it")
         share = self.seconds / max(time.perf_counter() - self._started, 1e-9)
         cost = {"seconds": self.seconds, "share": share}
+        outcome = logged_outcome(history)
         return Report(
-            judge(history, self.thresholds, beside=twin, outcome=logged_outcome(history)),
+            judge(history, self.thresholds, beside=twin, outcome=outcome),
             history,
             list(self.notes),
             cost,
             self._fitting(),
             thresholds=self.thresholds,
             beside=beside_in_words(twin, self.thresholds),
+            # Without returns it may be no agent at all.
+            outcome=outcome if len(outcome.returns) else None,
         )
 
     def _fitting(self) -> frozenset[str]:

@@ -147,9 +147,11 @@ def view(report: Report) -> View:
     stacks = [stack for stack in STACKS if stack in found] + sorted(found.difference(STACKS))
     looks = [step for step, figures in report.history.rows if is_look(figures)]
     phases = [(getattr(report, attribute, {}), chart) for chart in PHASES for attribute in chart.metrics]
+    outlook = [] if report.risk is None else [report.risk.in_words]
+    told = [f"{one[:1].upper()}{one[1:]}." for one in (*report.capacity, *outlook, *report.doubts)]
     return View(
         verdict=report.verdict,
-        sentences=[MEANINGS[report.verdict], *_sentences(report.findings), *(f"{doubt}." for doubt in report.doubts)],
+        sentences=[MEANINGS[report.verdict], *_sentences(report.findings), *told],
         watched=_watched(looks, len(sites), report.history.step_name)
         + (f" Judged beside {report.beside} as well." if report.beside else ""),
         sites=sites,

@@ -91,12 +91,14 @@ def diagnose_recorded(
     recorded = {metric.removeprefix("action_") for metric in history.metrics()}
     missing = [what for metric, what in NEEDED_FOR.items() if metric not in recorded]
     notes = [f"not recorded, so not judged: {'; '.join(missing)}"] if missing else []
+    outcome = outcome or Outcome(*returns_of(rows))
     return Report(
-        judge(history, thresholds, beside=beside, outcome=outcome or Outcome(*returns_of(rows))),
+        judge(history, thresholds, beside=beside, outcome=outcome),
         history,
         notes,
         fitting=fitting,
         thresholds=thresholds,
         beside=beside_in_words(beside, thresholds),
         command=command,
+        outcome=outcome,
     )

@@ -12,11 +12,13 @@ from stablegrad.diagnostics.capacity import newest_capacities
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.notebook import report_html
 from stablegrad.diagnostics.prescriptions import Prescription, prescribe
+from stablegrad.diagnostics.risk import Risk, assess
 from stablegrad.diagnostics.rules import (
     LEVELS,
     OUTCOME_RULES,
     TOO_EARLY,
     Finding,
+    Outcome,
     Thresholds,
     enough_to_judge,
     judge,
@@ -48,6 +50,7 @@ class Report:
         agent: of Stable-Baselines3, for which prescriptions are written; None: it is not known.
         command: writes the command that trains the diagnosed run with a change; None: no run is known.
         reference: what the training beside it has, where it learned more; None: nothing of the kind is known.
+        outcome: an agent's returns; None: it is not known to be an agent's.
     """
 
     findings: list[Finding]
@@ -61,6 +64,7 @@ class Report:
     agent: AgentSettings | None = None
     command: WriteCommand | None = field(default=None, compare=False)
     reference: Prescription | None = None
+    outcome: Outcome | None = field(default=None, compare=False)
 
     @property
     def verdict(self) -> str:
@@ -98,6 +102,11 @@ class Report:
         return [f"{site}: {one.in_words}" if len(found) > 1 else one.in_words for site, one in found.items()]
 
     @cached_property
+    def risk(self) -> Risk | None:
+        """The probability that an agent's training ends failed; None where too little was measured."""
+        return assess(self.history, self.outcome) if self._judged and self.outcome is not None else None
+
+    @cached_property
     def passed(self) -> list[Finding]:
         """Causes that held before and no longer do, of a network that is ill."""
         return passed(self.history, self.findings, self.thresholds)
@@ -125,6 +134,7 @@ class Report:
             "notes": self.notes,
             "cost": self.cost,
             "capacity": {site: _finite(one.figures()) for site, one in newest_capacities(self.history).items()},
+            "risk": None if self.risk is None else vars(self.risk),
             "history": self.history.to_dict(),
             "trial": self.trial,
             "beside": self.beside,
@@ -158,6 +168,7 @@ class Report:
                 lines.append(f"  {level}: {findings[0].reason}{more} [{rule}, since step {findings[0].since:,}]")
         lines += [f"  earlier: {one.reason} [{one.rule}, since step {one.since:,}]" for one in self.passed]
         lines += [f"  capacity: {sentence}" for sentence in self.capacity]
+        lines += [f"  outlook: {self.risk.in_words}"] if self.risk is not None else []
         lines += [f"  try: {prescription.title}: {prescription.why}" for prescription in self.prescriptions[:3]]
         lines += [f"  note: {note}" for note in [*self.doubts, *self.notes]]
         return "\n".join(lines)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -71,7 +72,8 @@ class Risk:
             f"{what}: {', '.join(words)}" for what, words in (("for it", raised), ("against it", lowered)) if words
         )
         record = f"of {self.alike} trainings of which this was said, {self.failed} did" if self.alike else ""
-        return f"it ends failed with a probability of {percent(self.probability)} ({'; '.join(filter(None, (reasons, record)))})"
+        told = "; ".join(filter(None, (reasons, record)))
+        return f"it ends failed with a probability of {percent(self.probability)} ({told})"
 
 
 def assess(history: History, outcome: Outcome | None) -> Risk | None:
@@ -108,7 +110,9 @@ def assess(history: History, outcome: Outcome | None) -> Risk | None:
 
 def quantities(history: History, outcome: Outcome | None) -> dict[str, float]:
     """All quantities by name; NaN for what was not measured."""
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        # Medians of sites where nothing was measured are NaN, as they should be.
+        warnings.simplefilter("ignore", RuntimeWarning)
         return {name: one.measure(history, outcome) for name, one in QUANTITIES.items()}
 
 

@@ -21,9 +21,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from stablegrad.diagnostics import LEVELS, History, Monitor, Report, Thresholds, judge
+from stablegrad.diagnostics import LEVELS, Finding, History, Monitor, Report, Thresholds, judge
 from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply
-from stablegrad.diagnostics.rules import verdict_of
+from stablegrad.diagnostics.rules import logged_outcome, verdict_of
 from stablegrad.diagnostics.sb3_code import AgentSettings
 from stablegrad.errors import UsageError
 
@@ -46,8 +46,9 @@ class DiagnosisCallback(BaseCallback):
         every: optimizer steps between two looks.
         probe_every: optimizer steps between two probings for ranks and churn, a multiple of ``every``; 0: never.
         thresholds: what the rules alarm at.
-        warn: print one line when the verdict gets worse. It is drawn when there are new measurements, as often as 0.5%
-            of the training's time allows; :meth:`report` always draws it.
+        warn: print one line when the verdict gets worse and was drawn twice in a row, and one when it is healthy again.
+            It is drawn when there are new measurements, as often as 0.5% of the training's time allows; :meth:`report`
+            always draws it.
         verbose: of Stable-Baselines3's callbacks; 1 also prints the report at the end.
 
     Attributes:
@@ -85,7 +86,8 @@ class DiagnosisCallback(BaseCallback):
             networks, optimizers, every=self.every, probe_every=self.probe_every, thresholds=self.thresholds
         )
         self._check = self.monitor.guard.wrap(self._log_and_warn)
-        self._verdict, self._looks, self._judging, self._started = "healthy", 0, 0.0, time.perf_counter()
+        self._verdict = self._warned = LEVELS[0]
+        self._looks, self._judging, self._started = 0, 0.0, time.perf_counter()
         self._last = 0.0
 
     def _on_step(self) -> bool:
@@ -104,12 +106,21 @@ class DiagnosisCallback(BaseCallback):
         now = time.perf_counter()
         # The time of a verdict grows with the number of measurements; so a fixed fraction of all time is spent on them.
         if self.warn and self._judging + self._last <= JUDGING * (now - self._started):
-            findings = judge(monitor.fetch(), self.thresholds)
+            history = monitor.fetch()
+            findings = judge(history, self.thresholds, outcome=logged_outcome(history), ended=False)
             self._last = time.perf_counter() - now
             self._judging += self._last
-            before, self._verdict = self._verdict, verdict_of(findings)
-            if LEVELS.index(self._verdict) > LEVELS.index(before):
-                print(f"stablegrad: {self._verdict}: {findings[0].reason}", file=sys.stderr)
+            self._warn(verdict_of(findings), findings)
+
+    def _warn(self, verdict: str, findings: list[Finding]) -> None:
+        """Say that the verdict got worse once it was drawn twice in a row, and that it is healthy again."""
+        if LEVELS.index(verdict) > LEVELS.index(self._warned) and verdict in (self._verdict, LEVELS[-1]):
+            print(f"stablegrad: {verdict}: {findings[0].reason}", file=sys.stderr)
+            self._warned = verdict
+        elif verdict == LEVELS[0] and self._warned != LEVELS[0]:
+            print(f"stablegrad: healthy again, the warning ({self._warned}) is taken back", file=sys.stderr)
+            self._warned = verdict
+        self._verdict = verdict
 
     def _on_training_end(self) -> None:
         if self.monitor is not None and self.verbose and self.monitor.looks:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from stablegrad.agents.contract import Agent, shown_names
@@ -89,12 +90,14 @@ class Health:
         history: one row a line of the log that has figures of a look.
         findings: of the newest verdict, which is drawn at every line at first and more rarely later.
         verdict: the newest; "too early" before there are enough snapshots to judge, None before there is one.
+        sure: whether the verdict has been collapsing or worse twice in a row, or is collapsed.
     """
 
     def __init__(self, config: DiagnosisConfig, agent: Agent | None):
         self.history = History()
         self.findings: list[Finding] = []
         self.verdict: str | None = None
+        self.sure = False
         self.monitor: Monitor | None = None
         self._snapshots: list[Mapping[str, float]] = []
         self._curvature_every, self._capacity_every = config.curvature_every, config.capacity_every
@@ -170,10 +173,12 @@ class Health:
     def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Go on from the lines of a log."""
         self.history = History.from_rows(looks_of(rows))
-        self.findings, self.verdict = [], None
+        self.findings, self.verdict, self.sure = [], None, False
         if self.monitor is not None:
             self.history.set_order(self.monitor.history.order)
-            self._judge(last_due(len(self.history.rows)))
+            newest = last_due(len(self.history.rows))
+            for judged in (last_due(newest - 1), newest):
+                self._judge(judged)
 
     def log(self, step: int, figures: Mapping[str, float]) -> dict[str, float]:
         """Figures of the looks since the last line, their mean; judged together with the line's own figures.
@@ -195,11 +200,6 @@ class Health:
                 self._judge(len(self.history.rows))
         return added
 
-    def turned_bad(self, before: str | None) -> bool:
-        """Whether the verdict has become collapsing or worse, after it was ``before``."""
-        bad = LEVELS.index("collapsing")
-        return _rank(self.verdict) >= bad > _rank(before)
-
     def live_prescription(self) -> Prescription | None:
         """The first prescription that can be applied to the agent while it runs; None where there is none."""
         # Of all that there are: a list of the best six may hold none of them.
@@ -207,7 +207,7 @@ class Health:
 
     def summary(self, outcome: Outcome | None) -> dict[str, Any]:
         """For summary.json: the verdict on everything that was measured, and on the returns."""
-        self._judge(len(self.history.rows), outcome)
+        self._judge(len(self.history.rows), outcome, ended=True)
         fits = self._fitting() if self.monitor is not None else frozenset()
         return {
             "verdict": self.verdict,
@@ -224,12 +224,14 @@ class Health:
         agent = self.agent
         return fitting(*((agent.networks[name], optimizer) for name, optimizer in agent.optimizers.items()))
 
-    def _judge(self, rows: int, outcome: Outcome | None = None) -> None:
-        if rows:
+    def _judge(self, rows: int, outcome: Outcome | None = None, *, ended: bool = False) -> None:
+        if rows > 0:
             whole = rows == len(self.history.rows)
             history = self.history if whole else self.history.until(self.history.rows[rows - 1][0])
-            self.findings = judge(history, outcome=outcome)
+            before = _is_bad(self.verdict)
+            self.findings = judge(history, outcome=outcome or _returns_in(history), ended=ended)
             self.verdict = verdict_of(self.findings, enough_to_judge(history))
+            self.sure = _is_bad(self.verdict) and (before or self.verdict == LEVELS[-1])
 
     def _probe(self, network: str) -> Tensor:
         return self.agent.probe(PROBE_ROWS)[network]
@@ -274,8 +276,18 @@ def apply_live(agent: Agent, name: str, factor: float | None) -> None:
             group["lr"] = agent.config.optimizer_of(network).initial_learning_rate
 
 
-def _rank(verdict: str | None) -> int:
-    return LEVELS.index(verdict) if verdict in LEVELS else 0
+def _returns_in(history: History) -> Outcome:
+    """The returns of the lines of a log that looks were taken for."""
+    series = history.series("train")
+    if "return" not in series.sites:
+        return Outcome(np.empty(0, np.int64), np.empty(0))
+    values = series.site("return")
+    there = np.isfinite(values)
+    return Outcome(series.steps[there], values[there])
+
+
+def _is_bad(verdict: str | None) -> bool:
+    return verdict in LEVELS[LEVELS.index("collapsing") :]
 
 
 def _mean(values: Sequence[float]) -> float:

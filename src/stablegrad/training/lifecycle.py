@@ -102,6 +102,7 @@ class Lifecycle:
         self._agent_config = None if loop.agent is None else loop.agent.config
         self._healthy_checkpoint: Path | None = None
         self._metrics_position: int | None = None
+        self._warned = False
 
     def run(self, *, clean_stop: bool = True) -> dict[str, Any]:
         """Train to the end; writes summary.json however it ends.
@@ -164,6 +165,7 @@ class Lifecycle:
         resume_at = (self._metrics_position or 0, self.loop.step) if started_before else None
         self.writer = MetricsWriter(self.folder, resume_at=resume_at, wandb_project=self.wandb, config=self.config)
         self.health.restore(self.folder.read_metrics())
+        self._warned = self.health.sure
         self.progress = TrainingProgress(
             self.loop.total_steps, self.loop.step, quiet=self.quiet, figure=self.loop.shown, digits=self.loop.digits
         )
@@ -194,7 +196,7 @@ class Lifecycle:
             values: metrics by name.
             shown: what tells how well the run is doing.
         """
-        values, verdict = dict(values), self.health.verdict
+        values = dict(values)
         if self.health.monitor is not None:
             self.timer.move(self.health.take_seconds(), "update", "diagnostics")
             with self.timer.part("diagnostics"):
@@ -202,8 +204,12 @@ class Lifecycle:
         self.wall_seconds = time.perf_counter() - self._started
         self.writer.write(self.loop.step, self.wall_seconds, values)
         self.progress.update(self.loop.step, shown)
-        if self.health.turned_bad(verdict):
+        if self.health.sure and not self._warned:
+            self._warned = True
             self._collapse()
+        elif self._warned and self.health.verdict in HEALTHY:
+            self._warned = False
+            self.progress.say(f"the warning is taken back at {self.loop.position}: {self.health.verdict}")
 
     def _collapse(self) -> None:
         """The run has just turned collapsing: say so, and do what was asked for."""

@@ -23,7 +23,14 @@ from stablegrad.diagnostics.rules.gradients import (
     vanishing_gradient,
 )
 from stablegrad.diagnostics.rules.numbers import nonfinite, nonfinite_at_once, nonfinite_input, nonfinite_suddenly
-from stablegrad.diagnostics.rules.outcome import OUTCOME_RULES, Outcome, judge_outcome, logged_outcome
+from stablegrad.diagnostics.rules.outcome import (
+    OUTCOME_RULES,
+    Outcome,
+    improves,
+    judge_outcome,
+    logged_outcome,
+    lowered,
+)
 from stablegrad.diagnostics.rules.outputs import (
     alike_units,
     collapsed_objective,
@@ -118,6 +125,7 @@ def judge(
     *,
     beside: History | None = None,
     outcome: Outcome | None = None,
+    ended: bool = True,
 ) -> list[Finding]:
     """All findings, the worst first; of equal ones, the earliest in the network first.
 
@@ -125,7 +133,9 @@ def judge(
         history: what was measured.
         thresholds: what the rules alarm at; None: the defaults.
         beside: of a healthy smaller network in the same task, to be held against as well.
-        outcome: the returns; None: they are not judged, as in the midst of a training.
+        outcome: the returns; None: not known. While they still rise, nothing is worse than at risk but numbers that are
+            not finite.
+        ended: whether the returns themselves are judged, as at the end; not in the midst of a training.
 
     Raises:
         UsageError: ``beside`` is this history, has no looks, or counts other steps.
@@ -135,7 +145,9 @@ def judge(
     with np.errstate(all="ignore"):
         found = [finding for rule in RULES.values() for finding in rule(history, thresholds)]
         found += judge_beside(history, beside, thresholds) if beside is not None else []
-        found += judge_outcome(outcome, history, thresholds) if outcome is not None else []
+        if outcome is not None and improves(outcome, thresholds):
+            found = [lowered(finding) for finding in found]
+        found += judge_outcome(outcome, history, thresholds) if outcome is not None and ended else []
     place = {site: number for number, site in enumerate(history.order)}
     return sorted(found, key=lambda finding: (-LEVELS.index(finding.level), finding.since, place.get(finding.site, -1)))
 

@@ -26,7 +26,7 @@ def unscaled_weights(history: History, thresholds: Thresholds) -> Iterator[Findi
     residual blocks are made small on purpose; so too small are the weights of most layers or of none. Layers that each
     stretch a little stretch much together.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     gains = history.series("weight_gain")
     if not gains:
@@ -74,7 +74,7 @@ def _sick(history: History, thresholds: Thresholds, looks: np.ndarray) -> bool:
 def unscaled_input(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Inputs on a scale far above 1 from the beginning on, and damage: units at their ends, dead, or no numbers.
 
-    LeCun et al. 1998, "Efficient BackProp". Tuned on ``make bench-diagnosis``.
+    LeCun et al. 1998, "Efficient BackProp". Tuned on ``make bench-drawn``.
     """
     bad = len(bad_looks(history)) > 0 and not any(nonfinite_input(history, thresholds))
     for site, steps, means, stds in columns(history.series("input_mean"), history.series("input_std")):
@@ -89,7 +89,7 @@ def unscaled_input(history: History, thresholds: Thresholds) -> Iterator[Finding
 def unscaled_target(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """First errors far above what outputs are, and damage: targets or rewards on a scale far above 1.
 
-    Van Hasselt et al., arXiv 1602.07714. Tuned on ``make bench-diagnosis``.
+    Van Hasselt et al., arXiv 1602.07714. Tuned on ``make bench-drawn``.
     """
     errors, sizes = total_error(history).values.ravel(), history.series("output_size")
     if not len(errors) or not sizes:
@@ -112,7 +112,7 @@ def input_shift(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
     An agent sees ever new states as it gets better; while its error stays where it was, that is progress.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     errors = history.series("error_signal")
     for site, steps, means, stds in columns(history.series("input_mean"), history.series("input_std")):

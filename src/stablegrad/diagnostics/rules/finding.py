@@ -17,7 +17,7 @@ TOO_EARLY = "too early"
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What the rules alarm at. All can be set; the defaults are judgements (``make bench-diagnosis`` scores them)."""
+    """What the rules alarm at. All can be set; the defaults are judgements (``make bench-drawn`` scores them)."""
 
     patience: int = 3
     """Looks in a row for which a condition must hold."""

@@ -17,7 +17,7 @@ ROUNDED_AWAY = 1e-10
 def no_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A layer that gets no gradient at all while others do: cut off from the loss, or behind dead units.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     series = history.series("gradient_norm")
     if not series:
@@ -35,7 +35,7 @@ def no_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 def no_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A layer that gets gradients and never moves while others do: left out of the optimizer, or at a rate of zero.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     series, gradients = history.series("update_ratio"), history.series("gradient_norm")
     strongest = dict(
@@ -61,7 +61,7 @@ def vanishing_gradient(history: History, thresholds: Thresholds) -> Iterator[Fin
     error: the shape of the profile, which a small loss does not change. Where next to nothing is left of that error, it
     is a risk only: the layer can learn little anew.
 
-    Bengio et al. 1994; Glorot and Bengio 2010. Tuned on ``make bench-diagnosis``.
+    Bengio et al. 1994; Glorot and Bengio 2010. Tuned on ``make bench-drawn``.
     """
     relative = {
         site: (steps, gradients / weights)
@@ -91,7 +91,7 @@ def fading_gradient(history: History, thresholds: Thresholds) -> Iterator[Findin
     Gradient norm of the layer over norm of the error signal, so that an error that is small because the task is learned
     is not taken for a gradient that gets lost. Where next to nothing is left of that error, it is a risk only.
 
-    Lyle et al. (arXiv 2303.01486) on networks that stop to learn anew. Tuned on ``make bench-diagnosis``.
+    Lyle et al. (arXiv 2303.01486) on networks that stop to learn anew. Tuned on ``make bench-drawn``.
     """
     for site, steps, values in columns(reach(history)):
         beginning = beginning_of(values, thresholds.reference_looks)
@@ -108,7 +108,7 @@ def fading_gradient(history: History, thresholds: Thresholds) -> Iterator[Findin
 def exploding_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A gradient that is far above its own beginning, for the error that enters at the output, and stays there.
 
-    Pascanu et al., arXiv 1211.5063. Tuned on ``make bench-diagnosis``.
+    Pascanu et al., arXiv 1211.5063. Tuned on ``make bench-drawn``.
     """
     for site, steps, values in columns(reach(history)):
         beginning = beginning_of(values[values > 0], thresholds.reference_looks)
@@ -124,7 +124,7 @@ def exploding_gradient(history: History, thresholds: Thresholds) -> Iterator[Fin
 def leftover_gradient(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Gradients of the step before that are still there when the next backward pass begins: they add up.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     for site, steps, values in columns(history.series("leftover_gradient")):
         since = holds_since(values > 0, thresholds.patience)

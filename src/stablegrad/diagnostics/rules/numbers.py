@@ -15,7 +15,7 @@ from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, columns
 def nonfinite(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A gradient that is not a number or infinite. Holds at once: nothing after it can be trusted.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     for site, steps, _ in columns(history.series("nonfinite")):
         yield Finding(
@@ -27,7 +27,7 @@ def nonfinite(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 def nonfinite_input(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Inputs that are not numbers or infinite, where gradients are so too: what goes in is at fault.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     first = [int(steps[0]) for _, steps, _ in columns(history.series("nonfinite"))]
     for site, steps, values in columns(history.series("input_mean")):
@@ -42,7 +42,7 @@ def nonfinite_input(history: History, thresholds: Thresholds) -> Iterator[Findin
 def nonfinite_at_once(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Gradients that are not finite at the first look of all: the weights are too large to begin with.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     steps = bad_looks(history)
     inputs = history.series("input_mean")
@@ -63,7 +63,7 @@ def nonfinite_suddenly(history: History, thresholds: Thresholds) -> Iterator[Fin
     A logarithm of zero, an exponential of something large, a division by a spread of zero, or half precision. What
     grows too large on its way shows in the updates before.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     steps = bad_looks(history)
     if _bad_from_the_first_look(history) and _usual_weights(history, thresholds):

@@ -58,6 +58,28 @@ def judge_outcome(outcome: Outcome, history: History, thresholds: Thresholds) ->
     return [dataclasses.replace(one, reason=f"{one.reason}; {told}") for one in found] if told else found
 
 
+def improves(outcome: Outcome, thresholds: Thresholds) -> bool:
+    """Whether returns still rise: their best, a mean over ``slow_looks``, is of the newest third of the training.
+
+    And it is above the beginning by a quarter of its size and by twice the spread of the first returns.
+    """
+    looks, returns = thresholds.slow_looks, outcome.returns
+    if len(returns) < 2 * looks:
+        return False
+    means = np.lib.stride_tricks.sliding_window_view(returns, looks).mean(axis=1)
+    first = beginning_of(returns, thresholds.reference_looks)
+    gained = means.max() - first
+    is_gain = gained > max(0.25 * abs(first), 2 * float(np.std(returns[:looks])))
+    return bool(is_gain and np.argmax(means) + looks >= len(returns) * 2 / 3 and means[-1] > first + 0.9 * gained)
+
+
+def lowered(finding: Finding) -> Finding:
+    """A finding as it counts while returns still rise: collapsing is a risk only."""
+    if finding.level != "collapsing":
+        return finding
+    return dataclasses.replace(finding, level="at risk", reason=f"{finding.reason} (returns still rise)")
+
+
 def _still_learns(history: History) -> str:
     """Whether the network could still learn, the worst of several; "" where that was not measured."""
     worst = max(newest_capacities(history).values(), key=lambda one: one.lost, default=None)

@@ -20,7 +20,7 @@ def rank_collapse(history: History, thresholds: Thresholds) -> Iterator[Finding]
     at risk, and collapsing where it is far below its own beginning as well. One output needs one direction: while next
     to nothing of the error is left, a low rank alone is no risk.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     series, left = history.series("effective_rank"), error_left(history, thresholds)
     for site, steps, values in columns(series):
@@ -46,7 +46,7 @@ def collapsed_objective(history: History, thresholds: Thresholds) -> Iterator[Fi
 
     A network that cannot learn has its error left, and one that has learned tells its inputs apart.
 
-    Bardes et al. (arXiv 2105.04906) on objectives that equal outputs fulfil. Tuned on ``make bench-diagnosis``.
+    Bardes et al. (arXiv 2105.04906) on objectives that equal outputs fulfil. Tuned on ``make bench-drawn``.
     """
     left = error_left(history, thresholds)
     spreads, sizes = history.series("output_spread"), history.series("output_size")
@@ -66,7 +66,7 @@ def collapsed_objective(history: History, thresholds: Thresholds) -> Iterator[Fi
 def alike_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Features that all say the same from the beginning on: units that started alike get the same gradients.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     layers = len(history.series("weight_norm").sites)
     outputs = columns(history.series("output_spread"), history.series("output_size"))
@@ -85,7 +85,7 @@ def alike_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 def policy_churn(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """The best output of a row changes for much of the batch in one single update (Schaul et al., arXiv 2206.00730).
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     for site, steps, values in columns(history.series("churn")):
         since = holds_since(values > thresholds.churn, min(thresholds.patience, 2))
@@ -100,7 +100,7 @@ def policy_churn(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 def constant_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """A network that answers the same whatever it is given.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     for site, steps, spreads, sizes in columns(history.series("output_spread"), history.series("output_size")):
         # An output of zeros has no size to compare with. Beside a large mean that all answers share, a spread that
@@ -119,7 +119,7 @@ def constant_output(history: History, thresholds: Thresholds) -> Iterator[Findin
 def shrinking_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Outputs that become ever more alike, in themselves and for their size: something pulls them together.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     for site, steps, spreads, sizes in columns(history.series("output_spread"), history.series("output_size")):
         own, relative = (
@@ -141,7 +141,7 @@ def shrinking_output(history: History, thresholds: Thresholds) -> Iterator[Findi
 def diverging_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Outputs and their error grow together, far above the best they have been: values that chase each other up.
 
-    Van Hasselt et al., arXiv 1812.02648. Tuned on ``make bench-diagnosis``.
+    Van Hasselt et al., arXiv 1812.02648. Tuned on ``make bench-drawn``.
     """
     for site, steps, sizes, errors in columns(history.series("output_size"), history.series("error_signal")):
         growth = np.minimum(sizes / running_low(sizes), errors / running_low(errors))
@@ -163,7 +163,7 @@ def rising_loss(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     outputs of a watched network were not seen, where the loss is zero or below, such as a policy's, as it has no scale
     to rise by, and while the logged ``episode_return`` is near its best.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     steps, values = history.network("loss")
     sizes = history.series("output_size")
@@ -222,7 +222,7 @@ def not_learned_again(history: History, thresholds: Thresholds) -> Iterator[Find
 
     What a network has lost that cannot learn new targets any more (Lyle et al., arXiv 2303.01486), where nothing else
     shows it. As with ``rising_loss``, errors may grow with the outputs, and returns be near their best. Tuned on
-    ``make bench-diagnosis``.
+    ``make bench-drawn``.
     """
     errors, looks = total_error(history), 2 * thresholds.slow_looks
     values = errors.values.ravel()

@@ -17,7 +17,7 @@ def starved_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
     At the end of a schedule that suits the task the error has fallen.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     steps, rates = learning_rates(history)
     updates, errors = history.series("update_ratio"), total_error(history)
@@ -43,7 +43,7 @@ def rate_jump(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 
     Damage since, or an error that is far above the lowest before it.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     steps, rates = peak_rates(history)
     if len(rates) <= thresholds.reference_looks:

@@ -33,7 +33,7 @@ def large_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     are shorter than at the beginning do only where they are very long. While the error falls far below where it began,
     steps are as long as they have to be.
 
-    Updates of about a thousandth of the weights are usual (Karpathy, CS231n). Tuned on ``make bench-diagnosis``.
+    Updates of about a thousandth of the weights are usual (Karpathy, CS231n). Tuned on ``make bench-drawn``.
     """
     series = history.series("update_ratio")
     if not series:
@@ -64,7 +64,7 @@ def thrown_weights(history: History, thresholds: Thresholds) -> Iterator[Finding
     One very long step at any look, or several long ones in a row. They may be small again, as nothing is left that
     could move.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     series = history.series("update_ratio")
     if not series:
@@ -92,7 +92,7 @@ def thrown_weights(history: History, thresholds: Thresholds) -> Iterator[Finding
 def update_burst(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """An update far above all before it, which were of a usual size, and damage since: a burst of the learning rate.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     series = history.series("update_ratio")
     if not series:
@@ -120,7 +120,7 @@ def extreme_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     Its steps are of the size of the learning rate whatever the gradients are; weights are of the size of one over the
     root of a layer's inputs, so that steps above some hundredths replace them.
 
-    Kingma and Ba, arXiv 1412.6980, on the size of a step. Tuned on ``make bench-diagnosis``.
+    Kingma and Ba, arXiv 1412.6980, on the size of a step. Tuned on ``make bench-drawn``.
     """
     steps, rates = history.series("normalised_step"), history.series("effective_learning_rate")
     weights = history.series("weight_norm")
@@ -153,7 +153,7 @@ def small_update(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     Steps that are tiny, or steps that are small and all point the same way, as consecutive gradients agree: noise has
     no direction, and at the bottom of a valley there is none to follow.
 
-    Updates of about a thousandth of the weights are usual (Karpathy, CS231n). Tuned on ``make bench-diagnosis``.
+    Updates of about a thousandth of the weights are usual (Karpathy, CS231n). Tuned on ``make bench-drawn``.
     """
     series, errors = together(history.series("update_ratio"), history.series("error_signal"))
     _, rates = learning_rates(history)
@@ -200,7 +200,7 @@ def stale_state(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     Its running mean of squared gradients is of gradients that were larger: of another run, or of rewards of another
     scale.
 
-    Asadi et al., arXiv 2306.17833. Tuned on ``make bench-diagnosis``.
+    Asadi et al., arXiv 2306.17833. Tuned on ``make bench-drawn``.
     """
     series, errors = together(history.series("normalised_step"), history.series("error_signal"))
     cosines = history.series("gradient_cosine")
@@ -233,7 +233,7 @@ def overshooting(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     Consecutive gradients near the edge of stability oppose each other somewhat in healthy training too (Cohen et al.,
     arXiv 2103.00065), so only long steps count that are nearly undone, for long, while the error does not fall.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     looks = 2 * thresholds.slow_looks
     errors = total_error(history)
@@ -260,7 +260,7 @@ def _falls(errors: Series, steps: np.ndarray) -> bool:
 def ascending(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Outputs that grow ever faster, step by step in one direction, while the error never falls: the way is up.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     yield from _running_away(history, thresholds, "ascending")
 
@@ -268,7 +268,7 @@ def ascending(history: History, thresholds: Thresholds) -> Iterator[Finding]:
 def runaway(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Outputs, their error and the updates grow ever faster, in one direction: each feeds the next.
 
-    Van Hasselt et al. (arXiv 1812.02648) on values that are learned from themselves. Tuned on ``make bench-diagnosis``.
+    Van Hasselt et al. (arXiv 1812.02648) on values that are learned from themselves. Tuned on ``make bench-drawn``.
     """
     yield from _running_away(history, thresholds, "runaway")
 

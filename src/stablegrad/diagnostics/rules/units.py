@@ -18,7 +18,7 @@ def dormant_units(history: History, thresholds: Thresholds) -> Iterator[Finding]
     Activity alone misjudges residual and normalised networks; the same measure of the gradient (GraMa, arXiv
     2505.24061) must alarm as well where it is known.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     for site, (steps, both) in idle_units(history).items():
         since = holds_since(both > thresholds.dormant, thresholds.patience)
@@ -41,7 +41,7 @@ def idle_units(history: History) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def dead_units(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """Units that are zero on every sample of a batch.
 
-    Lu et al., arXiv 1903.06733. Tuned on ``make bench-diagnosis``.
+    Lu et al., arXiv 1903.06733. Tuned on ``make bench-drawn``.
     """
     for site, steps, values in columns(history.series("dead")):
         since = holds_since(values > thresholds.dead, thresholds.patience)
@@ -58,7 +58,7 @@ def saturated_units(history: History, thresholds: Thresholds) -> Iterator[Findin
     """Values at the ends of a bounded activation's range, where its slope is zero (Glorot and Bengio 2010).
 
     Units that have learned to say yes or no are there as well; so only while the error is not much below where it
-    began. Tuned on ``make bench-diagnosis``.
+    began. Tuned on ``make bench-drawn``.
     """
     if error_left(history, thresholds) < thresholds.saturated_error:
         return
@@ -75,7 +75,7 @@ def saturated_units(history: History, thresholds: Thresholds) -> Iterator[Findin
 def blocked_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
     """An activation behind the last layer that is at its end for next to all inputs from the beginning on.
 
-    Tuned on ``make bench-diagnosis``.
+    Tuned on ``make bench-drawn``.
     """
     layers = set(history.series("weight_norm").sites)
     places = [number for number, site in enumerate(history.order) if site in layers]
