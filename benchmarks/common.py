@@ -21,6 +21,8 @@ from stablegrad.training.run_folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
 CURVE_POINTS = 60
+#: PQN's rollouts for state vectors in benchmarks that were measured before its defaults changed.
+PQN_64X16 = "+num_envs=64+num_steps=16+num_epochs=2+exploration_fraction=0.3+optimizer.adam_learning_rate=5e-4"
 
 
 def train_all(configs: Mapping[str, RunConfig], workers: int = 2) -> dict[str, dict[str, Any]]:

@@ -16,13 +16,13 @@ from typing import Any
 
 import tyro
 
-from common import measure, paired, train_once
+from common import PQN_64X16, measure, paired, train_once
 from stablegrad.training.config import default_run
 
 NAME = "kron_pqn"
 ENV = "LunarLander-v3"
 #: As in benchmarks/learning.py.
-BASE = "stable+torso.depth=large+num_epochs=4+optimizer.adam_learning_rate=1e-3"
+BASE = f"stable+torso.depth=large{PQN_64X16}+num_epochs=4+optimizer.adam_learning_rate=1e-3"
 
 
 @dataclass(frozen=True)

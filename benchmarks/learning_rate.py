@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from common import over_seeds, save, train_all
+from common import PQN_64X16, over_seeds, save, train_all
 from stablegrad.training.config import RunConfig, default_run
 
 NETWORKS = {
@@ -37,7 +37,7 @@ class Arguments:
 
 def config(network: str, optimizer: str, ratio: str, seed: int) -> RunConfig:
     rate = BASE_RATE * RATIOS[ratio]
-    setting = f"baseline+{NETWORKS[network]}+optimizer.name={optimizer}+optimizer.learning_rate={rate}"
+    setting = f"baseline{PQN_64X16}+{NETWORKS[network]}+optimizer.name={optimizer}+optimizer.learning_rate={rate}"
     return dataclasses.replace(default_run("pqn", "LunarLander-v3", setting), total_steps=STEPS, seed=seed, threads=1)
 
 

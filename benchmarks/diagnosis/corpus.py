@@ -64,7 +64,9 @@ _DQN = {
     "batch_size": 64, "buffer_size": 50_000, "learning_starts": 1_000, "train_every": 4, "target_every": 200,
     "exploration_fraction": 0.3, "optimizer.adam_learning_rate": 5e-4,
 }  # fmt: skip
-_PQN = {"num_epochs": 4, "optimizer.adam_learning_rate": 1e-3}
+_PQN = {
+    "num_envs": 64, "num_steps": 16, "num_epochs": 4, "exploration_fraction": 0.3, "optimizer.adam_learning_rate": 1e-3,
+}  # fmt: skip
 _PPO = {"num_envs": 16, "num_steps": 64, "num_minibatches": 4, "num_epochs": 6, "optimizer.adam_learning_rate": 1e-3}
 _SB3_PPO = {"n_steps": 512, "batch_size": 128, "learning_rate": 1e-3}
 _SB3_DQN = {

@@ -156,7 +156,10 @@ def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
         command=commands_of(config),
         outcome=outcome_of(config, rows),
     )
-    report = replace(report, notes=[*report.notes, *unmeasured])
+    verify_command = command("diagnose", parsed.target, "--verify")
+    report = replace(
+        report, notes=[*report.notes, *unmeasured], verify=f"to have them tried in its environment: {verify_command}"
+    )
     if other is not None:
         differences = differing_options(config, other.read_config()) if is_agent else {}
         told = f" ({differences_in_words(differences)})" if differences else ""

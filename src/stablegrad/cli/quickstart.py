@@ -12,7 +12,7 @@ from stablegrad.cli.arguments import parse
 ENV = "LunarLander-v3"
 DEPTH = "xlarge"
 WIDTH = 128
-TOTAL_STEPS = 200_000
+TOTAL_STEPS = 100_000
 SEEDS = 3
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stablegrad.diagnostics.interventions import INTERVENTIONS, Intervention
-from stablegrad.diagnostics.rules import LEVELS, Finding
+from stablegrad.diagnostics.rules import LEVELS, OUTCOME_RULES, Finding
 from stablegrad.diagnostics.sb3_code import AgentSettings
 from stablegrad.diagnostics.settings import WriteCommand
+from stablegrad.diagnostics.tried import tried
 
 #: Prescriptions at most: what comes after these has little evidence.
 MOST = 6
@@ -107,6 +108,7 @@ class Prescription:
         live: whether it can be applied to a run without starting over.
         factor: how much to multiply the learning rate by, where that is the change.
         options: values of an agent's options, where the change is none of the catalogue's; None: it is one.
+        helps: why it helps, or how often it did, a sentence without a full stop.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Prescription:
     live: bool
     factor: float | None = None
     options: Mapping[str, Any] | None = None
+    helps: str = ""
 
 
 def prescribe(
@@ -133,7 +136,8 @@ def prescribe(
     A change scores, summed over the rules that found something, the weight of the level of the rule's worst finding
     (``LEVEL_WEIGHTS``) times how well the change answers the rule (``Intervention.answers``), times how telling it is
     that it fits at all (``Intervention.telling``). A rule counts once, however many layers it names: twenty layers that
-    lose their gradient have one cause.
+    lose their gradient have one cause. Where an agent has not learned and no rule found a fault of the program, the
+    changes that restored at least half of such agents (:mod:`stablegrad.diagnostics.tried`) come first.
 
     Args:
         findings: what is wrong.
@@ -159,9 +163,21 @@ def prescribe(
         for name, intervention in INTERVENTIONS.items()
         if (name in fitting if fitting is not None else intervention.telling == 1.0)
     }
+    records = {name: found for name in scores if (found := tried(name)) is not None} if _has_failed(rules) else {}
     # Equal scores keep the order of the registry.
-    ranked = sorted((name for name, score in scores.items() if score > 0), key=lambda name: -scores[name])
+    ranked = sorted(
+        (name for name, score in scores.items() if score > 0 or name in records),
+        key=lambda name: (-max(records[name].share if name in records else 0.0, 0.5), -scores[name]),
+    )
+    ranked = [name for name in ranked if scores[name] > 0 or records[name].share > 0.5]
     return [_prescription(INTERVENTIONS[name], worst, findings, agent, command) for name in ranked[:MOST]]
+
+
+def _has_failed(rules: Collection[str]) -> bool:
+    """Whether an agent has not learned, or less than another, for no reason that a rule could name in the program."""
+    return bool({*OUTCOME_RULES, "learns_less"}.intersection(rules)) and not {*_PROGRAM, "nonfinite"}.intersection(
+        rules
+    )
 
 
 def _answer(intervention: Intervention, finding: Finding, rules: Collection[str]) -> float:
@@ -200,10 +216,13 @@ def _prescription(
         others = sum(finding.rule == rule for finding in findings) - 1
         evidence.append(worst[rule].reason + (f" (and {others} more like it)" if others else ""))
     factor = _rate_factor(intervention.name, worst)
+    record = tried(intervention.name) if _has_failed(worst) else None
+    helps = intervention.helps if record is None else f"{intervention.helps}; {record.in_words}"
+    reasons = f"{'; '.join(evidence)}. " if evidence else ""
     return Prescription(
         name=intervention.name,
         title=intervention.title + (f" (times {factor:g})" if factor is not None else ""),
-        why=f"{'; '.join(evidence)}. {intervention.helps[0].upper()}{intervention.helps[1:]}.",
+        why=f"{reasons}{helps[0].upper()}{helps[1:]}.",
         rules=tuple(answered),
         cost=intervention.cost,
         step_time=intervention.step_time,
@@ -211,6 +230,7 @@ def _prescription(
         code=intervention.code(factor, agent, command),
         live=intervention.live,
         factor=factor,
+        helps=helps,
     )
 
 

@@ -31,6 +31,9 @@ from stablegrad.errors import StablegradError, UsageError
 
 #: Characters of a finding's reason in ``repr``.
 MAX_REPR = 200
+#: Prescriptions that are printed.
+SHOWN = 3
+VERIFY = "to have them tried in your training: stablegrad.diagnostics.verify_training(train, report.prescriptions)"
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,6 +54,7 @@ class Report:
         command: writes the command that trains the diagnosed run with a change; None: no run is known.
         reference: what the training beside it has, where it learned more; None: nothing of the kind is known.
         outcome: an agent's returns; None: it is not known to be an agent's.
+        verify: how to have the prescriptions tried, a sentence.
     """
 
     findings: list[Finding]
@@ -65,6 +69,7 @@ class Report:
     command: WriteCommand | None = field(default=None, compare=False)
     reference: Prescription | None = None
     outcome: Outcome | None = field(default=None, compare=False)
+    verify: str = VERIFY
 
     @property
     def verdict(self) -> str:
@@ -169,9 +174,19 @@ class Report:
         lines += [f"  earlier: {one.reason} [{one.rule}, since step {one.since:,}]" for one in self.passed]
         lines += [f"  capacity: {sentence}" for sentence in self.capacity]
         lines += [f"  outlook: {self.risk.in_words}"] if self.risk is not None else []
-        lines += [f"  try: {prescription.title}: {prescription.why}" for prescription in self.prescriptions[:3]]
+        prescriptions = self.prescriptions[:SHOWN]
+        lines += [f"  try: {prescription.title}: {prescription.helps}" for prescription in prescriptions]
+        lines += self._first_code(prescriptions)
         lines += [f"  note: {note}" for note in [*self.doubts, *self.notes]]
         return "\n".join(lines)
+
+    def _first_code(self, prescriptions: list[Prescription]) -> list[str]:
+        """The code of the first prescription, for what is watched, and how to have them tried."""
+        if not prescriptions:
+            return []
+        stack = "cli" if self.command is not None else "torch" if self.agent is None else "sb3"
+        code = prescriptions[0].code.get(stack) or prescriptions[0].code.get("torch", "")
+        return [*(f"    {line}".rstrip() for line in code.strip().splitlines()), f"  {self.verify}"]
 
     def __repr__(self) -> str:
         found = f"{len(self.findings)} finding{'s' if len(self.findings) != 1 else ''}"

@@ -89,6 +89,7 @@ def reference_prescription(
         code={"cli": command} if command else {},
         live=False,
         options=options,
+        helps="it was seen to learn more with them",
     )
 
 

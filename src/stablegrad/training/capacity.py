@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -83,7 +83,19 @@ def capacity_of_run(run_dir: RunFolder, *, device: str = "auto", seed: int = 0) 
     agent.load_state_dict(state["agent"])
     agent.reseed(seed)
     step = int(state["env_steps"])
-    return step, capacities(agent, _inputs(config, agent, step), seed=seed)
+    with _threads(torch.get_num_threads() if config.spec.is_image else 1):
+        return step, capacities(agent, _inputs(config, agent, step), seed=seed)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Run with so many threads of torch: several only wait for each other where layers are small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def capacities(agent: Agent, inputs: Mapping[str, Tensor], *, seed: int = 0) -> dict[str, Capacity]:
