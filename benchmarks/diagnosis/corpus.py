@@ -122,8 +122,7 @@ class Run:
 
 def runs_of(name: str) -> Iterator[Run]:
     """All runs of a cell, those that tell most first."""
-    sb3 = name.startswith("sb3")
-    variants = [one for one in VARIANTS if not (sb3 and one in OURS)]
+    variants = [one for one in VARIANTS if _differs(name, one)]
     for seed in (1, 2):
         for rate in RATES:
             yield Run(name, SHALLOW, WIDTH, "plain", rate, seed)
@@ -136,6 +135,14 @@ def runs_of(name: str) -> Iterator[Run]:
                 yield Run(name, DEEP, WIDTH, variant, 1.0, seed)
             for depth, variant in ((SHALLOW, "plain"), (DEEP, "plain"), (DEEP, "stable")):
                 yield Run(name, depth, WIDE, variant, 1.0, seed)
+
+
+def _differs(name: str, variant: str) -> bool:
+    """Whether a setting changes anything in a cell: some agents have LayerNorm by default, others have none."""
+    if name.startswith("sb3"):
+        return variant not in OURS and variant != "no_norm"
+    runs = [Run(name, DEEP, WIDTH, one, 1.0, 1) for one in ("plain", variant)]
+    return variant == "plain" or config_of(runs[0]).agent != config_of(runs[1]).agent
 
 
 def collect(run: Run) -> dict[str, Any]:

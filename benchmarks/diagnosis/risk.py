@@ -36,6 +36,12 @@ TIMES = {"half": 0.5, "end": 1.0}
 BINS = (0.2, 0.4, 0.6, 0.8, 1.0)
 PENALTY = 0.3
 BOOTSTRAPS = 2000
+#: Interventions by the settings of the corpus that apply them to a plain network.
+CHANGES = {
+    **{(name, 1.0): name for name in ("multi_skip", "residual", "layer_norm", "kron")},
+    ("plain", RATES[0]): "lower_learning_rate",
+    ("plain", RATES[2]): "raise_learning_rate",
+}
 #: Share of the fitted probability from which on one is warned.
 WARN = 0.5
 
@@ -121,6 +127,29 @@ def snapshots(cells: Sequence[str]) -> list[Snapshot]:
                     )
                 )  # fmt: skip
     return found
+
+
+def tried(cells: Sequence[str]) -> dict[str, dict[str, int]]:
+    """By intervention: in how many deep plain runs that failed it was tried, and how many of them it restored."""
+    counts: dict[str, dict[str, int]] = {}
+    for name in cells:
+        records = read([name])
+        if not any(map(_is_shallow, records)):
+            continue
+        reference, random = reference_of(records), random_return(CELLS[name].env)
+        for one in records:
+            final = final_return(one)
+            plain = (one["variant"], one["rate"]) == ("plain", 1.0)
+            if not plain or one["depth"] == SHALLOW or not final - random < FAILED * (reference - random):
+                continue
+            alike = [other for other in records if all(other[key] == one[key] for key in ("depth", "width", "seed"))]
+            for other in alike:
+                change = CHANGES.get((other["variant"], other["rate"]))
+                if change is not None:
+                    count = counts.setdefault(change, {"restored": 0, "of": 0})
+                    count["of"] += 1
+                    count["restored"] += final_return(other) - final >= FAILED * (reference - final)
+    return counts
 
 
 def table(chosen: Sequence[Snapshot], kind: str, names: Sequence[str]) -> np.ndarray:
@@ -266,10 +295,17 @@ def main() -> None:
         }
         coefficients = sorted(models[kind]["coefficients"].items(), key=lambda item: -abs(item[1]))
         print(kind, ", ".join(f"{name} {value:+.2f}" for name, value in coefficients))
+    counts = tried([name for name, cell in CELLS.items() if cell.sealed == arguments.sealed])
+    print("restored:", ", ".join(f"{name} {one['restored']} of {one['of']}" for name, one in sorted(counts.items())))
     if arguments.write:
-        Path(risk.__file__).with_name("risk.json").write_text(json.dumps(models, indent=1) + "\n")
+        for file, content in (("risk.json", models), ("tried.json", counts)):
+            Path(risk.__file__).with_name(file).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     command = f"python -m benchmarks.diagnosis.risk {' '.join(sys.argv[1:])}".strip()
-    save("risk", command, {"runs": runs, "failed": failed, "well": well, "figures": figures, "models": models})
+    save(
+        "risk",
+        command,
+        {"runs": runs, "failed": failed, "well": well, "figures": figures, "models": models, "tried": counts},
+    )
 
 
 if __name__ == "__main__":

@@ -175,18 +175,19 @@ class Report:
         lines += [f"  capacity: {sentence}" for sentence in self.capacity]
         lines += [f"  outlook: {self.risk.in_words}"] if self.risk is not None else []
         prescriptions = self.prescriptions[:SHOWN]
-        lines += [f"  try: {prescription.title}: {prescription.helps}" for prescription in prescriptions]
-        lines += self._first_code(prescriptions)
+        told = [f"  try: {prescription.title}: {prescription.helps}" for prescription in prescriptions]
+        lines += [*told[:1], *self._first_code(prescriptions), *told[1:]]
+        lines += [f"  {self.verify}"] if prescriptions else []
         lines += [f"  note: {note}" for note in [*self.doubts, *self.notes]]
         return "\n".join(lines)
 
     def _first_code(self, prescriptions: list[Prescription]) -> list[str]:
-        """The code of the first prescription, for what is watched, and how to have them tried."""
+        """The code of the first prescription, for what is watched."""
         if not prescriptions:
             return []
         stack = "cli" if self.command is not None else "torch" if self.agent is None else "sb3"
         code = prescriptions[0].code.get(stack) or prescriptions[0].code.get("torch", "")
-        return [*(f"    {line}".rstrip() for line in code.strip().splitlines()), f"  {self.verify}"]
+        return [f"    {line}".rstrip() for line in code.strip().splitlines()]
 
     def __repr__(self) -> str:
         found = f"{len(self.findings)} finding{'s' if len(self.findings) != 1 else ''}"

@@ -1,8 +1,8 @@
 """What was seen to help: how often a change restored deep agents that had failed.
 
-``tried.json`` is written by ``python -m benchmarks.diagnosis.risk --write`` from pairs in the corpus of real trainings: a
-deep plain network that failed, and the same agent, environment, size and seed with one change. It restored it where it
-closed at least half of the gap to a shallow network of the same agent at its best rate.
+``tried.json`` is written by ``python -m benchmarks.diagnosis.risk --write`` from pairs in the corpus of real trainings:
+a deep plain network that failed, and the same agent, environment, size and seed with one change. It restored it where
+it closed at least half of the gap to a shallow network of the same agent at its best rate.
 """
 
 from __future__ import annotations
