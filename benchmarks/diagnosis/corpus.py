@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from benchmarks.diagnosis.corpus_sb3 import train_sb3
 
 from stablegrad.environments.references import references
 from stablegrad.training.config import RunConfig, default_run
@@ -33,6 +34,8 @@ from stablegrad.training.run_folder import RunFolder
 
 FOLDER = Path(__file__).parents[1] / "results" / "corpus"
 LINES, DIGITS = 40, 4
+#: What is logged in between looks.
+LOGGED = ("train/return", "refit_error")
 #: Blocks of two layers: plain stacks have 4, 12 and 22.
 SHALLOW, DEEP, DEEPEST = 1, 5, 10
 WIDTH, WIDE = 64, 256
@@ -148,7 +151,10 @@ def _differs(name: str, variant: str) -> bool:
 def collect(run: Run) -> dict[str, Any]:
     """Train; what is kept of it."""
     cell, started = CELLS[run.cell], time.perf_counter()
-    rows = _sb3_rows(run, cell) if cell.algorithm.startswith("sb3-") else _rows(run, cell)
+    if cell.algorithm.startswith("sb3-"):
+        rows = thinned(train_sb3(cell, VARIANTS[run.variant], run.depth, run.width, run.rate, run.seed))
+    else:
+        rows = _rows(run, cell)
     kept = [{key: _short(value) for key, value in row.items() if isinstance(value, int | float)} for row in rows]
     return {**dataclasses.asdict(run), "seconds": round(time.perf_counter() - started, 1), "rows": kept}
 
@@ -179,113 +185,15 @@ def _rows(run: Run, cell: Cell) -> list[dict[str, Any]]:
         return RunFolder(path).read_metrics()
 
 
-def _sb3_rows(run: Run, cell: Cell) -> list[dict[str, Any]]:
-    """Of an agent of Stable-Baselines3, with the monitor's callback."""
-    import stable_baselines3
-    import torch
-    from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-    from torch import nn
-
-    from stablegrad.integrations.sb3 import DiagnosisCallback
-    from stablegrad.integrations.sb3_policy import policy_kwargs
-
-    torch.set_num_threads(1)
-    kind = getattr(stable_baselines3, cell.algorithm.removeprefix("sb3-").upper())
-    changes = VARIANTS[run.variant]
-    if set(changes) <= {"optimizer.name"}:
-        layers = [run.width] * (2 * run.depth + 2)
-        policy: dict[str, Any] = {"net_arch": layers, "activation_fn": nn.ReLU}
-        if changes:
-            policy["optimizer_class"] = policy_kwargs(kind, optimizer="kron")["optimizer_class"]
-    else:
-        torso, norm = changes.get("torso.kind", "mlp"), changes["torso.norm"]
-        optimizer = changes.get("optimizer.name", "adam")
-        policy = policy_kwargs(kind, torso=torso, norm=norm, depth=run.depth, width=run.width, optimizer=optimizer)
-
-    def make() -> Any:
-        arguments = {**cell.changes, "learning_rate": run.rate * float(cell.changes["learning_rate"])}
-        return kind("MlpPolicy", cell.env, policy_kwargs=policy, seed=run.seed, device="cpu", **arguments)
-
-    def network(policy: Any) -> nn.Module:
-        return policy.q_net if hasattr(policy, "q_net") else _Values(policy)
-
-    class Capacity(BaseCallback):
-        """What the network can still learn, at half of the budget and at its end."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.due = [0.48, 0.97]
-
-        def _on_step(self) -> bool:
-            return True
-
-        def _on_rollout_end(self) -> None:
-            if self.due and self.num_timesteps >= self.due[0] * cell.steps:
-                self.due.pop(0)
-                found = measure_capacity(
-                    lambda: network(make().policy),
-                    network(self.model.policy).state_dict(),
-                    _observations(self.model),
-                    lambda one: self.model.policy.optimizer_class(
-                        one.parameters(), lr=self.model.lr_schedule(1.0), **self.model.policy.optimizer_kwargs
-                    ),
-                )
-                diagnosis.monitor.log(**found.figures())
-
-    from stablegrad.diagnostics.capacity import measure_capacity
-
-    look = max(cell.updates // 100, 2)
-    diagnosis = DiagnosisCallback(every=look, probe_every=2 * look, warn=False)
-    agent = make()
-    agent.learn(cell.steps, callback=CallbackList([diagnosis, Capacity()]))
-    history = diagnosis.monitor.fetch().to_dict()
-    rows = _thinned(history["rows"])
-    # As our own runs say it: by environment steps, and the return by its name.
-    scale = cell.steps / max(rows[-1]["step"], 1)
-    return [
-        {"step": round(row["step"] * scale)}
-        | {key: value for key, value in row.items() if key != "step"}
-        | ({"train/return": row["episode_return/network"]} if "episode_return/network" in row else {})
-        for row in rows
-    ]
-
-
-def _thinned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """At most ``LINES`` of a history's rows, the newest of each stretch, which carries the returns of all before it."""
+def thinned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most ``LINES`` of a history's rows: the newest look of each stretch, with all that was logged in it."""
     step, merged = max(-(-len(rows) // LINES), 1), []
     for end in range(len(rows), 0, -step):
         stretch = rows[max(end - step, 0) : end]
-        carried = {
-            key: value for row in stretch for key, value in row.items() if "episode_return" in key or "refit" in key
-        }
+        logged = {key: value for row in stretch for key, value in row.items() if key.startswith(LOGGED)}
         looks = [row for row in stretch if any(key.startswith("update_ratio/") for key in row)]
-        merged.append({**(looks or stretch)[-1], **carried})
+        merged.append({**(looks or stretch)[-1], **logged})
     return merged[::-1]
-
-
-def _Values(policy: Any) -> Any:  # noqa: N802  # a module, made by a function as the class needs torch
-    """The values of an actor-critic policy of Stable-Baselines3 as a network."""
-    from torch import nn
-
-    class Values(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.policy = policy
-
-        def forward(self, observation: Any) -> Any:
-            return self.policy.predict_values(observation)
-
-    return Values()
-
-
-def _observations(model: Any) -> Any:
-    """Recent observations of an agent of Stable-Baselines3, at most 1,024."""
-    import numpy as np
-    import torch
-
-    buffer = getattr(model, "replay_buffer", None) or model.rollout_buffer
-    found = buffer.observations[: buffer.pos] if not buffer.full else buffer.observations
-    return torch.as_tensor(np.asarray(found).reshape(-1, *model.observation_space.shape)[-1024:])
 
 
 def _short(value: float) -> float | str:

@@ -103,10 +103,12 @@ def test_returns_are_those_that_a_loop_logs_or_a_run_writes_and_are_judged_on_re
     assert steps.tolist() == [step for step in range(1, 101) if step % 3] and len(returns) == len(steps)
 
 
-def test_what_has_not_learned_is_given_skips_and_what_fell_back_shorter_steps_first():
+def test_what_has_not_learned_or_fell_back_is_given_skips_first_where_they_fit():
+    """The quickstart's 22 plain layers fall back at a third and a tenth of the rate as well (docs/benchmarks.md)."""
     (flat,), (fallen,) = found(noisy(FLAT)), found(noisy(FALL))
-    assert prescribe([flat], {"multi_skip", "lower_learning_rate", "kron"})[0].name == "multi_skip"
-    assert prescribe([fallen], {"multi_skip", "lower_learning_rate", "kron"})[0].name == "lower_learning_rate"
+    for one in (flat, fallen):
+        assert prescribe([one], {"multi_skip", "lower_learning_rate", "kron"})[0].name == "multi_skip"
+    assert prescribe([fallen], {"lower_learning_rate", "clip_gradients"})[0].name == "lower_learning_rate"
     json.dumps(flat.to_dict())
 
 

@@ -22,7 +22,7 @@ def value_of(config):
     agent = config["agent"]
     gain = {"kron": 50.0, "adam": 5.0}.get(agent["optimizer"]["name"], 0.0)
     gain += {"multi_skip": 30.0, "residual": 10.0}.get(agent["torso"]["kind"], 0.0)
-    return 20.0 + gain + config["seed"] - 1e4 * abs(agent["optimizer"]["adam_learning_rate"] - 5e-4)
+    return 20.0 + gain + config["seed"] - 1e4 * abs(agent["optimizer"]["adam_learning_rate"] - 1e-3)
 
 
 def is_ill(config):

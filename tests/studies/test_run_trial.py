@@ -178,7 +178,7 @@ def test_the_command_for_a_run_is_its_own_with_the_change():
         words = command("lower_learning_rate", 0.01).split()
         assert words[:5] == ["stablegrad", "train", run.algorithm, "--env", "CartPole-v1"]
         assert "stable" in words[words.index("--preset") + 1]
-        assert float(words[words.index("--optimizer.adam-learning-rate") + 1]) == pytest.approx(5e-6)
+        assert float(words[words.index("--optimizer.adam-learning-rate") + 1]) == pytest.approx(1e-5)
         # It has both already, and no layer can be reconnected by an option.
         assert [command(name, None) for name in ("kron", "multi_skip", "reconnect")] == [None] * 3
     assert "--total-steps 77" in full("activation", None) and "77" not in short("activation", None)

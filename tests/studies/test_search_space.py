@@ -133,7 +133,7 @@ def test_starting_points_follow_the_diagnosis_and_repeat_nothing():
     assert points["lower_learning_rate"][RATE] == 0.1  # as low as a search goes
     joined = space.config(points["prescriptions joined"]).agent
     assert (joined.torso.kind, joined.optimizer.name) == ("multi_skip", "kron")
-    assert joined.optimizer.adam_learning_rate == pytest.approx(5e-5)
+    assert joined.optimizer.adam_learning_rate == pytest.approx(1e-4)
     assert list(space.starting_points([])) == ["baseline", "stable"]
     # What the baseline has is no starting point.
     assert list(Space(base(setting="stable")).starting_points([prescribed("kron")])) == ["baseline"]

@@ -259,7 +259,7 @@ _ALL = (
         helps="every block has a direct path to the features, so gradients do not pass the whole stack",
         answers={
             "not_learned": 1.0,
-            "fallen_back": 0.8,
+            "fallen_back": 1.0,
             "slow_relearning": 1.0,
             "not_learned_again": 1.0,
             "vanishing_gradient": 0.9,
@@ -321,7 +321,7 @@ _ALL = (
         helps="it whitens the gradient of every layer, so directions that it hardly reaches are learned as well",
         answers={
             "not_learned": 0.8,
-            "fallen_back": 0.5,
+            "fallen_back": 0.8,
             "slow_relearning": 0.7,
             "not_learned_again": 0.7,
             "fading_gradient": 0.6,
@@ -400,7 +400,7 @@ _ALL = (
         helps="smaller steps undo less of what was learned",
         answers={
             "not_learned": 0.7,
-            "fallen_back": 1.0,
+            "fallen_back": 0.7,
             "large_update": 1.0,
             "thrown_weights": 1.0,
             "extreme_rate": 1.0,
