@@ -6,6 +6,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from stablegrad.diagnostics import Finding
+from stablegrad.diagnostics.prescriptions import prescribe
 from stablegrad.errors import UsageError
 from stablegrad.networks import MultiSkipTorso
 from stablegrad.optimizers import Kron
@@ -14,7 +16,7 @@ stable_baselines3 = pytest.importorskip("stable_baselines3")
 sb3_contrib = pytest.importorskip("sb3_contrib")
 from stable_baselines3.common.evaluation import evaluate_policy  # noqa: E402
 
-from stablegrad.integrations.sb3 import DiagnosisCallback  # noqa: E402
+from stablegrad.integrations.sb3 import DiagnosisCallback, verify_agent  # noqa: E402
 from stablegrad.integrations.sb3_policy import policy_kwargs  # noqa: E402
 
 ON_POLICY = {"n_steps": 16, "batch_size": 16}
@@ -140,3 +142,42 @@ def test_observations_in_dictionaries_are_refused():
     kwargs = policy_kwargs("PPO")["features_extractor_kwargs"]
     with pytest.raises(UsageError, match="FlattenObservation"):
         TorsoExtractor(spaces.Dict({"a": spaces.Box(-1, 1, (3,))}), **kwargs)
+
+
+class Point(gymnasium.Env):
+    """A point that is moved left or right; the reward says how near it is."""
+
+    observation_space = spaces.Box(-4, 4, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at, self.steps = self.np_random.uniform(-2, 2), 0
+        return self._observed(), {}
+
+    def step(self, action):
+        self.at, self.steps = float(np.clip(self.at + (0.4 if action else -0.4), -4, 4)), self.steps + 1
+        return self._observed(), -abs(self.at), False, self.steps >= 16, {}
+
+    def _observed(self):
+        return np.array([self.at, 1.0], np.float32)
+
+
+def test_prescriptions_are_tried_on_an_agent():
+    """A tenth of a rate that is far too high is better, on every seed; what cannot be applied is said."""
+    agents = []
+
+    def make(seed):
+        agents.append(
+            stable_baselines3.PPO("MlpPolicy", Point(), seed=seed, learning_rate=1.0, n_steps=64, device="cpu")
+        )
+        return agents[-1]
+
+    finding = Finding("extreme_rate", "collapsing", "network", 100, 1.0, 0.1, "steps are too long")
+    found = prescribe([finding], {"lower_learning_rate", "recycle_dormant"})
+    trials = verify_agent(make, found, total_timesteps=1024, seeds=range(3))
+    assert {trial.name: trial.decision for trial in trials}["lower_learning_rate"] in ("go", "no-go")
+    rates = [agent.lr_schedule(1.0) for agent in agents]
+    assert rates[:3] == [1.0] * 3
+    assert all(rate < 0.2 for rate in rates[3:6])
+    assert trials[0].seeds == 3

@@ -13,8 +13,10 @@ Q-network of DQN and QR-DQN, actor and critic of SAC, TD3, DDPG, TQC and CrossQ.
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,8 +25,10 @@ from torch.optim import Optimizer
 
 from stablegrad.diagnostics import LEVELS, Finding, History, Monitor, Report, Thresholds, judge
 from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply
+from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.rules import logged_outcome, verdict_of
 from stablegrad.diagnostics.sb3_code import AgentSettings
+from stablegrad.diagnostics.trial import SEEDS, TOP, Change, Trial, verify_training
 from stablegrad.errors import UsageError
 
 try:
@@ -33,6 +37,9 @@ except ImportError as error:
     raise UsageError("Stable-Baselines3 is not installed: pip install 'stablegrad[sb3]'") from error
 
 
+VERIFY = (
+    "to have them tried: stablegrad.integrations.sb3.verify_agent(make_agent, report.prescriptions, total_timesteps=)"
+)
 #: Fraction of a training's time that drawing verdicts for warnings may take.
 JUDGING = 0.005
 
@@ -73,7 +80,7 @@ class DiagnosisCallback(BaseCallback):
         """The diagnosis so far; see :meth:`stablegrad.diagnostics.Monitor.report`."""
         if self.monitor is None:
             raise UsageError("the callback has seen no training yet; pass it to model.learn(..., callback=...)")
-        return replace(self.monitor.report(beside=beside), agent=AgentSettings.of(self.model))
+        return replace(self.monitor.report(beside=beside), agent=AgentSettings.of(self.model), verify=VERIFY)
 
     def _on_training_start(self) -> None:
         networks, optimizers = trained_networks(self.model.policy)
@@ -170,25 +177,88 @@ def apply_to_agent(agent: Any, name: str) -> None:
     intervention = INTERVENTIONS[name]
     if name in ("lower_learning_rate", "raise_learning_rate", "steady_rate"):
         raise CannotApply(f"{name}: {type(agent).__name__} sets its rate anew at every update; give it learning_rate")
+    _change(agent, intervention.apply, renewed=intervention.structural or name == "orthogonal_init")
+
+
+def verify_agent(
+    make_agent: Callable[[int], Any],
+    prescriptions: Sequence[Prescription],
+    *,
+    total_timesteps: int,
+    seeds: Sequence[int] = range(SEEDS),
+    top: int = TOP,
+) -> list[Trial]:
+    """Try prescriptions on an agent, each on the same seeds as the agent as it is.
+
+    ::
+
+        trials = verify_agent(
+            lambda seed: PPO("MlpPolicy", "LunarLander-v3", seed=seed), diagnosis.report().prescriptions,
+            total_timesteps=50_000,
+        )
+
+    Args:
+        make_agent: makes the agent of a seed, of Stable-Baselines3 or sb3-contrib.
+        prescriptions: what to try, the most promising first.
+        total_timesteps: of each training; as few as show what is wrong.
+        seeds: at least 2.
+        top: how many of the prescriptions that can be applied by themselves are tried.
+
+    Returns:
+        as :func:`stablegrad.diagnostics.verify_training`; the score is the mean return of the last episodes, at most
+        100, of the training.
+
+    Raises:
+        UsageError: fewer than 2 seeds.
+        StablegradError: no episode ended in any of the trainings.
+    """
+
+    def train(change: Change, seed: int) -> float:
+        agent = make_agent(seed)
+        _change(agent, change, renewed=True)
+        agent.learn(total_timesteps)
+        episodes = agent.ep_info_buffer
+        return sum(episode["r"] for episode in episodes) / len(episodes) if episodes else math.nan
+
+    return verify_training(train, prescriptions, seeds=seeds, top=top)
+
+
+def _change(agent: Any, change: Change, *, renewed: bool) -> None:
+    """Apply a change to the networks of an agent that take it, and to its learning rate.
+
+    Args:
+        agent: of Stable-Baselines3, changed in place.
+        change: called with each network that is trained and its optimizer.
+        renewed: make target networks anew.
+
+    Raises:
+        CannotApply: none of the networks takes it.
+    """
     policy = agent.policy
     networks, optimizers = trained_networks(policy)
     pairs = zip(networks.values() if isinstance(networks, dict) else [networks], optimizers, strict=True)
     refused: list[CannotApply] = []
+    factor = 1.0
     for network, optimizer in pairs:
+        rate = optimizer.param_groups[0]["lr"]
         try:
-            changed = intervention.apply(network, optimizer)
+            changed = change(network, optimizer)
         except CannotApply as error:
             refused.append(error)
             continue
         for holder in (network, policy):
             if getattr(holder, "optimizer", None) is optimizer:
                 holder.optimizer = changed
+        factor = changed.param_groups[0]["lr"] / rate
     if len(refused) == len(optimizers):
         raise refused[0]
-    renewed = intervention.structural or name == "orthogonal_init"
     for target in [one for one, _ in policy.named_children() if renewed and one.endswith("_target")]:
         anew = copy.deepcopy(getattr(policy, target.removesuffix("_target")))
         vars(anew).pop("optimizer", None)
         setattr(policy, target, anew.eval())
     if hasattr(agent, "_create_aliases"):
         agent._create_aliases()
+    if factor != 1.0:
+        # The agent sets its rate anew at every update.
+        schedule = agent.lr_schedule
+        agent.lr_schedule = lambda left: factor * schedule(left)
