@@ -175,7 +175,7 @@ def test_prescriptions_are_tried_on_an_agent():
 
     finding = Finding("extreme_rate", "collapsing", "network", 100, 1.0, 0.1, "steps are too long")
     found = prescribe([finding], {"lower_learning_rate", "recycle_dormant"})
-    trials = verify_agent(make, found, total_timesteps=1024, seeds=range(3))
+    trials = verify_agent(make, found, total_timesteps=256, seeds=range(3))
     assert {trial.name: trial.decision for trial in trials}["lower_learning_rate"] in ("go", "no-go")
     rates = [agent.lr_schedule(1.0) for agent in agents]
     assert rates[:3] == [1.0] * 3

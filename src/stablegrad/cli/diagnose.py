@@ -139,6 +139,8 @@ def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
     for name in ("seed", "seconds", "input_shape", "input_dtype"):
         if getattr(parsed, name) != getattr(Arguments, name):
             raise UsageError(f"--{name.replace('_', '-')} is for a network; a run is diagnosed as it was recorded")
+    if parsed.verify:
+        check_size(1 if parsed.steps is None else parsed.steps, parsed.seeds)
     folder = RunFolder(parsed.target)
     is_agent = "env" in (config := folder.read_config())
     other = RunFolder(parsed.beside) if parsed.beside is not None else None
@@ -214,7 +216,6 @@ def _try_in_its_environment(
         base = replace(base, device=parsed.device)
     base.check()
     steps = trial_steps(report, base.total_steps) if parsed.steps is None else parsed.steps
-    check_size(steps, parsed.seeds)
     tried = list(changed_configs(base, report.prescriptions))[:TOP]
     trainings = (1 + len(tried)) * parsed.seeds
     takes = planned_seconds(folder.read_summary() or {}, steps, trainings, parsed.workers or usable_cores())
