@@ -30,6 +30,8 @@ CLEANRL = (
 )
 #: Many environments, more updates and a higher rate than PQN had by default then; the deep networks are trained alike.
 LUNAR_LANDER = f"{PQN_64X16}+num_epochs=4+optimizer.adam_learning_rate=1e-3"
+#: For rewards that come late.
+LONG_ROLLOUTS = "baseline+num_steps=64+num_minibatches=8"
 #: RL Baselines3 Zoo's settings for CartPole; those for LunarLander are our defaults for state vectors.
 ZOO_CARTPOLE = (
     "baseline+optimizer.adam_learning_rate=2.3e-3+batch_size=64+buffer_size=100000+learning_starts=1000+target_every=10"
@@ -61,6 +63,8 @@ TASKS = {
     "LunarLander-v3 stable, 5 blocks": ("pqn", "LunarLander-v3", 300_000, "stable" + LUNAR_LANDER + LARGE),
     "PQN CartPole-v1, defaults": ("pqn", "CartPole-v1", 300_000, "baseline"),
     "PQN Acrobot-v1, defaults": ("pqn", "Acrobot-v1", 300_000, "baseline"),
+    "PQN CartPole-v1, long rollouts": ("pqn", "CartPole-v1", 300_000, LONG_ROLLOUTS),
+    "PQN Acrobot-v1, long rollouts": ("pqn", "Acrobot-v1", 300_000, LONG_ROLLOUTS),
     "PQN LunarLander-v3, defaults": ("pqn", "LunarLander-v3", 300_000, "baseline"),
     "DQN CartPole-v1": ("dqn", "CartPole-v1", 50_000, ZOO_CARTPOLE),
     "DQN CartPole-v1, CleanRL's settings": ("dqn", "CartPole-v1", 500_000, CLEANRL_CARTPOLE),

@@ -189,8 +189,8 @@ def defaults(spec: EnvironmentSpec) -> PQNConfig:
 
     Images: the paper's for Atari. State vectors: fewer environments, more updates a step, longer exploration and an
     annealed learning rate, as these tasks are learned in some 100,000 steps instead of millions; a narrower torso, as
-    in the field's agents for them. Rollouts are long enough for rewards that come late: with 16 steps Acrobot was not
-    learned at all (docs/benchmarks.md).
+    in the field's agents for them. With rollouts of 16 steps Acrobot, whose reward comes late, was not learned at all
+    (docs/benchmarks.md).
     """
     if spec.is_image:
         return PQNConfig()
@@ -198,8 +198,8 @@ def defaults(spec: EnvironmentSpec) -> PQNConfig:
         torso=TorsoConfig(width=256),
         optimizer=OptimizerConfig(adam_learning_rate=1e-3, schedule="linear"),
         num_envs=16,
-        num_steps=64,
-        num_minibatches=8,
+        num_steps=32,
+        num_minibatches=4,
         num_epochs=4,
         epsilon_end=0.01,
         exploration_fraction=0.5,
