@@ -47,6 +47,9 @@ def tiny_run():
         num_envs=8,
         num_steps=8,
         num_minibatches=4,
+        num_epochs=2,
+        exploration_fraction=0.3,
+        optimizer=dataclasses.replace(run.agent.optimizer, adam_learning_rate=5e-4),
     )
     return dataclasses.replace(
         run,

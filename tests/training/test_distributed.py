@@ -172,7 +172,8 @@ def test_torchrun_runs_the_command_and_an_error_of_all_is_one_line(tmp_path):
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "stablegrad", "train", "pqn", "--env", "faulty_env:Faulty", "--num-envs", "4", "--num-steps", "8"]
-    command += ["--num-minibatches", "2", "--torso.width", "8", "--device", "cpu", "--quiet", "--run-dir", "run"]
+    command += ["--num-minibatches", "2", "--num-epochs", "2", "--torso.width", "8"]
+    command += ["--device", "cpu", "--quiet", "--run-dir", "run"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode != 0
     lines = [line for line in result.stderr.splitlines() if line.startswith("stablegrad: ")]
