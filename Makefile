@@ -11,7 +11,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 help: ## list what can be done
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
 
-quickstart: $(VENV)/.base ## set up, then see a deep network fail and the stabilised one learn (5 minutes on 2 cores)
+quickstart: $(VENV)/.base ## set up, then see a deep network fail and the stabilised one learn (5 to 9 minutes on 2 cores)
 	$(BIN)/stablegrad quickstart
 
 test: $(VENV)/.dev ## set up, then run the whole test suite

@@ -27,8 +27,13 @@ def adam(model):
 INPUTS = torch.randn(512, 6, generator=torch.Generator().manual_seed(1)) * 3.0 + 5.0
 
 
-def measured(weights, **options):
-    return measure_capacity(make, weights, INPUTS, adam, steps=60, **options)
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr("stablegrad.diagnostics.capacity.STEPS", 60)
+
+
+def measured(weights):
+    return measure_capacity(make, weights, INPUTS, adam)
 
 
 def with_dead_units(share):
@@ -157,3 +162,14 @@ def test_what_cannot_be_measured_is_one_line():
 def test_nothing_is_said_of_what_was_not_measured():
     assert newest_capacities(History()) == {}
     assert newest_capacities(History([(1, {"refit_error/network": 0.1})])) == {}
+
+
+def test_networks_may_have_been_measured_at_different_steps():
+    rows = [
+        (
+            step,
+            {f"{metric}/{site}": float(step) for metric in ("refit_error", "refit_error_fresh", "refit_error_small")},
+        )
+        for step, site in ((1, "actor"), (2, "critic"), (3, "critic"))
+    ]
+    assert newest_capacities(History(rows)) == {"actor": Capacity(1, 1, 1), "critic": Capacity(3, 3, 3)}

@@ -10,7 +10,7 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor as EpisodeMonitor
 
-from stablegrad.diagnostics import LEVELS
+from stablegrad.diagnostics import LEVELS, Finding
 from stablegrad.errors import UsageError
 from stablegrad.integrations import sb3
 from stablegrad.integrations.sb3 import DiagnosisCallback, trained_networks
@@ -173,6 +173,19 @@ def test_verdicts_take_a_fixed_fraction_of_the_time_which_is_the_monitors(monkey
         callback._check(callback.monitor)
     assert len(judged) == 4 and callback._judging == 20.0, "0.5% of 4,000 seconds"
     assert callback.monitor.seconds - seconds == 20.0, "their time is the monitor's"
+
+
+def test_a_warning_waits_for_a_second_verdict_and_is_taken_back(capsys):
+    callback, found = DiagnosisCallback(), [Finding("policy_churn", "collapsing", "q", 1, 1.0, 0.0, "it churns")]
+    callback._verdict = callback._warned = "healthy"
+    said = []
+    for verdict in ("collapsing", "healthy", "collapsing", "collapsing", "collapsing", "healthy", "collapsed"):
+        callback._warn(verdict, found)
+        said.append(capsys.readouterr().err.strip())
+    assert said[:3] == ["", "", ""] and said[4] == ""
+    assert said[3] == "stablegrad: collapsing: it churns"
+    assert "healthy again, the warning (collapsing) is taken back" in said[5]
+    assert said[6] == "stablegrad: collapsed: it churns"
 
 
 def test_an_error_in_the_callback_ends_no_training(monkeypatch):

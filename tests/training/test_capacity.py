@@ -63,6 +63,11 @@ def test_diagnose_says_what_the_networks_can_still_learn(tmp_path, capsys, monke
     assert "capacity: the network" in capsys.readouterr().out
     assert before == sorted(path for path in (tmp_path / "run").rglob("*") if path.is_file())
 
+    with monkeypatch.context() as patch:  # as a checkpoint of an earlier version may be
+        patch.setattr("stablegrad.agents.pqn.PQN.load_state_dict", lambda self, state: {}["updates"])
+        assert main(["diagnose", str(tmp_path / "run")]) == 0
+        assert "does not fit the run's agent" in capsys.readouterr().out
+
     monkeypatch.setattr(module, "list_checkpoints", lambda folder: [])
     assert main(["diagnose", str(tmp_path / "run")]) == 0
     assert "was not measured: run" in capsys.readouterr().out

@@ -84,8 +84,13 @@ def newest_capacities(history: History) -> dict[str, Capacity]:
     errors = [history.series(metric) for metric in (REFIT, REFIT_FRESH, REFIT_SMALL)]
     if not all(errors):
         return {}
-    newest = {site: [series.site(site)[-1] for series in errors] for site in errors[0].sites}
-    return {site: Capacity(*map(float, found)) for site, found in newest.items() if not np.isnan(found).any()}
+    found = {}
+    for site in set.intersection(*(set(series.sites) for series in errors)):
+        # Several networks may have been measured at different steps.
+        newest = [values[~np.isnan(values)][-1:] for values in (series.site(site) for series in errors)]
+        if all(map(len, newest)):
+            found[site] = Capacity(*(float(value[0]) for value in newest))
+    return {site: found[site] for site in errors[0].sites if site in found}
 
 
 def measure_capacity(
@@ -95,8 +100,6 @@ def measure_capacity(
     make_optimizer: MakeOptimizer,
     *,
     seed: int = 0,
-    steps: int | None = None,
-    batch: int | None = None,
 ) -> Capacity:
     """Fit fresh targets with a network as it is, with a fresh one of its shape, and with a small one.
 
@@ -110,8 +113,6 @@ def measure_capacity(
         inputs: [rows, ...] that the network saw in training, of which the first ``ROWS`` are used.
         make_optimizer: the optimizer of a network, at the training's own settings.
         seed: draws weights, targets and batches. No random number of the program's own streams is used.
-        steps: optimizer steps; None: 200, of images 60.
-        batch: rows a step; None: 128, of images 64.
 
     Returns:
         the errors.
@@ -122,7 +123,7 @@ def measure_capacity(
     if len(inputs) < 2:
         raise UsageError(f"capacity is measured on at least 2 inputs, got {len(inputs)}")
     is_image = inputs.ndim >= 4
-    steps, batch = steps or (IMAGE_STEPS if is_image else STEPS), batch or (IMAGE_BATCH if is_image else BATCH)
+    steps, batch = (IMAGE_STEPS, IMAGE_BATCH) if is_image else (STEPS, BATCH)
     inputs = inputs[:ROWS].detach()
     generator = torch.Generator().manual_seed(seed)
     targets = draw_targets(inputs, generator)

@@ -80,7 +80,10 @@ def capacity_of_run(run_dir: RunFolder, *, device: str = "auto", seed: int = 0) 
         config.agent, config.spec, total_steps=config.total_steps, device=resolve_device(device), seed=config.seed
     )
     load_weights(agent.networks, weights, checkpoints[-1])
-    agent.load_state_dict(state["agent"])
+    try:
+        agent.load_state_dict(state["agent"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint '{checkpoints[-1]}' does not fit the run's agent: {error}") from error
     agent.reseed(seed)
     step = int(state["env_steps"])
     with _threads(torch.get_num_threads() if config.spec.is_image else 1):

@@ -150,14 +150,18 @@ class Health:
 
     def _measure_capacity(self) -> None:
         assert self.monitor is not None
-        for name, inputs in self.agent.probe(CAPACITY_ROWS).items():
-            self.monitor.measure_capacity(
-                partial(fresh_network, self.agent, name),
-                inputs,
-                self.agent.config.optimizer_of(name).build,
-                network=self._shown[name],
-                seed=self.agent.updates,
-            )
+        try:
+            for name, inputs in self.agent.probe(CAPACITY_ROWS).items():
+                self.monitor.measure_capacity(
+                    partial(fresh_network, self.agent, name),
+                    inputs,
+                    self.agent.config.optimizer_of(name).build,
+                    network=self._shown[name],
+                    seed=self.agent.updates,
+                )
+        except UsageError as error:  # a network that has no features to read: the training goes on
+            self._capacity_every = 0
+            self.monitor.notes.append(str(error))
 
     @property
     def _shown(self) -> dict[str, str]:
