@@ -108,7 +108,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 bench-study-executor: $(VENV)/.base ## a study by one worker and by two, with workers and the study itself killed (5 minutes)
 	$(BIN)/python benchmarks/study_executor.py
 
-bench-preflight: $(VENV)/.base ## the pre-flight's verdicts beside what training showed, digits and LunarLander (20 minutes)
+bench-preflight: $(VENV)/.base ## the pre-flight's verdicts beside how the trainings of the corpus ended (a minute a setting)
 	$(BIN)/python benchmarks/preflight_grid.py
 
 bench-symptom-pictures: $(VENV)/.base ## pictures of vanishing gradients, dead units and a falling rank, before and after the fix (6 minutes)

@@ -1,154 +1,147 @@
-"""Does the pre-flight say beforehand what training shows? Two studies of depth and intervention, cell by cell.
+"""Does the pre-flight say beforehand what training shows? On the agents of the corpus.
 
-    python benchmarks/preflight_grid.py [--study digits lunarlander] [--seeds 1] [--seconds 60]
+    python benchmarks/preflight_grid.py [--cells pqn-lunarlander] [--seconds 60] [--runs 40]
 
-For every cell of studies/digits.toml (small form) and studies/lunarlander.toml the network is diagnosed with the
-optimizer of its training, and held against what the study's runs reached (benchmarks/results/study_*.json): training
-accuracy on reshuffled labels, of which 0.7 is *learning again*, and return, of which 0 is *learning*, halfway between
-a random agent (-190) and a good landing (200).
+The value network of every setting of the corpus (``benchmarks/diagnosis/corpus.py``; our agents, not the sealed cells),
+that is, of an agent, depth, width, variant and rate, is diagnosed before training with the optimizer and the rate of
+its training on observations of random policies in its environment, and held against how its runs ended: the area under
+the ROC curve of *failed* against *well*. What was diagnosed is not diagnosed again.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import statistics
 import sys
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
-from scipy.stats import spearmanr
-from torch import Tensor, nn
 
-from common import RESULTS, measure
-from stablegrad.diagnostics import LEVELS, diagnose
-from stablegrad.environments import environment_spec, make_vector_env
-from stablegrad.optimizers import OptimizerConfig
-from stablegrad.studies.study import read_study
-from stablegrad.supervised import Classifier, SupervisedConfig, load_data
-from stablegrad.training.config import RunConfig
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for "benchmarks"
+
+from benchmarks.common import RESULTS, measure
+from benchmarks.diagnosis.corpus import CELLS, Run, config_of, random_return, read
+from benchmarks.diagnosis.risk import BOOTSTRAPS, FAILED, WELL, area, final_return, reference_of
+
+from stablegrad.diagnostics import LEVELS
+from stablegrad.diagnostics.bootstrapping import PHASES, Trajectories
+from stablegrad.diagnostics.preflight import diagnose
+from stablegrad.environments.random_play import random_play
 
 NAME = "preflight_grid"
-STUDIES = Path(__file__).parents[1] / "studies"
-SAMPLE_ROWS = 64
-RANDOM_STEPS = 30  # of the agent from which inputs are taken
-
-
-@dataclass(frozen=True)
-class Truth:
-    """A study, and what its runs are judged by."""
-
-    form: str
-    results: str
-    figure: str
-    learns: float
-
-
-TRUTHS = {
-    "digits": Truth("small", "study_digits_small.json", "relearning.mean_final_accuracy", 0.7),
-    "lunarlander": Truth("full", "study_lunarlander.json", "final_return", 0.0),
-}
+SAMPLE_ROWS = 512
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What the benchmark takes."""
 
-    study: tuple[Literal["digits", "lunarlander"], ...] = ("digits", "lunarlander")
-    """Whose cells."""
-    seeds: int = 1
-    """Diagnoses of a cell, seeds 1 to this."""
-    seconds: float = 60.0
+    cells: tuple[str, ...] = ()
+    """Cells of the corpus; none: all of our agents that are not sealed."""
+    seconds: float = 120.0
     """Time of a diagnosis, about."""
-    workers: int = 2
+    runs: int = 1000
+    """Settings at most, those first that the corpus has first."""
+    workers: int = 1
     """Diagnoses at once, one thread each."""
 
 
-def classifier(config: SupervisedConfig) -> tuple[nn.Module, Tensor, OptimizerConfig]:
-    """Network, inputs and optimizer of a run of the digits study."""
-    data = load_data(config.data)
-    return Classifier(config, data), data.train_images[:SAMPLE_ROWS], config.optimizer
+def settings_of(cell: str) -> dict[Run, float]:
+    """Settings, as their first runs -> share of the way from random play to the reference, the mean over seeds."""
+    records = read([cell])
+    if not records:
+        return {}
+    random, reference = random_return(CELLS[cell].env), reference_of(records)
+    ways: dict[Run, list[float]] = {}
+    for one in records:
+        final = final_return(one)
+        setting = Run(cell, one["depth"], one["width"], one["variant"], one["rate"], 1)
+        ways.setdefault(setting, []).append(-1.0 if math.isnan(final) else (final - random) / (reference - random))
+    return {setting: statistics.fmean(values) for setting, values in ways.items()}
 
 
-def agent(config: RunConfig) -> tuple[nn.Module, Tensor, OptimizerConfig]:
-    """Network, inputs (of a random agent) and optimizer of a run of PQN."""
-    spec, actions = environment_spec(config.env), np.random.default_rng(0)
-    environment = make_vector_env(config.env, SAMPLE_ROWS, seeds=range(SAMPLE_ROWS))
-    environment.reset()
-    for _ in range(RANDOM_STEPS):
-        result = environment.step(actions.integers(spec.action_space.n, size=SAMPLE_ROWS))
-    environment.close()
-    return config.build_networks()["q"], torch.as_tensor(result.observation), config.agent.optimizer
-
-
-MAKERS: dict[str, Callable[[Any], tuple[nn.Module, Tensor, OptimizerConfig]]] = {
-    "digits": classifier,
-    "lunarlander": agent,
-}
-
-
-def run(study: str, cell: str, seed: int, seconds: float) -> dict[str, Any]:
-    """One diagnosis: its verdict, and how fast networks learned in the later half of the phases."""
+def run(setting: Run, seconds: float) -> dict[str, Any]:
+    """One diagnosis: its verdict, and what was measured."""
     torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    cells = read_study(STUDIES / f"{study}.toml", TRUTHS[study].form).cells
-    network, sample, chosen = MAKERS[study](next(one.config for one in cells if one.name == cell))
+    torch.manual_seed(setting.seed)
+    config = config_of(setting)
+    networks = config.build_networks()
+    name = next(name for name in ("q", "critic", *networks) if name in networks)
+    observations, ended = random_play(config.env, PHASES, seed=setting.seed)
+    chosen = replace(config.agent.optimizer)
+    started = time.perf_counter()
     report = diagnose(
-        network,
-        sample,
-        optimizer=lambda parameters: chosen.build(nn.ParameterList(parameters)),
-        seed=seed,
+        networks[name],
+        torch.from_numpy(observations[0].reshape(-1, *observations.shape[3:])[:SAMPLE_ROWS]),
+        optimizer=lambda parameters: chosen.build(torch.nn.ParameterList(parameters)),
+        seed=setting.seed,
         seconds=seconds,
+        trajectories=Trajectories(torch.from_numpy(observations), torch.from_numpy(ended)),
     )
-    late = {name: statistics.fmean(speeds[len(speeds) // 2 :]) for name, speeds in report.speed.items()}
+    late = {
+        f"{what} of the {who}": statistics.fmean(values[len(values) // 2 :])
+        for what, found in (("speed", report.speed), ("value error", report.values))
+        for who, values in found.items()
+        if values
+    }
     return {
         "verdict": report.verdict,
-        "speed": late,
-        "rules": sorted({finding.rule for finding in report.findings}),
+        "seconds": round(time.perf_counter() - started, 1),
+        "measured": {name: float(f"{value:.4g}") for name, value in late.items()},
+        "rules": sorted({f"{finding.rule}: {finding.level}" for finding in report.findings}),
         "notes": report.notes,
-        "shown": f"{report.verdict}, {', '.join(f'{name} {speed:.2f}' for name, speed in late.items())}",
+        "shown": f"{report.verdict}, {late}",
     }
 
 
 def main() -> None:
     arguments = tyro.cli(Arguments)
-    seeds = range(1, arguments.seeds + 1)
-    trained: dict[str, dict[str, float]] = {}
-    for study in arguments.study:
-        scores: dict[str, list[float]] = {}
-        for row in json.loads((RESULTS / TRUTHS[study].results).read_text())["runs"]:
-            if row["status"] == "finished":
-                scores.setdefault(row["cell"], []).append(row["figures"][TRUTHS[study].figure])
-        trained[study] = {cell: statistics.fmean(values) for cell, values in scores.items()}
-    jobs = {
-        f"{study} | {cell} | seed {seed}": (run, (study, cell, seed, arguments.seconds))
-        for study, cells in trained.items()
-        for cell in cells
-        for seed in seeds
+    ours = [name for name, cell in CELLS.items() if not cell.sealed and not cell.algorithm.startswith("sb3-")]
+    ways: dict[str, float] = {}
+    jobs = {}
+    for cell in arguments.cells or ours:
+        for setting, way in settings_of(cell).items():
+            if len(jobs) < arguments.runs:
+                ways[setting.name] = way
+                jobs[setting.name] = (run, (setting, arguments.seconds))
+    found = measure(NAME, f"python benchmarks/{NAME}.py {' '.join(sys.argv[1:])}".strip(), jobs, arguments.workers)
+    names = list(jobs)
+    way = np.array([ways[name] for name in names])
+    guesses = {
+        "verdict": [float(LEVELS.index(found[name]["verdict"])) for name in names],
+        "values": [_missed(found[name]["measured"]) for name in names],
+        "labels": [_slow(found[name]["measured"]) for name in names],
     }
-    runs = measure(NAME, f"python benchmarks/{NAME}.py {' '.join(sys.argv[1:])}".strip(), jobs, arguments.workers)
-    for study, cells in trained.items():
-        print(f"\n{study}: what training reached, and what the pre-flight said")
-        pairs = [(runs[f"{study} | {cell} | seed {seed}"], score) for cell, score in cells.items() for seed in seeds]
-        for cell, score in cells.items():
-            print(f"{cell}: {score:.2f}; {runs[f'{study} | {cell} | seed 1']['shown']}")
-        for what, guesses in (
-            ("speed", [one["speed"]["network"] for one, _ in pairs]),
-            ("verdict", [-LEVELS.index(one["verdict"]) for one, _ in pairs]),
-        ):
-            if len(set(guesses)) == 1:
-                print(f"rank correlation of the {what}: none, as it is the same everywhere")
-                continue
-            found = spearmanr(guesses, [score for _, score in pairs])
-            print(f"rank correlation of the {what} with what training reached: {found.statistic:.2f}")
-        table = Counter((one["verdict"], score >= TRUTHS[study].learns) for one, score in pairs)
-        for verdict in LEVELS:
-            print(f"{verdict}: {table[verdict, True]} that learn, {table[verdict, False]} that do not")
+    print(f"{len(names)} settings: {(way < FAILED).sum()} failed, {(way >= WELL).sum()} did well")
+    for what, values in guesses.items():
+        of = area(way, np.array(values))
+        generator, everything = np.random.default_rng(0), np.arange(len(names))
+        drawn = [of(generator.choice(everything, len(names))) for _ in range(BOOTSTRAPS)]
+        low, high = np.nanquantile(drawn, (0.025, 0.975))
+        print(f"area under the ROC curve of the {what}: {of(everything):.2f} [{low:.2f}, {high:.2f}]")
+    seconds = [found[name]["seconds"] for name in names]
+    print(f"a diagnosis takes {statistics.median(seconds):.0f} s in the median, at most {max(seconds):.0f} s")
+    for level in LEVELS:
+        at = np.array([found[name]["verdict"] == level for name in names])
+        counts = [int((at & one).sum()) for one in (way >= WELL, way < FAILED)]
+        print(f"{level}: {counts[0]} did well, {counts[1]} failed, {at.sum()} in all")
+    print(f"in {RESULTS / NAME}.json")
+
+
+def _missed(measured: dict[str, float]) -> float:
+    """Of the values that the twin learned, the share that the network missed; 0 where none were tried."""
+    own, small = (measured.get(f"value error of the {who}", 0.0) for who in ("network", "twin"))
+    return (own - small) / max(1.0 - small, 0.05)
+
+
+def _slow(measured: dict[str, float]) -> float:
+    """Speed of learning labels anew, over the twin's, turned round."""
+    return -measured["speed of the network"] / max(measured["speed of the twin"], 1e-3)
 
 
 if __name__ == "__main__":

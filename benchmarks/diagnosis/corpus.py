@@ -64,11 +64,12 @@ class Cell:
 
 
 _DQN = {
-    "batch_size": 64, "buffer_size": 50_000, "learning_starts": 1_000, "train_every": 4, "target_every": 200,
+    "batch_size": 64, "buffer_size": 50_000, "learning_starts": 1_000, "gradient_steps": 1, "target_every": 200,
     "exploration_fraction": 0.3, "optimizer.adam_learning_rate": 5e-4,
 }  # fmt: skip
 _PQN = {
-    "num_envs": 64, "num_steps": 16, "num_epochs": 4, "exploration_fraction": 0.3, "optimizer.adam_learning_rate": 1e-3,
+    "num_envs": 16, "num_steps": 32, "num_minibatches": 4, "num_epochs": 4, "exploration_fraction": 0.5,
+    "optimizer.adam_learning_rate": 1e-3,
 }  # fmt: skip
 _PPO = {"num_envs": 16, "num_steps": 64, "num_minibatches": 4, "num_epochs": 6, "optimizer.adam_learning_rate": 1e-3}
 _SB3_PPO = {"n_steps": 512, "batch_size": 128, "learning_rate": 1e-3}
@@ -77,18 +78,18 @@ _SB3_DQN = {
     "target_update_interval": 200, "exploration_fraction": 0.3,
 }  # fmt: skip
 CELLS = {
-    "pqn-cartpole": Cell("pqn", "CartPole-v1", 100_000, 3100, _PQN),
+    "pqn-cartpole": Cell("pqn", "CartPole-v1", 60_000, 1875, _PQN),
     "ppo-cartpole": Cell("ppo", "CartPole-v1", 60_000, 1400, _PPO),
     "dqn-cartpole": Cell("dqn", "CartPole-v1", 20_000, 4750, _DQN),
     "sb3-ppo-cartpole": Cell("sb3-ppo", "CartPole-v1", 30_000, 2360, _SB3_PPO),
     "sb3-dqn-cartpole": Cell("sb3-dqn", "CartPole-v1", 20_000, 4750, _SB3_DQN),
-    "pqn-lunarlander": Cell("pqn", "LunarLander-v3", 150_000, 4700, _PQN),
+    "pqn-lunarlander": Cell("pqn", "LunarLander-v3", 100_000, 3125, _PQN),
     "ppo-acrobot": Cell("ppo", "Acrobot-v1", 80_000, 1900, _PPO),
     "ppo-pendulum": Cell("ppo", "InvertedPendulum-v4", 60_000, 1400, _PPO),
-    "dqn-acrobot": Cell("dqn", "Acrobot-v1", 30_000, 7200, _DQN),
+    "dqn-acrobot": Cell("dqn", "Acrobot-v1", 30_000, 3600, {**_DQN, "train_every": 8}),
     # Sealed: two environments and one agent.
     "ppo-double-pendulum": Cell("ppo", "InvertedDoublePendulum-v4", 80_000, 1900, _PPO, sealed=True),
-    "pqn-mountain-car": Cell("pqn", "MountainCar-v0", 150_000, 4700, _PQN, sealed=True),
+    "pqn-mountain-car": Cell("pqn", "MountainCar-v0", 100_000, 3125, _PQN, sealed=True),
     "sac-pendulum": Cell("sac", "InvertedPendulum-v4", 6_000, 5000, {"learning_starts": 1_000}, sealed=True),
 }
 #: Settings of a deep network, as changes to the plain one.

@@ -10,7 +10,7 @@ import pytest
 
 from stablegrad.cli import diagnose as command
 from stablegrad.cli.main import main
-from stablegrad.diagnostics import Finding, History, Report
+from stablegrad.diagnostics import Finding, History, Report, bootstrapping
 from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.trial import Trial, verify
 
@@ -48,6 +48,7 @@ TRAIN = ["train", "pqn", "--env", "CartPole-v1", "--torso.width", "16", "--num-e
 @pytest.fixture
 def models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bootstrapping, "STEPS", bootstrapping.FEWEST_STEPS)
     (tmp_path / "nets_of_mine.py").write_text(MODELS)
     (tmp_path / "broken_nets.py").write_text("import no_such_package\n")
     yield tmp_path
@@ -124,6 +125,15 @@ def test_a_sample_or_a_shape(models, capsys):
     assert json.loads(capsys.readouterr().out)["task"]["classes"] == 4
 
 
+def test_values_are_learned_on_observations_of_an_environment_at_a_rate(models, capsys):
+    arguments = ["nets_of_mine:small", "--env", "LunarLander-v3", "--learning-rate", "1e-3", "--json"]
+    assert main(["diagnose", *arguments]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["task"]["learning_rate"] == 1e-3
+    assert len(report["values"]["network"]) == len(report["values"]["twin"]) == 4
+    assert 0 < report["values"]["twin"][0] < 0.9
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -140,6 +150,10 @@ def test_a_sample_or_a_shape(models, capsys):
         (["broken_nets:small"], 1, "importing 'broken_nets' failed: ModuleNotFoundError: No module named"),
         (["nets_of_mine:"], 2, "cannot diagnose 'nets_of_mine:'; did you mean 'nets_of_mine:"),
         (["nets_of_mine:small", "--seconds", "0"], 2, "seconds must be above 0"),
+        (["nets_of_mine:small", "--learning-rate", "0"], 2, "--learning-rate must be above 0, got 0"),
+        (["nets_of_mine:small", "--env", "Lunarlander-v3"], 2, "did you mean 'LunarLander-v3'?"),
+        (["nets_of_mine:small", "--env", "CartPole-v1"], 2, "Sequential refuses inputs of shape"),
+        (["nets_of_mine:small", "--env", "LunarLander-v3", "--input-shape", "8"], 2, "leave it out"),
         (["nowhere"], 2, "'nowhere' is no run folder"),
         (["nets_of_mine:small", "--verify", "--steps", "100"], 2, "--steps is for the trial of a run"),
         (["nets_of_mine:small", "--beside", "run"], 2, "--beside is for a run; a network is judged beside small twins"),

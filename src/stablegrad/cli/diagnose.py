@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,18 @@ import torch
 import tyro
 from rich.table import Table
 from torch import Tensor, nn
+from torch.optim import Adam
 
 from stablegrad.cli.arguments import parse
 from stablegrad.cli.trial_progress import TrialProgress, say, say_pairs
+from stablegrad.diagnostics.bootstrapping import PHASES, Trajectories
 from stablegrad.diagnostics.changes import all_layers
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.recorded import diagnose_recorded, recorded_history
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, verify
+from stablegrad.environments.random_play import random_play
 from stablegrad.errors import StablegradError, UsageError, command, unknown_name
 from stablegrad.studies.reference_run import (
     differences_in_words,
@@ -67,7 +72,11 @@ class Arguments:
     the network begins with a linear layer."""
     input_dtype: str = "float32"
     """Type of the inputs: float32, or uint8 for images that the network scales itself."""
-    seconds: float = 90.0
+    env: str | None = None
+    """Environment whose observations, of random policies, the network's values are learned on; None: synthetic ones."""
+    learning_rate: float | None = None
+    """Adam's, as in the training that is planned; None: one that ages a network fast."""
+    seconds: float = 120.0
     """Time that the diagnosis may take, about; a trial may take twice as long."""
     seed: int = 0
     """Seed of the network and of everything that is drawn."""
@@ -136,7 +145,7 @@ def _is_folder(target: str) -> bool:
 
 
 def _diagnose_run(parsed: Arguments, arguments: Sequence[str]) -> Report:
-    for name in ("seed", "seconds", "input_shape", "input_dtype"):
+    for name in ("seed", "seconds", "input_shape", "input_dtype", "env", "learning_rate"):
         if getattr(parsed, name) != getattr(Arguments, name):
             raise UsageError(f"--{name.replace('_', '-')} is for a network; a run is diagnosed as it was recorded")
     if parsed.verify:
@@ -246,8 +255,13 @@ def _diagnose_model(parsed: Arguments) -> Report:
         if getattr(parsed, name) is not None:
             raise UsageError(f"--{name} is for the trial of a run; that of a network takes --seconds")
     torch.manual_seed(parsed.seed)
-    model, sample = _make_model(parsed)
-    report = diagnose(model, sample, seconds=parsed.seconds, seed=parsed.seed)
+    rate = parsed.learning_rate
+    if rate is not None and not 0 < rate < math.inf:
+        raise UsageError(f"--learning-rate must be above 0, got {rate:g}")
+    played = _play(parsed) if parsed.env is not None else None
+    model, sample = _make_model(parsed, None if played is None else played.observations[0].flatten(0, 1))
+    optimizer = None if rate is None else partial(Adam, lr=rate)
+    report = diagnose(model, sample, optimizer=optimizer, seconds=parsed.seconds, seed=parsed.seed, trajectories=played)
     if not parsed.verify:
         return report
     if not report.prescriptions:
@@ -258,6 +272,7 @@ def _diagnose_model(parsed: Arguments) -> Report:
         sample,
         report.prescriptions,
         seeds=parsed.seeds,
+        optimizer=optimizer,
         seconds=2 * parsed.seconds,
         seed=parsed.seed,
         on_progress=lambda done, seconds: say_pairs(done, parsed.seeds, seconds),
@@ -271,14 +286,26 @@ def _untried(report: Report, instead: str) -> Report:
     return replace(report, notes=[*report.notes, note])
 
 
-def _make_model(parsed: Arguments) -> tuple[nn.Module, Tensor]:
-    """The network that the target names, and a sample of its inputs."""
+def _play(parsed: Arguments) -> Trajectories:
+    """Observations of random policies in the environment."""
+    for name in ("input_shape", "input_dtype"):
+        if getattr(parsed, name) != getattr(Arguments, name):
+            raise UsageError(f"--{name.replace('_', '-')} is that of the environment's observations; leave it out")
+    observations, ended = random_play(str(parsed.env), PHASES, seed=parsed.seed)
+    return Trajectories(torch.from_numpy(observations), torch.from_numpy(ended))
+
+
+def _make_model(parsed: Arguments, observed: Tensor | None) -> tuple[nn.Module, Tensor]:
+    """The network that the target names, and a sample of its inputs, which may be observations."""
     made = _call(parsed.target)
     model, sample = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise UsageError(
             f"{parsed.target!r} returned {type(made).__name__}; expected a torch.nn.Module, or (module, sample_input)"
         )
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    if observed is not None:
+        return model, observed.to(device)
     if parsed.input_shape is None and sample is not None:
         return model, sample
     if parsed.input_dtype not in DTYPES:
@@ -291,7 +318,6 @@ def _make_model(parsed: Arguments) -> tuple[nn.Module, Tensor]:
         shape = (first.in_features,)
     if not shape or min(shape) < 1:
         raise UsageError(f"--input-shape must be numbers of at least 1, got {' '.join(map(str, shape))}")
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     return model, torch.zeros(2, *shape, dtype=DTYPES[parsed.input_dtype], device=device)
 
 

@@ -147,13 +147,13 @@ def measure_capacity(
     return Capacity(**errors)
 
 
-def draw_targets(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Smooth random functions of inputs [rows, ...]: [rows, ``TARGETS``] float32 with mean 0 and deviation 1."""
+def draw_targets(inputs: Tensor, generator: torch.Generator, targets: int = TARGETS) -> Tensor:
+    """Smooth random functions of inputs [rows, ...]: [rows, targets] float32 with mean 0 and deviation 1."""
     x = _standardised(inputs.flatten(1).double().cpu())
     if x.shape[1] > PROJECTED:
         x = _standardised(x @ torch.randn(x.shape[1], PROJECTED, generator=generator, dtype=torch.float64))
     hidden = torch.randn(x.shape[1], PROJECTED, generator=generator, dtype=torch.float64) / math.sqrt(x.shape[1])
-    readout = torch.randn(PROJECTED, TARGETS, generator=generator, dtype=torch.float64)
+    readout = torch.randn(PROJECTED, targets, generator=generator, dtype=torch.float64)
     return _standardised(torch.sin(2.0 * x @ hidden) @ readout).float().to(inputs.device)
 
 

@@ -3,7 +3,8 @@
 A copy of the network is aged on a synthetic task whose labels are reshuffled again and again (``relearning``), beside a
 small healthy twin on the same rows, labels and batches, with the monitor attached. A network that re-learns fewer and
 fewer of the labels, while the twin re-learns them all, will not keep learning when data and targets move. Where the
-optimizer is the user's, a second twin with a fast one tells a slow optimizer from a network that is ill.
+optimizer is the user's, a second twin with a fast one tells a slow optimizer from a network that is ill. A second copy
+learns values from targets of its own on observations that drift (``bootstrapping``), beside a twin with Kron.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stablegrad.diagnostics import bootstrapping
 from stablegrad.diagnostics.arguments import thresholds_of
+from stablegrad.diagnostics.bootstrapping import Learner, Trajectories, learn_values
 from stablegrad.diagnostics.interventions import fitting
 from stablegrad.diagnostics.monitor import Monitor
 from stablegrad.diagnostics.relearning import (
@@ -47,6 +50,7 @@ from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.rules import LEVELS, Finding, Thresholds
 from stablegrad.diagnostics.twin import healthy_twin
 from stablegrad.errors import StablegradError, UsageError
+from stablegrad.optimizers import Kron
 
 #: Looks of the monitor in a phase.
 LOOKS = 6
@@ -58,6 +62,12 @@ GRADIENT_FLOW = ("vanishing_gradient", "fading_gradient", "exploding_gradient")
 LEARNED = 0.9
 #: A twin that learns less than this itself, above chance, is no measure of anything.
 TWIN_LEARNS = 0.3
+#: Of the time, what learning labels may take; the rest is for values.
+LABELS_SHARE = 0.4
+#: Kron's rate for the twin that learns values.
+VALUES_RATE = 5e-4
+#: Share of the values that a twin must explain to be a measure.
+VALUES_TWIN_LEARNS = 0.15
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,13 @@ class PreflightThresholds(Thresholds):
     kept: float = 0.8
     """slow_relearning: part of its own first speed, over the part that the twin kept of its, below which a network has
     become slower."""
+    values: float = 0.75
+    """unstable_values, at risk: of what the twin with Kron learns of values that bootstrap, the share that the network
+    misses; from 1 on it is further off than a constant."""
+    values_collapsing: float = 1.0
+    """unstable_values, collapsing: the same."""
+    values_collapsed: float = 2.0
+    """unstable_values, collapsed: the same."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,18 +108,22 @@ class PreflightReport(Report):
         relearning: "network", "twin" and, where the optimizer was given, "reference" (a twin with Kron) ->
             accuracy at the end of each phase, 0 to 1; the twin's is empty without one.
         speed: the same for the mean accuracy over each phase's steps.
+        values: "network" and "twin" (with Kron) -> error in values that bootstrap, of each phase, over their variance:
+            1 is that of a constant. Empty where they were not tried.
         task: what was learned: rows, classes, phases, steps, optimizer, learning_rate, parameters of the networks.
     """
 
     relearning: dict[str, list[float]] = field(default_factory=dict)
     speed: dict[str, list[float]] = field(default_factory=dict)
+    values: dict[str, list[float]] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: as of a report, with relearning, speed and task."""
+        """JSON-ready: as of a report, with relearning, speed, values and task."""
         return super().to_dict() | {
             "relearning": self.relearning,
             "speed": self.speed,
+            "values": self.values,
             "task": self.task,
         }
 
@@ -113,6 +134,10 @@ class PreflightReport(Report):
             lines.append(f"  labels learned by the end of each phase: {shown['network']}")
             if "twin" in shown:
                 lines.append(f"                twin of two hidden layers: {shown['twin']}")
+        if self.values.get("network"):
+            shown = {name: " ".join(f"{error:.2f}" for error in errors) for name, errors in self.values.items()}
+            lines.append(f"  error in values that bootstrap, by phase: {shown['network']} (1: that of a constant)")
+            lines.append(f"                      small twin with Kron: {shown['twin']}")
         return "\n".join(lines)
 
 
@@ -121,10 +146,12 @@ def diagnose(
     sample_input: Tensor | None = None,
     *,
     optimizer: OptimizerFactory | None = None,
-    seconds: float = 90.0,
+    seconds: float = 120.0,
     seed: int = 0,
     phases: int = PHASES,
     compare_twin: bool = True,
+    values: bool = True,
+    trajectories: Trajectories | None = None,
     thresholds: Thresholds | None = None,
 ) -> PreflightReport:
     """Say whether a network will keep learning, before it is trained.
@@ -140,6 +167,8 @@ def diagnose(
         seed: of rows, labels, batches and everything else that is drawn.
         phases: how often labels are reshuffled, and once; at least 2.
         compare_twin: train a small healthy network beside it.
+        values: have a second copy learn values from targets of its own as well, beside a twin with Kron.
+        trajectories: observations for that, such as those of ``environments.random_play``; None: synthetic ones.
         thresholds: what the rules alarm at, a :class:`PreflightThresholds` to set those of re-learning.
 
     Raises:
@@ -171,7 +200,12 @@ def diagnose(
             if optimizer is not None:
                 makers["reference"] = partial(twin, reference_optimizer(sample_input))
         step_seconds = sum(rehearse(task, make) for make in makers.values())
-        planned = plan(step_seconds, seconds, phases, spent=time.perf_counter() - started)
+        spent = time.perf_counter() - started
+        try:
+            planned = plan(step_seconds, LABELS_SHARE * seconds if values else seconds, phases, spent=spent)
+        except UsageError:
+            # Labels come first; a network so slow has its values left out.
+            planned = plan(step_seconds, seconds, phases, spent=spent)
         if planned != (phases, STEPS):
             task = make_task(copy_of(model).train(), sample_input, seed=seed, phases=planned[0], steps=planned[1])
         torch.manual_seed(seed)
@@ -187,6 +221,11 @@ def diagnose(
             thresholds=thresholds,
         ) as monitor:
             finished = learn(task, contestants, deadline=started + 1.25 * seconds)
+        learners: dict[str, Learner] = {}
+        values_notes: list[str] = []
+        if values:
+            drawn = (model, sample_input, factory, trajectories)
+            learners, values_notes = _learn_values(*drawn, seed=seed, deadline=started + seconds)
     if len(watched.fits) < min(phases, FEWEST_PHASES):
         raise StablegradError(
             f"time was up after {len(watched.fits)} of {task.phases} phases, too few to judge; give it more than "
@@ -203,7 +242,8 @@ def diagnose(
         notes.append(f"time was up after {len(watched.fits)} of {task.phases} phases")
     twins = [contestants[name] for name in ("twin", "reference") if name in contestants]
     findings, more = _judge_relearning(report.findings, watched, twins, task, thresholds)
-    notes += more
+    astray, unjudged = _judge_values(learners, thresholds)
+    findings, notes = _worst_first([*findings, *astray]), [*notes, *more, *values_notes, *unjudged]
     if any(finding.rule == "no_gradient" for finding in findings):
         notes.append(
             "gradients are those of what the model returns when it is called: a part that is trained through another "
@@ -218,6 +258,7 @@ def diagnose(
         thresholds=thresholds,
         relearning={"twin": []} | {name: list(one.fits) for name, one in contestants.items()},
         speed={"twin": []} | {name: list(one.accuracies) for name, one in contestants.items()},
+        values={name: list(one.errors) for name, one in learners.items()},
         task={
             "rows": len(task.inputs),
             "classes": task.classes,
@@ -229,6 +270,78 @@ def diagnose(
         },
         fitting=fits,
     )
+
+
+def _learn_values(
+    model: nn.Module,
+    sample: Tensor,
+    factory: OptimizerFactory,
+    trajectories: Trajectories | None,
+    *,
+    seed: int,
+    deadline: float,
+) -> tuple[dict[str, Learner], list[str]]:
+    """What a copy of the network and a twin with Kron make of values, by name; none, and why, where it cannot be."""
+    device = sample.device
+    try:
+        if trajectories is None:
+            generator = torch.Generator().manual_seed(seed)
+            trajectories = bootstrapping.synthetic_trajectories(sample, bootstrapping.PHASES, generator)
+        made_for = (copy_of(model).train(), trajectories)
+        make_task = partial(bootstrapping.make_value_task, *made_for, device=device, seed=seed)
+        task = make_task(steps=bootstrapping.STEPS)
+    except UsageError as error:
+        return {}, [f"values that bootstrap were not tried: {error}"]
+    deviation, mean = torch.std_mean(task.inputs[0].float(), dim=0, correction=0)
+    deviation = torch.where(deviation > 0, deviation, 1.0)
+
+    def make() -> dict[str, Learner]:
+        torch.manual_seed(seed)
+        twin = healthy_twin(task.inputs.shape[2:], task.values.shape[-1], mean=mean, deviation=deviation).to(device)
+        return {
+            "network": Learner(copied := copy_of(model), optimizer_of(copied, factory)),
+            "twin": Learner(twin, Kron(twin.parameters(), lr=VALUES_RATE), outputs=plain_logits),
+        }
+
+    takes = bootstrapping.step_seconds(task, make())
+    steps = int(max(deadline - time.perf_counter(), 0) / max(takes, 1e-9) / task.phases)
+    if steps < bootstrapping.FEWEST_STEPS:
+        needed = math.ceil(bootstrapping.FEWEST_STEPS * task.phases * takes)
+        return {}, [f"values that bootstrap were not tried: they take {needed} seconds more"]
+    if steps < task.steps:
+        task = make_task(steps=steps)
+    learners = make()
+    learn_values(task, learners, deadline=deadline + 0.25 * steps * task.phases * takes)
+    if not learners["network"].errors:
+        return {}, ["values that bootstrap were not tried: time was up before the first phase ended"]
+    return learners, []
+
+
+def _judge_values(learners: dict[str, Learner], thresholds: PreflightThresholds) -> tuple[list[Finding], list[str]]:
+    """The finding that a network's values go astray where a small one's do not, and notes."""
+    if not learners:
+        return [], []
+    sizes = [trained_parameters(learners[name].model) for name in ("network", "twin")]
+    if sizes[0] < sizes[1]:
+        return [], [f"values that bootstrap were not judged, as the twin is larger: {sizes[1]:,} parameters"]
+    own, small = (1.0 - late(learners[name].errors) for name in ("network", "twin"))
+    if small < VALUES_TWIN_LEARNS:
+        return [], [f"values that bootstrap were not judged, as the twin explains only {max(small, 0):.0%} of them"]
+    limits = {
+        "collapsed": thresholds.values_collapsed,
+        "collapsing": thresholds.values_collapsing,
+        "at risk": thresholds.values,
+    }
+    missed = (small - own) / small
+    level = next((level for level, limit in limits.items() if missed > limit), None)
+    if level is None:
+        return [], []
+    shown = f"explains {own:.0%} of" if own >= 0 else f"is {1 - own:.2g} times as far off as a constant in"
+    reason = (
+        f"from its own targets, on observations that drift, it {shown} the values that it should learn; a small twin "
+        f"explains {small:.0%}"
+    )
+    return [Finding("unstable_values", level, "network", 1, missed, limits[level], reason)], []
 
 
 def _with_relearning(thresholds: Thresholds) -> PreflightThresholds:

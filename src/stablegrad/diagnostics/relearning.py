@@ -198,7 +198,7 @@ def draw_inputs(sample: Tensor, rows: int, generator: torch.Generator) -> Tensor
             )
         return torch.randint(low, high + 1, shape, generator=generator, dtype=sample.dtype).to(sample.device)
     known = sample.detach().cpu().double()
-    mean, deviation = _moments(known, sample.dtype)
+    mean, deviation = moments(known, sample.dtype)
     if sample.ndim >= 4:
         sides = [math.ceil(side / BLOCK) for side in shape[-2:]]
         noise = torch.randn(*shape[:-2], *sides, generator=generator, dtype=torch.float64)
@@ -211,7 +211,7 @@ def draw_inputs(sample: Tensor, rows: int, generator: torch.Generator) -> Tensor
     return drawn.to(sample.device, sample.dtype)
 
 
-def _moments(sample: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def moments(sample: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and deviation to draw with, of one shape that can be broadcast to a row."""
     if sample.std(correction=0) == 0:
         middle, spread = (127.5, 73.9) if dtype == torch.uint8 else (float(sample.flatten()[0]), 1.0)
@@ -238,8 +238,8 @@ def make_task(model: nn.Module, sample: Tensor, *, seed: int, phases: int = PHAS
     rows = min(rows, 2 ** max(room.bit_length() - 1, 5))
     batch = min(BATCH, rows // 2)
     inputs = draw_inputs(sample, rows, generator)
-    output, bounded = _output(model, inputs, sample)
-    logits, classes = _readout(output.detach(), bounded, generator)
+    output, bounded = output_of(model, inputs, sample)
+    logits, classes = readout(output.detach(), bounded, generator)
     even = torch.arange(rows) % classes
     labels = torch.stack([even[torch.randperm(rows, generator=generator)] for _ in range(phases)])
     epochs = math.ceil(phases * steps * batch / rows)
@@ -264,7 +264,7 @@ def is_small(model: nn.Module, inputs: Tensor) -> bool:
     return trained_parameters(model) < PARAMETERS_PER_ROW * rows or (single and features < rows)
 
 
-def _output(model: nn.Module, inputs: Tensor, sample: Tensor) -> tuple[Tensor, bool]:
+def output_of(model: nn.Module, inputs: Tensor, sample: Tensor) -> tuple[Tensor, bool]:
     """What the network makes of the inputs, [rows, width], and whether it comes out of tanh or the like."""
     name = type(model).__name__
     try:
@@ -350,7 +350,7 @@ def _tensors(returned: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _readout(output: Tensor, bounded: bool, generator: torch.Generator) -> tuple[Callable[[Any], Tensor], int]:
+def readout(output: Tensor, bounded: bool, generator: torch.Generator) -> tuple[Callable[[Any], Tensor], int]:
     """(what turns a network's output into logits, number of classes), by the output before training.
 
     A single value is held against the value it begins with; probabilities become their logarithms; more than 32 values
