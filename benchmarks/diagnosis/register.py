@@ -21,8 +21,6 @@ BY_HAND = {
     "cut": ("reconnect",),
     "blocked": ("free_output", "reconnect"),
     "loss": ("stable_loss",),
-    "objective": ("revise_objective",),
-    "sign": ("descend",),
     "targets": ("slower_targets",),
 }
 

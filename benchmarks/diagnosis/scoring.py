@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks.diagnosis.scenarios import KEPT, SCENARIOS, Scenario
-from benchmarks.diagnosis.trial import replay, rising_losses
+from benchmarks.diagnosis.trial import replay
 
 from stablegrad.diagnostics import LEVELS, Finding, History
 from stablegrad.diagnostics.rules import verdict_of
@@ -116,14 +116,8 @@ def judge_one(name: str, trial: Mapping[str, Any], twin: Mapping[str, Any] | Non
     history = History.from_dict(trial["history"])
     found = list(replay(history))
     looks = [(step, rules_of(findings)) for step, findings in found]
-    rising = rising_losses(trial["losses"], [step for step, _ in looks])
-    logged = [
-        (step, (*rules, *(["rising_loss"] if rises else [])))
-        for (step, rules), rises in zip(looks, rising, strict=True)
-    ]
     alarms = {
         "stablegrad": first_alarm(looks, scenario.onset),
-        "stablegrad, losses logged": first_alarm(logged, scenario.onset),
     }
     others = trial.get("rivals")
     if others is not None:

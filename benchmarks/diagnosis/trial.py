@@ -12,9 +12,8 @@ from benchmarks.diagnosis import rivals
 from benchmarks.diagnosis.scenarios import SCENARIOS, Scenario
 from benchmarks.diagnosis.training import Setup
 
-from stablegrad.diagnostics import Finding, History, Monitor, Report, Thresholds, judge
+from stablegrad.diagnostics import Finding, History, Monitor, Report, judge
 from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply, fitting
-from stablegrad.diagnostics.rules import rising_loss
 
 EVERY, PROBE_EVERY = rivals.EVERY, 5 * rivals.EVERY
 SEED = 0
@@ -142,13 +141,3 @@ def replay(history: History) -> Iterator[tuple[int, list[Finding]]]:
     looks = sorted({int(step) for metric in history.metrics() for step in history.series(metric).steps})
     for step in looks:
         yield step, judge(history.until(step))
-
-
-def rising_losses(losses: list[float], looks: list[int]) -> Iterator[bool]:
-    """Whether ``rising_loss`` holds at each look of a loop that logs its loss at every step.
-
-    The monitor keeps no loss that is not a number.
-    """
-    history = History([(step, {"loss/network": loss}) for step, loss in enumerate(losses, start=1) if loss == loss])
-    for step in looks:
-        yield any(rising_loss(history.until(step), Thresholds()))

@@ -16,7 +16,7 @@ METRICS = {
     *("dormant", "gradient_dormant", "dead", "saturated", "error_signal", "input_mean", "input_std", "output_size"),
     *("output_spread", "srank", "effective_rank", "feature_rank", "churn", "churn_encoder", "churn_head"),
     *("target_drift", "update_ratio", "normalised_step", "gradient_cosine", "gradient_snr", "weight_norm"),
-    *("effective_learning_rate", "peak_learning_rate", "weight_gain", "gradient_norm"),
+    *("effective_learning_rate", "weight_gain", "gradient_norm"),
 }
 
 
@@ -152,7 +152,6 @@ def update_figures(layer, first, second, rate, normalises):
         "weight_norm": norm(weights),
         "update_ratio": norm(change) / norm(weights),
         "effective_learning_rate": rate / norm(weights) ** 2,
-        "peak_learning_rate": rate,
         "gradient_cosine": old @ new / (norm(old) * norm(new)),
         "gradient_snr": old @ new / (norm(old - new) ** 2 / 2),
     }

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from stablegrad.diagnostics import History, Monitor, judge, metrics
+from stablegrad.diagnostics import Monitor, metrics
 
 SIZE, ROWS = 2, 40
 
@@ -192,15 +192,6 @@ def test_of_distributions_churn_is_of_the_best_mean():
     changed = (means[-1].argmax(dim=1) != after.argmax(dim=1)).float().mean()
     assert figures["churn/network"] == pytest.approx(float(changed)) and changed > 0
     assert "srank/network" in figures and monitor.notes == []
-
-
-def test_no_rule_judges_a_distance_as_a_fraction_of_states():
-    ill, well = History(), History()
-    for step in range(2, 60, 2):
-        ill.add(step, {"gradient_norm/a": 1.0, "update_ratio/a": 1e-3, "churn/actor": 0.9})
-        well.add(step, {"gradient_norm/a": 1.0, "update_ratio/a": 1e-3, "action_churn/actor": 1.9})
-    assert "policy_churn" in {finding.rule for finding in judge(ill)}
-    assert judge(well) == []
 
 
 def test_curvature_and_gradient_ranks_of_one_network_by_name():

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from stablegrad.diagnostics.interventions import INTERVENTIONS
 from stablegrad.diagnostics.prescriptions import DEPTH_WEIGHT, EXPLAINED_BY, LEVEL_WEIGHTS, MOST, prescribe
-from stablegrad.diagnostics.rules import BESIDE, LEVELS, RULES, Finding
+from stablegrad.diagnostics.rules import LEVELS, RULES, Finding
 
-KNOWN = sorted({*RULES, *BESIDE, "slow_relearning", "slow_optimizer"})
+KNOWN = sorted({*RULES, "learns_less", "slow_relearning", "slow_optimizer", "unstable_values"})
 
 
 def finding(rule, level="collapsing", site="layer", reason=None):
@@ -33,32 +33,20 @@ def test_a_healthy_network_needs_nothing():
         ("vanishing_gradient", "multi_skip"),
         ("slow_relearning", "multi_skip"),
         ("exploding_gradient", "clip_gradients"),
-        ("large_update", "lower_learning_rate"),
         ("nonfinite", "lower_learning_rate"),
         ("small_update", "raise_learning_rate"),
         ("dead_units", "recycle_dormant"),
-        ("saturated_units", "layer_norm"),
         ("diverging_output", "slower_targets"),
-        ("input_shift", "normalise_inputs"),
         ("nonfinite_input", "normalise_inputs"),
         ("thrown_weights", "lower_learning_rate"),
         ("stale_state", "reset_optimizer_state"),
-        ("update_burst", "limit_updates"),
         ("leftover_gradient", "clear_gradients"),
-        ("ascending", "descend"),
-        ("runaway", "slower_targets"),
         ("unscaled_input", "normalise_inputs"),
         ("alike_units", "orthogonal_init"),
         ("unscaled_weights", "orthogonal_init"),
         ("extreme_rate", "lower_learning_rate"),
-        ("rate_jump", "steady_rate"),
         ("starved_rate", "steady_rate"),
-        ("collapsed_objective", "revise_objective"),
-        ("unscaled_target", "slower_targets"),
         ("learns_less", "smaller_network"),
-        ("fewer_directions", "multi_skip"),
-        ("longer_updates", "lower_learning_rate"),
-        ("shorter_updates", "raise_learning_rate"),
     ],
 )
 def test_the_first_answer_to_one_rule(rule, first):
@@ -104,8 +92,8 @@ def test_the_order_is_that_of_a_slow_sum(findings):
 
 def test_twenty_layers_with_one_cause_count_once():
     many = [finding("vanishing_gradient", site=f"layer {number}") for number in range(20)]
-    few = names(*many[:1], finding("large_update", "collapsed", "network"))
-    assert names(*many, finding("large_update", "collapsed", "network")) == few
+    few = names(*many[:1], finding("exploding_gradient", "collapsed", "network"))
+    assert names(*many, finding("exploding_gradient", "collapsed", "network")) == few
     why = prescribe(many)[0].why
     assert "vanishing_gradient at 'layer 0' (and 19 more like it)" in why
     assert why.endswith(".")
@@ -121,10 +109,9 @@ def test_dead_units_explain_what_they_cut_off():
     ("cause", "damage", "first"),
     [
         ("thrown_weights", ("dead_units", "constant_output", "rank_collapse"), "lower_learning_rate"),
-        ("input_shift", ("saturated_units", "no_gradient"), "normalise_inputs"),
         ("no_update", ("vanishing_gradient", "exploding_gradient"), "train_layer"),
         ("stale_state", ("small_update",), "reset_optimizer_state"),
-        ("unscaled_weights", ("vanishing_gradient", "saturated_units", "nonfinite_at_once"), "orthogonal_init"),
+        ("unscaled_weights", ("vanishing_gradient", "constant_output"), "orthogonal_init"),
         ("extreme_rate", ("rank_collapse", "thrown_weights"), "lower_learning_rate"),
     ],
 )
@@ -144,8 +131,8 @@ def test_the_cause_is_answered_and_not_what_follows_from_it(cause, damage, first
         ("extreme_rate", 2e-3, 0.1),
         ("extreme_rate", 1e-4, 0.1),
         ("extreme_rate", math.inf, 0.1),
-        ("large_update", 0.4, 0.01),
-        ("large_update", 40.0, 0.01),
+        ("thrown_weights", 0.4, 0.01),
+        ("thrown_weights", 40.0, 0.01),
     ],
 )
 def test_the_rate_is_changed_by_what_updates_are_off(rule, value, factor):
@@ -161,12 +148,10 @@ def test_what_came_with_the_initial_weights_asks_for_others():
     without_a_stack = {*INTERVENTIONS} - {"multi_skip", "wider_norm", "free_output", "weaker_decay"}
     found = [prescribe(found, without_a_stack)[0].name for found in (first, later)]
     assert found == ["orthogonal_init", "layer_norm"]
-    saturated = [Finding("saturated_units", "collapsing", "layer", 2, 1.0, 2.0, "x")]
-    assert prescribe(saturated)[0].name == "orthogonal_init"
 
 
 def test_what_fits_hardly_any_healthy_network_comes_first_where_it_fits():
-    found = [finding("large_update")]
+    found = [finding("thrown_weights")]
     assert names(*found, fitting={"lower_learning_rate", "weaker_decay"})[0] == "weaker_decay"
     assert "weaker_decay" not in names(*found)
 
@@ -202,14 +187,6 @@ def test_what_gets_no_gradient_from_the_first_look_on_is_cut_off_whatever_else_i
     assert names(cut, finding("unscaled_input"))[0] == "reconnect"
     assert "reconnect" not in names(replace(cut, since=100), finding("unscaled_input"))
     assert "reconnect" not in names(cut, replace(finding("dead_units", "collapsed"), since=2))
-
-
-@pytest.mark.parametrize("cause", ["thrown_weights", "rate_jump"])
-def test_numbers_that_end_after_weights_were_thrown_are_not_the_losss(cause):
-    assert names(finding("nonfinite_suddenly", "collapsed", "network"))[0] == "stable_loss"
-    assert "stable_loss" not in names(
-        finding("nonfinite_suddenly", "collapsed", "network"), finding(cause, site="network")
-    )
 
 
 def test_a_stack_that_began_without_gradients_wants_skips():

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from stablegrad.diagnostics import RULES, History, Report, Thresholds, judge
 from stablegrad.diagnostics.prescriptions import prescribe
-from stablegrad.diagnostics.rules import Finding, passed
+from stablegrad.diagnostics.rules import Finding
 from stablegrad.diagnostics.rules.shared import middle
 from stablegrad.errors import UsageError
 
@@ -61,23 +61,11 @@ ALARMS = {
     "vanishing_gradient": (lambda t: pair("gradient_norm", t(1.0, 1e-6), 1.0) | NORMS, "a", "collapsing"),
     "fading_gradient": (lambda t: pair("gradient_norm", t(1.0, 5e-3), 1.0) | FLOW, "a", "collapsing"),
     "exploding_gradient": (lambda t: pair("gradient_norm", t(1.0, 2e3), 1.0) | FLOW, "a", "collapsing"),
-    "large_update": (lambda t: pair("update_ratio", t(1e-3, 0.1), t(1e-3, 0.1)), "network", "at risk"),
     "nonfinite_input": (
         lambda t: {"nonfinite__a": t(None, 1.0), "input_mean": t(0.0, math.inf), "gradient_norm__a": 1.0},
         "network",
         "collapsed",
     ),
-    "nonfinite_at_once": (
-        lambda t: {"nonfinite__a": 1.0, "gradient_norm__a": math.inf, "input_mean": 0.0},
-        "network",
-        "collapsed",
-    ),
-    "nonfinite_suddenly": (
-        lambda t: {"nonfinite__a": t(None, 1.0), "update_ratio__a": t(1e-3, None), "gradient_norm__a": t(1.0, None)},
-        "network",
-        "collapsed",
-    ),
-    "shrinking_output": (lambda t: {"output_size": 1.0, "output_spread": t(1.0, 0.05)}, "network", "at risk"),
     "thrown_weights": (lambda t: {"update_ratio__a": t(1e-3, 0.5), "dead__a": t(0.1, 1.0)}, "network", "collapsing"),
     "stale_state": (
         lambda t: {"normalised_step__a": t(0.2, 1e-3), "gradient_cosine__a": 0.6, "error_signal": 1.0},
@@ -92,16 +80,13 @@ ALARMS = {
     "leftover_gradient": (lambda t: {"leftover_gradient__a": t(0.0, 1.0)}, "a", "collapsing"),
     "dormant_units": (lambda t: {"dormant__a": t(0.1, 0.8), "gradient_dormant__a": 0.8}, "a", "at risk"),
     "dead_units": (lambda t: {"dead__a": t(0.1, 0.9)}, "a", "at risk"),
-    "saturated_units": (lambda t: {"saturated__a": t(0.1, 0.85)}, "a", "at risk"),
     "rank_collapse": (lambda t: {"effective_rank": t(30.0, 1.2)}, "network", "collapsing"),
-    "policy_churn": (lambda t: {"churn": t(0.01, 0.8)}, "network", "at risk"),
     "constant_output": (lambda t: {"output_size": 1.0, "output_spread": t(1.0, 1e-5)}, "network", "collapsed"),
     "diverging_output": (
         lambda t: {"output_size": t(1.0, 50.0), "error_signal": t(1.0, 50.0)},
         "network",
         "collapsing",
     ),
-    "input_shift": (lambda t: {"input_mean": t(0.0, 9.0), "input_std": 1.0}, "network", "at risk"),
 }
 
 #: What looks like an alarm and is none.
@@ -111,15 +96,7 @@ HEALTHY = {
     "vanishing_gradient": pair("gradient_norm", then(1.0, 1e-6), then(1.0, 1e-6)) | NORMS,  # all fall alike
     "fading_gradient": pair("gradient_norm", then(1.0, 1e-4), 1e-4, error_signal=then(1.0, 1e-4)),  # it is learned
     "exploding_gradient": pair("gradient_norm", then(1.0, 1e4), 1.0, error_signal=then(1.0, 1e4)),  # the error grew
-    "large_update": pair("update_ratio", 1e-3, 1e-3) | {"update_ratio__c": 0.5},  # one small layer moves much
     "nonfinite_input": {"input_mean": dip(0.0, math.inf), "gradient_norm__a": 1.0},  # the loss took no notice
-    "nonfinite_at_once": {"nonfinite__a": then(None, 1.0), "gradient_norm__a": then(1.0, math.inf), "input_mean": 0.0},
-    "nonfinite_suddenly": {
-        "nonfinite__a": then(None, 1.0),
-        "update_ratio__a": [0.5] * (LOOKS - 5) + [None] * 5,  # it grew too large on its way
-        "gradient_norm__a": then(1.0, None),
-    },
-    "shrinking_output": {"output_size": then(1.0, 0.1), "output_spread": then(1.0, 0.1)},  # all of it shrank
     "thrown_weights": {"update_ratio__a": [0.5] * 2 + [1e-3] * (LOOKS - 2), "dead__a": 0.1},  # it recovered
     "stale_state": {
         "normalised_step__a": then(0.2, 1e-3),
@@ -130,12 +107,9 @@ HEALTHY = {
     "small_update": pair("update_ratio", then(1e-3, 1e-7), then(1e-3, 1e-7), error_signal=then(1.0, 0.01)),  # annealed
     "dormant_units": {"dormant__a": 0.8, "gradient_dormant__a": 0.0},  # silent, but they learn
     "dead_units": {"dead__a": 0.7},  # sparse
-    "saturated_units": {"saturated__a": 0.7},
     "rank_collapse": {"effective_rank": then(300.0, 9.0)},  # ten classes, all learned
-    "policy_churn": {"churn": 0.3},
     "constant_output": {"output_size": then(1.0, 1e-5), "output_spread": then(1.0, 1e-5)},  # all of it shrank
     "diverging_output": {"output_size": then(1.0, 50.0), "error_signal": 1.0},  # values grow as returns do
-    "input_shift": {"input_mean": then(0.0, 2.0), "input_std": 1.0},
 }
 
 
@@ -148,10 +122,7 @@ def long(before, after):
 
 
 #: Rules about the beginning, about a single moment, or about more looks than these: they have tests of their own.
-APART = {"nonfinite", "overshooting", "update_burst", "ascending", "runaway", "alike_units", "blocked_output",
-         "unscaled_input", "unscaled_target", "unscaled_weights", "extreme_rate", "rate_jump", "starved_rate",
-         "collapsed_objective",
-         "rising_loss", "not_learned_again"}  # fmt: skip
+APART = {"nonfinite", "extreme_rate", "alike_units", "unscaled_input", "unscaled_weights", "starved_rate"}
 
 
 def test_every_rule_is_tested():
@@ -163,12 +134,12 @@ def test_what_lasts_alarms_at_its_place_and_since_its_step(rule):
     figures, site, level = ALARMS[rule]
     finding = rules(history(**figures(long)))[rule]
     assert (finding.site, finding.level) == (site, level)
-    assert finding.since == (10 if rule == "nonfinite_at_once" else 10 * (LOOKS - 9 + 1))
+    assert finding.since == 10 * (LOOKS - 9 + 1)
     assert finding.reason
 
 
 #: Rules that hold for good once they held.
-FOR_GOOD = ("nonfinite_input", "nonfinite_at_once", "nonfinite_suddenly")
+FOR_GOOD = ("nonfinite_input",)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in ALARMS if rule not in FOR_GOOD])
@@ -205,77 +176,12 @@ def many(looks, **series):
 
 
 @pytest.mark.parametrize(
-    ("cosine", "update", "error", "alarms"),
-    [
-        (-0.9, 0.05, 1.0, True),
-        (-0.5, 0.05, 1.0, False),  # edge of stability
-        (-0.9, 0.01, 1.0, False),  # short steps
-        (-0.9, 0.05, [0.9**look for look in range(24)], False),  # it works
-        ([0.1] * 14 + [-0.9] * 10, 0.05, 1.0, False),  # not for long
-    ],
-)
-def test_steps_that_undo_each_other(cosine, update, error, alarms):
-    made = many(24, gradient_cosine__a=cosine, update_ratio__a=update, error_signal=error)
-    assert ("overshooting" in rules(made)) is alarms
-
-
-@pytest.mark.parametrize(
-    ("update", "dead", "found"),
-    [
-        (1e-3, 1.0, {"update_burst", "thrown_weights"}),
-        (1e-3, 0.1, set()),  # nothing came of it
-        (0.1, 1.0, {"thrown_weights"}),  # steps were long before
-    ],
-)
-def test_a_burst_is_a_long_step_after_usual_ones_that_left_damage(update, dead, found):
-    updates = [update] * 8 + [0.9] + [update] * 3
-    made = history(update_ratio__a=updates, dead__a=[0.1] * 8 + [dead] * 4)
-    assert set(rules(made)).intersection({"update_burst", "thrown_weights"}) == found
-
-
-GROWING = [1.5**look for look in range(LOOKS)]
-AWAY = {"update_ratio__a": [1e-3 * one for one in GROWING], "gradient_cosine__a": 0.9, "output_size": GROWING}
-
-
-@pytest.mark.parametrize(
-    ("changes", "found"),
-    [
-        ({"error_signal": 1.0}, {"ascending"}),
-        ({"error_signal": GROWING}, {"runaway"}),
-        ({"error_signal": [0.9**look for look in range(LOOKS)]}, set()),  # it works
-        ({"error_signal": GROWING, "gradient_cosine__a": -0.9}, set()),  # steps that are too long turn back
-        ({"error_signal": GROWING, "update_ratio__a": 1e-3}, set()),  # values grow as returns do
-        ({"error_signal": 1.0, "output_size": 1.0}, set()),
-        ({"error_signal": 1.0, "output_size": [1.2**look for look in range(LOOKS)]}, set()),  # seven times: a warm-up
-    ],
-)
-def test_what_runs_away(changes, found):
-    assert set(rules(history(**AWAY | changes))).intersection({"ascending", "runaway"}) == found
-
-
-def test_what_ran_away_until_numbers_ended():
-    ended = {name: [*values[:5], *[None] * (LOOKS - 5)] for name, values in AWAY.items() if isinstance(values, list)}
-    ended |= {"error_signal": [*GROWING[:5], *[None] * (LOOKS - 5)], "gradient_cosine__a": [0.9] * 5 + [None] * 7}
-    assert "runaway" in rules(history(**ended, nonfinite__a=[None] * 5 + [1.0] * 7))
-
-
-@pytest.mark.parametrize(
     ("rank", "spread", "alarms"),
     [(1.0, 1.0, True), (1.2, 1.0, False), (then(9.0, 1.0), 1.0, False), (1.0, 1e-3, False)],
 )
 def test_units_that_were_alike_from_the_beginning(rank, spread, alarms):
     made = history(effective_rank=rank, output_size=1.0, output_spread=spread, **NORMS)
     assert ("alike_units" in rules(made)) is alarms
-
-
-@pytest.mark.parametrize(
-    ("order", "dead", "alarms"),
-    [(["a", "b", "end"], 1.0, True), (["a", "end", "b"], 1.0, False), (["a", "b", "end"], then(0.1, 1.0), False)],
-)
-def test_an_activation_behind_the_last_layer(order, dead, alarms):
-    made = history(dead__end=dead, **NORMS)
-    made.set_order(order)
-    assert ("blocked_output" in rules(made)) is alarms
 
 
 @pytest.mark.parametrize(
@@ -286,40 +192,10 @@ def test_inputs_of_another_scale_and_damage(mean, dead, alarms):
     assert ("unscaled_input" in rules(history(input_mean=mean, input_std=1.0, dead__a=dead))) is alarms
 
 
-@pytest.mark.parametrize(
-    ("spread", "alarms"),
-    [
-        (then(1.0, 0.15, looks=5), False),  # drawn together for now
-        (then(1.0, 0.3, looks=10), False),  # and not by much
-        (then(1.0, 0.15, looks=10), True),
-        (then(1.0, 0.05, looks=5), True),
-        ([1.0, 1.0, *[0.1 + 0.025 * look for look in range(LOOKS - 2)]], False),  # spreading by what is learned
-    ],
-)
-def test_outputs_that_draw_together_to_spread_anew(spread, alarms):
-    assert ("shrinking_output" in rules(history(output_spread=spread, output_size=1.0))) is alarms
-
-
-def test_steps_of_an_optimizer_that_normalises_them_do_not_end_numbers():
-    figures = {
-        "nonfinite__a": [None] * 3 + [1.0] * 9,
-        "update_ratio__a": [0.1] * 3 + [None] * 9,
-        "gradient_norm__a": 1.0,
-    }
-    assert "nonfinite_suddenly" not in rules(history(**figures))
-    assert "nonfinite_suddenly" in rules(history(**figures, normalised_step__a=[0.9] * 3 + [None] * 9))
-
-
 def test_frozen_layers_need_no_gradient():
     made = history(gradient_norm__a=0.0, gradient_norm__b=1.0)
     made.frozen = ["a"]
     assert "no_gradient" not in rules(made)
-
-
-def test_long_steps_at_the_very_beginning_are_none_of_a_rate_too_high():
-    assert "large_update" not in rules(history(update_ratio__a=[0.3] * 3 + [1e-3] * (LOOKS - 3)))
-    assert "large_update" not in rules(history(update_ratio__a=[0.3] * 5 + [1e-3] * (LOOKS - 5)))
-    assert "large_update" in rules(history(update_ratio__a=0.3))
 
 
 SMALL = {"update_ratio__a": 1e-4, "gradient_cosine__a": 0.5, "error_signal": 1.0}
@@ -339,26 +215,6 @@ SMALL = {"update_ratio__a": 1e-4, "gradient_cosine__a": 0.5, "error_signal": 1.0
 )
 def test_small_steps_that_agree_and_change_nothing(changes, alarms):
     assert ("small_update" in rules(history(**SMALL | changes))) is alarms
-
-
-@pytest.mark.parametrize(
-    ("spread", "size", "alarms"),
-    [
-        (then(1.0, 0.05, looks=8), 1.0, True),
-        (then(1.0, 0.1, looks=8), then(1.0, 0.1, looks=8), False),  # all of it shrank
-        (1.0, then(1.0, 10.0, looks=8), False),  # a common part grew
-    ],
-)
-def test_outputs_that_become_alike(spread, size, alarms):
-    assert ("shrinking_output" in rules(history(output_spread=spread, output_size=size))) is alarms
-
-
-@pytest.mark.parametrize(
-    ("errors", "alarms"), [(then(1.0, 5.0, looks=7), True), (then(1.0, 1.2, looks=7), False), (None, True)]
-)
-def test_inputs_that_moved_are_no_matter_where_the_network_copes(errors, alarms):
-    made = history(input_mean=then(0.0, 9.0, looks=7), input_std=1.0, error_signal=errors)
-    assert ("input_shift" in rules(made)) is alarms
 
 
 def test_a_layer_whose_gradient_vanished_is_not_left_out():
@@ -495,20 +351,6 @@ def test_short_steps_are_right_where_all_is_learned():
     assert "stale_state" in rules(history(**figures, error_signal=[1e5, 1e5, *[1.0] * (LOOKS - 2)]))
 
 
-def test_long_first_steps_do_not_hide_a_burst():
-    """An optimizer without a memory yet, such as Adagrad, begins with long steps."""
-    updates = [0.2, 0.2, 0.1, *[1e-3] * 4, 3.0, *[1e-5] * 4]
-    assert "update_burst" in rules(history(update_ratio__a=updates, dead__a=then(0.1, 1.0, looks=4)))
-    often = [0.2, 0.2, 0.1, 1e-3, 0.2, *[1e-3] * 2, 3.0, *[1e-5] * 4]
-    assert "update_burst" not in rules(history(update_ratio__a=often, dead__a=then(0.1, 1.0, looks=4)))
-
-
-@pytest.mark.parametrize(("saturated", "alarms"), [(0.1, False), (then(0.1, 0.99), True)])
-def test_moved_inputs_that_broke_something_count_where_the_error_had_not_fallen(saturated, alarms):
-    moved = {"input_mean": then(0.0, 50.0), "input_std": 1.0, "error_signal": 1.0}
-    assert ("input_shift" in rules(history(**moved, saturated__a=saturated))) is alarms
-
-
 def test_weights_out_of_all_proportion_are_the_cause_whenever_it_shows():
     """Behind a batch norm, which hides their size, they learn next to nothing; that takes a while to be seen."""
     made = {}
@@ -519,27 +361,6 @@ def test_weights_out_of_all_proportion_are_the_cause_whenever_it_shows():
             figures.add(10 * (look + 1), row | ({"weight_gain/a": gain} if look == 0 else {}))
         made[gain] = "unscaled_weights" in rules(figures)
     assert made == {9.0: False, 900.0: True}
-
-
-@pytest.mark.parametrize(
-    ("losses", "alarms"),
-    [
-        ([1.0] * 20 + [0.01] * 20 + [1.0] * 30, True),
-        ([1.0] * 20 + [0.01] * 20 + [1.0] * 6 + [0.01] * 20, False),  # a dip that recovered
-        ([1.0] * 20 + [0.01] * 50 + [1.0] * 3, False),  # three looks
-        ([1.0] * 20 + [1e-5] * 20 + [1e-3] * 30, False),  # next to nothing, all the same
-        ([1.0] * 20 + [0.01, 0.3] * 30, False),  # of small batches, some of which are hard
-        ([-1.0] * 20 + [-5.0] * 20 + [-0.1] * 30, False),  # a policy's, which has no scale
-    ],
-)
-def test_a_loss_that_rises_again_and_stays(losses, alarms):
-    made = History()
-    for step, loss in enumerate(losses, start=1):
-        made.add(step, {"loss/network": loss})
-    assert ("rising_loss" in rules(made)) is alarms
-    if alarms:
-        # It rose at step 41, and the median of ten looks with the fifth of them.
-        assert rules(made)["rising_loss"].since == 45
 
 
 def scheduled(rates, **others):
@@ -585,97 +406,9 @@ def test_steps_at_the_end_of_a_schedule_are_short_on_purpose(rates, alarms):
     assert ("small_update" in rules_of(made)) == alarms
 
 
-@pytest.mark.parametrize(
-    ("rates", "dead", "alarms"),
-    [
-        (then(1e-3, 3e-2), then(0.1, 1.0), True),
-        (then(1e-3, 3e-2), 0.1, False),  # no damage
-        (then(1e-3, 5e-3), then(0.1, 1.0), False),  # five times as high
-        ([0.0, 1e-3, 1e-2, *[1e-2] * (LOOKS - 3)], then(0.1, 1.0), False),  # a warm-up
-    ],
-)
-def test_a_learning_rate_that_leaps(rates, dead, alarms):
-    assert ("rate_jump" in rules_of(scheduled(rates, dead__a=dead))) == alarms
-
-
-@pytest.mark.parametrize(
-    ("error", "alarms"),
-    [
-        ([1.0] * 3 + [0.1] * 4 + [0.9] * 5, True),
-        ([1.0] * 3 + [0.1] * 4 + [0.9] * 2 + [0.1] * 3, False),  # it recovers
-        (1.0, False),  # nothing was learned yet that could be lost
-    ],
-)
-def test_a_leap_that_loses_what_was_learned(error, alarms):
-    assert ("rate_jump" in rules_of(scheduled(then(1e-3, 3e-2), error_signal=error))) == alarms
-
-
-@pytest.mark.parametrize(("error", "alarms"), [(1.0, True), (then(1.0, 0.1), False)])
-def test_long_steps_are_right_while_the_error_falls(error, alarms):
-    assert ("large_update" in rules_of(history(update_ratio__a=then(1e-3, 0.1), error_signal=error))) == alarms
-
-
-@pytest.mark.parametrize(
-    ("error", "spread", "alarms"),
-    [(then(1.0, 1e-3), then(1.0, 0.01), True), (1.0, then(1.0, 0.01), False), (then(1.0, 1e-3), 1.0, False)],
-)
-def test_an_objective_that_features_alike_fulfil(error, spread, alarms):
-    found = rules_of(history(effective_rank=then(30.0, 1.2), error_signal=error, output_spread=spread, output_size=1.0))
-    assert "rank_collapse" in found
-    assert ("collapsed_objective" in found) == alarms
-
-
 @pytest.mark.parametrize(("error", "alarms"), [(1.0, True), (then(1.0, 1e-3), False)])
 def test_one_direction_is_enough_for_what_is_learned(error, alarms):
     assert ("rank_collapse" in rules_of(history(effective_rank=1.5, error_signal=error))) == alarms
-
-
-@pytest.mark.parametrize(
-    ("gain", "rule"), [(1.2, "nonfinite_suddenly"), (9.0, "nonfinite_at_once"), (None, "nonfinite_at_once")]
-)
-def test_numbers_that_end_at_once_are_of_the_weights_or_of_the_loss(gain, rule):
-    found = rules_of(
-        history(
-            nonfinite__a=1.0, gradient_norm__a=math.inf, input_mean=0.0, weight_gain__a=[gain] + [None] * (LOOKS - 1)
-        )
-    )
-    assert found & {"nonfinite_suddenly", "nonfinite_at_once"} == {rule}
-
-
-def test_weights_that_stretch_much_together_are_not_of_a_usual_size():
-    def found(layers):
-        gains = {f"weight_gain__{layer}": [4.5] + [None] * (LOOKS - 1) for layer in layers}
-        return rules_of(history(nonfinite__a=1.0, gradient_norm__a=math.inf, input_mean=0.0, **gains))
-
-    assert "nonfinite_suddenly" in found("a")
-    assert "nonfinite_suddenly" not in found("abcde")
-
-
-@pytest.mark.parametrize(
-    ("error", "size", "dead", "alarms"),
-    [
-        (1e5, 1.0, then(0.1, 1.0), True),
-        (1e5, 1.0, 0.1, False),  # no damage
-        (1e5, 1e3, then(0.1, 1.0), False),  # the outputs are as large
-        (10.0, 1.0, then(0.1, 1.0), False),
-    ],
-)
-def test_targets_of_another_scale_and_damage(error, size, dead, alarms):
-    made = history(error_signal=error, output_size=size, dead__a=dead)
-    assert ("unscaled_target" in rules_of(made)) == alarms
-
-
-def test_a_cause_that_is_over_is_remembered_while_the_network_is_ill():
-    """Long steps that ended when there was nothing left to move."""
-    long = [1e-3] * 3 + [0.1] * 4 + [1e-3] * (LOOKS - 7)
-    made = history(update_ratio__a=long, churn=0.8)
-    found = judge(made)
-    assert {finding.rule for finding in found} == {"policy_churn"}
-    assert [(finding.rule, finding.since) for finding in passed(made, found)] == [("large_update", 40)]
-    assert passed(made, []) == []
-    spared = Thresholds(large_update=0.2)
-    assert Report(found, made, thresholds=spared).passed == []
-    assert Report(found, made).prescriptions[0].name == "lower_learning_rate"
 
 
 def test_a_history_until_a_step_is_what_was_known_then():
@@ -703,38 +436,17 @@ def test_the_middle_of_sites_is_numpys_median(values):
         np.testing.assert_array_equal(middle(values), expected)
 
 
-def blocked():
-    made = history(dead__end=0.97, **NORMS)
-    made.set_order(["a", "b", "end"])
-    return made
-
-
-LOSSES = [1.0] * 20 + [0.01] * 20 + [0.5] * 30
-ALIKE_AND_LEARNED = {"effective_rank": then(30.0, 1.2), "error_signal": then(1.0, 1e-3), "output_size": 1.0}
-
-
 @pytest.mark.parametrize(
-    ("rule", "made", "options"),
+    ("made", "options"),
     [
-        ("large_update", history(update_ratio__a=then(1e-3, 0.1), error_signal=then(1.0, 0.5)), {"learning": 0.6}),
-        ("small_update", scheduled(then(1e-2, 2e-3), update_ratio__a=then(1e-3, 1e-7), error_signal=1.0),
-         {"annealed": 0.3}),
-        ("small_update", history(**SMALL), {"slow_looks": 13}),
-        ("small_update", history(**SMALL | {"error_signal": then(1.0, 0.2, looks=10)}), {"learned": 0.3}),
-        ("overshooting", many(24, gradient_cosine__a=-0.9, update_ratio__a=0.05, error_signal=1.0),
-         {"long_step": 0.1}),
-        ("ascending", history(**AWAY, error_signal=1.0), {"far": 1e3}),
-        ("runaway", history(**AWAY, error_signal=GROWING), {"staying": 1e3}),
-        ("collapsed_objective", history(**ALIKE_AND_LEARNED, output_spread=then(1.0, 0.01)), {"equal_outputs": 5e-3}),
-        ("blocked_output", blocked(), {"blocked": 0.98}),
-        ("shrinking_output", history(output_size=1.0, output_spread=then(1.0, 0.05)), {"shrunk": 0.01}),
-        ("rate_jump", scheduled(then(1e-3, 3e-2), error_signal=[1.0] * 3 + [0.1] * 4 + [0.9] * 5), {"lost": 10}),
-        ("rising_loss", many(len(LOSSES), loss=LOSSES), {"forgotten": 0.6}),
+        (scheduled(then(1e-2, 2e-3), update_ratio__a=then(1e-3, 1e-7), error_signal=1.0), {"annealed": 0.3}),
+        (history(**SMALL), {"slow_looks": 13}),
+        (history(**SMALL | {"error_signal": then(1.0, 0.2, looks=10)}), {"learned": 0.3}),
     ],
-)  # fmt: skip
-def test_what_decides_can_be_set(rule, made, options):
-    assert rule in {finding.rule for finding in judge(made)}
-    assert rule not in {finding.rule for finding in judge(made, Thresholds(**options))}
+)
+def test_what_decides_can_be_set(made, options):
+    assert "small_update" in {finding.rule for finding in judge(made)}
+    assert "small_update" not in {finding.rule for finding in judge(made, Thresholds(**options))}
 
 
 def test_when_weights_are_out_of_all_proportion_can_be_set():
@@ -744,48 +456,6 @@ def test_when_weights_are_out_of_all_proportion_can_be_set():
 
 
 FALLEN = [1.0] * 5 + [0.1] * 25
-
-
-@pytest.mark.parametrize(
-    ("after", "alarms"),
-    [
-        ([0.9] * 25, True),
-        ([0.9] * 10, False),  # not for long enough
-        ([0.5] * 25, False),  # some of it is kept
-        ([1.0 - 0.02 * look for look in range(25)], False),  # it falls again
-        ([1.0 - 0.012 * look for look in range(25)], False),  # slowly, and is high for all that
-        ([0.1] * 25, False),
-    ],
-)
-def test_an_error_that_is_back_for_good_was_not_learned_again(after, alarms):
-    made = many(30 + len(after), error_signal=FALLEN + after, gradient_norm__a=1.0)
-    found = [finding for finding in judge(made) if finding.rule == "not_learned_again"]
-    assert bool(found) is alarms
-    if alarms:
-        assert found[0].since == 10 * 31  # the first look after the fall
-        assert found[0].value == pytest.approx(0.9)
-        assert not any(judge(made, Thresholds(back=0.95)))
-
-
-def test_an_error_that_never_fell_is_not_one_that_came_back():
-    assert "not_learned_again" not in rules(many(60, error_signal=1.0, gradient_norm__a=1.0))
-
-
-def test_units_may_say_yes_or_no_once_the_error_has_fallen():
-    assert "saturated_units" in rules(history(saturated__a=0.95, error_signal=then(1.0, 0.8)))
-    assert "saturated_units" not in rules(history(saturated__a=0.95, error_signal=then(1.0, 0.5)))
-    assert "saturated_units" in rules(history(saturated__a=0.95))  # an error that was not seen
-
-
-def test_a_leap_of_the_rate_between_two_looks_is_a_jump():
-    usual = {
-        "weight_norm__a": 1.0,
-        "effective_learning_rate__a": 1e-3,
-        "error_signal": [1.0] * 3 + [0.1] * 4 + [0.9] * 5,
-    }
-    assert "rate_jump" not in rules(history(**usual, peak_learning_rate__a=1e-3))
-    leaps = [1e-3] * 7 + [0.05] + [1e-3] * 4
-    assert "rate_jump" in rules(history(**usual, peak_learning_rate__a=leaps))
 
 
 def gained(gains, **others):
@@ -813,22 +483,8 @@ def test_layers_that_each_stretch_a_little_stretch_much_together(gains, others, 
         assert prescribe([rules(made)["unscaled_weights"]])[0].name == "orthogonal_init"
 
 
-def test_outputs_that_begin_next_to_nothing_may_grow():
-    away = {name: value for name, value in AWAY.items() if name != "output_size"}
-    small = [1e-3 * value for value in GROWING]
-    assert "ascending" in rules(history(**away, output_size=GROWING, error_signal=1.0))
-    assert "ascending" not in rules(history(**away, output_size=small, error_signal=1.0))
-
-
 @pytest.mark.parametrize(("gain", "alarms"), [(0.01, True), (1.0, False)])
 def test_tiny_first_weights_explain_what_shows_late(gain, alarms):
     made = many(40, dead__a=[0.1] * 20 + [1.0] * 20, weight_norm__a=1.0, weight_norm__b=1.0,
                 weight_gain__a=[gain] + [math.nan] * 39, weight_gain__b=[gain] + [math.nan] * 39)  # fmt: skip
     assert ("unscaled_weights" in rules(made)) is alarms
-
-
-def test_a_leap_that_ends_in_no_numbers_is_a_jump():
-    leaps = [1e-3] * 8 + [0.05] + [1e-3] * 3
-    broken = [None] * 8 + [1.0] * 4
-    assert "rate_jump" in rules(history(weight_norm__a=1.0, peak_learning_rate__a=leaps, nonfinite__a=broken))
-    assert "rate_jump" not in rules(history(weight_norm__a=1.0, peak_learning_rate__a=leaps))

@@ -51,7 +51,7 @@ def names_without_records(*rules):
 
 @pytest.mark.usefixtures("records")
 def test_without_an_outcome_nothing_changes():
-    for rule in ("vanishing_gradient", "policy_churn", "dormant_units"):
+    for rule in ("vanishing_gradient", "thrown_weights", "dormant_units"):
         assert names(rule) == names_without_records(rule)
 
 

@@ -27,7 +27,6 @@ LAYER_METRICS = (
     "gradient_cosine",
     "gradient_snr",
     "effective_learning_rate",
-    "peak_learning_rate",
     "normalised_step",
     "weight_gain",
     "layer_error",

@@ -46,16 +46,6 @@ COPIES = """
 #   target = copy.deepcopy(model)
 # then torch.compile, DistributedDataParallel and monitors. Checkpoints of before do not fit; one of now is loaded
 # into a network that was made as before and changed in the same way"""
-#: Rules beside a smaller network, and the rule that finds the same in the network itself: what answers it is the same.
-BESIDE_LIKE = {
-    "fewer_directions": "rank_collapse",
-    "more_dormant": "dormant_units",
-    "more_dead": "dead_units",
-    "less_signal": "vanishing_gradient",
-    "longer_updates": "large_update",
-    "shorter_updates": "small_update",
-    "more_churn": "policy_churn",
-}
 
 
 @dataclass(frozen=True)
@@ -102,8 +92,8 @@ class Intervention:
     telling: float = 1.0
 
     def answer(self, rule: str) -> float:
-        """How well it answers a rule; one that finds beside a smaller network what another finds alone, as that."""
-        return self.answers.get(rule, self.answers.get(BESIDE_LIKE.get(rule, ""), 0.0))
+        """How well it answers a rule."""
+        return self.answers.get(rule, 0.0)
 
     def apply(self, model: nn.Module, optimizer: Optimizer, factor: float | None = None) -> Optimizer:
         """Change the network and the optimizer in place.
@@ -227,20 +217,15 @@ _ALL = (
             "fallen_back": 0.6,
             "vanishing_gradient": 1.0,
             "fading_gradient": 1.0,
-            "saturated_units": 1.0,
-            "nonfinite_at_once": 1.0,
             "exploding_gradient": 0.9,
             "constant_output": 0.9,
             "dormant_units": 0.9,
             "dead_units": 0.8,
             "rank_collapse": 0.6,
             "diverging_output": 0.5,
-            "runaway": 0.7,
             "unscaled_weights": 0.7,
-            "input_shift": 0.5,
             "unstable_values": 0.5,
             "slow_relearning": 0.1,
-            "not_learned_again": 0.1,
         },
         torch="# after every hidden layer, never after the last; after convolutions nn.GroupNorm(1, channels)\n"
         "hidden = nn.Sequential(nn.Linear(n, m), nn.LayerNorm(m), nn.ReLU())\n\n"
@@ -263,14 +248,12 @@ _ALL = (
             "fallen_back": 1.0,
             "unstable_values": 1.0,
             "slow_relearning": 1.0,
-            "not_learned_again": 1.0,
             "vanishing_gradient": 0.9,
             "fading_gradient": 0.9,
             "rank_collapse": 0.7,
             "exploding_gradient": 0.4,
             "dormant_units": 0.4,
             "dead_units": 0.4,
-            "saturated_units": 0.3,
             "constant_output": 0.3,
         },
         torch="from stablegrad.networks import MultiSkipTorso\n\n"
@@ -299,7 +282,6 @@ _ALL = (
             "constant_output": 0.2,
             "unstable_values": 0.5,
             "slow_relearning": 0.2,
-            "not_learned_again": 0.2,
         },
         torch="class Residual(nn.Module):\n"
         "    def __init__(self, width):\n"
@@ -327,7 +309,6 @@ _ALL = (
             "fallen_back": 0.8,
             "unstable_values": 0.5,
             "slow_relearning": 0.7,
-            "not_learned_again": 0.7,
             "fading_gradient": 0.6,
             "rank_collapse": 0.6,
             "vanishing_gradient": 0.5,
@@ -355,13 +336,10 @@ _ALL = (
         answers={
             "alike_units": 1.0,
             "unscaled_weights": 1.0,
-            "nonfinite_at_once": 0.9,
             "vanishing_gradient": 0.6,
-            "saturated_units": 0.5,
             "exploding_gradient": 0.4,
             "constant_output": 0.3,
             "slow_relearning": 0.1,
-            "not_learned_again": 0.1,
         },
         torch="for module in model.modules():\n"
         "    if isinstance(module, nn.Linear | nn.Conv2d):\n"
@@ -374,7 +352,7 @@ _ALL = (
         name="activation",
         title="another activation",
         helps="leaky ReLU and GELU have a slope where ReLU units die and where tanh and sigmoid saturate",
-        answers={"dead_units": 0.8, "saturated_units": 0.9, "dormant_units": 0.6, "no_gradient": 0.3},
+        answers={"dead_units": 0.8, "dormant_units": 0.6, "no_gradient": 0.3},
         torch="hidden = nn.Sequential(nn.Linear(n, m), nn.LeakyReLU(0.1))  # or nn.GELU()\n\n"
         "# or on the network that you have, where activations are modules:\n" + _in_place("activation"),
         settings={name: _another_activation(name) for name in ("torso.activation", "encoder.activation")},
@@ -405,24 +383,18 @@ _ALL = (
         answers={
             "not_learned": 0.7,
             "fallen_back": 0.7,
-            "large_update": 1.0,
-            "thrown_weights": 1.0,
             "extreme_rate": 1.0,
-            "overshooting": 1.0,
-            "policy_churn": 1.0,
-            "rising_loss": 1.0,
+            "thrown_weights": 1.0,
             "nonfinite": 1.0,
             "diverging_output": 0.8,
             "exploding_gradient": 0.7,
             "unstable_values": 0.4,
             "slow_relearning": 0.6,
-            "not_learned_again": 0.6,
             "constant_output": 0.6,
             "rank_collapse": 0.5,
             "dead_units": 0.5,
             "dormant_units": 0.5,
             "fading_gradient": 0.4,
-            "saturated_units": 0.4,
         },
         torch='for group in optimizer.param_groups:\n    group["lr"] *= FACTOR',
         settings={RATE: 1 / RATE_FACTOR},
@@ -445,7 +417,7 @@ _ALL = (
         name="steady_rate",
         title="a learning rate without jumps and without an early end",
         helps="a rate that leaps undoes what was learned, and one that falls too early leaves nothing to learn with",
-        answers={"starved_rate": 1.0, "rate_jump": 1.0},
+        answers={"starved_rate": 1.0},
         torch="# a gentler schedule, such as a cosine over all updates of the training\n"
         "scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100_000)\n\n"
         "# or within bounds around the one that you have:\n" + _in_place("steady_rate"),
@@ -463,7 +435,6 @@ _ALL = (
             "exploding_gradient": 1.0,
             "nonfinite": 0.8,
             "diverging_output": 0.4,
-            "large_update": 0.3,
         },
         torch="# between loss.backward() and optimizer.step()\ntorch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
         settings={"max_grad_norm": _tighter_clipping},
@@ -478,7 +449,7 @@ _ALL = (
         name="reset_optimizer_state",
         title="a fresh optimizer state",
         helps="moments of gradients long gone hold back, or drive, the steps of today",
-        answers={"stale_state": 1.0, "small_update": 0.5, "rising_loss": 0.4, "large_update": 0.2},
+        answers={"stale_state": 1.0, "small_update": 0.5},
         torch="optimizer.state.clear()\n"
         "for group in optimizer.param_groups:  # an eps above the gradients holds steps back as well\n"
         '    if group.get("eps", 0.0) > 1e-3:\n        group["eps"] = 1e-8',
@@ -505,7 +476,7 @@ _ALL = (
         name="reconnect",
         title="reconnect what the loss cannot reach",
         helps="no gradient passes detach(), no_grad(), argmax, rounding, NumPy, or an output without a loss",
-        answers={"no_gradient": 1.0, "blocked_output": 0.8},
+        answers={"no_gradient": 1.0},
         unmeasured="what the gradients take that were missing",
         torch="# look for these between the layer and the loss, and take them out:\n"
         "#   .detach(), .data, .item(), .numpy(), torch.no_grad(), torch.tensor(tensor), argmax, round, clamp\n"
@@ -517,7 +488,7 @@ _ALL = (
         name="normalise_inputs",
         title="normalised inputs",
         helps="running statistics keep inputs at mean 0 and deviation 1 while data move, and fill in what is no number",
-        answers={"input_shift": 1.0, "unscaled_input": 1.0, "nonfinite_input": 1.0, "saturated_units": 0.4},
+        answers={"unscaled_input": 1.0, "nonfinite_input": 1.0},
         torch=_in_place("normalise_inputs"),
         settings={"encoder.norm": "layer"},
         sb3=sb3_code.normalised_inputs,
@@ -536,10 +507,6 @@ _ALL = (
         answers={
             "fallen_back": 0.4,
             "diverging_output": 1.0,
-            "runaway": 1.0,
-            "unscaled_target": 1.0,
-            "policy_churn": 0.6,
-            "rising_loss": 0.3,
         },
         torch="# target = reward + discount * (1 - terminated) * next_value, with a discount below 1; rewards\n"
         "# and targets of one scale, divided by a running deviation. Learn from a copy that follows slowly;\n"
@@ -557,7 +524,7 @@ _ALL = (
         name="stable_loss",
         title="a loss that stays finite",
         helps="logarithms of zero, large exponentials, divisions by zero and half precision end a training at one step",
-        answers={"nonfinite_suddenly": 1.0, "nonfinite": 0.3},
+        answers={"nonfinite": 0.6},
         torch="# work with logarithms, and keep what is divided by away from zero:\n"
         "#   F.cross_entropy(logits, y) or log_softmax, not log(softmax); F.binary_cross_entropy_with_logits;\n"
         "#   torch.logsumexp; F.softplus for scales, with a floor; var + 1e-6 under a root; float32 for the loss\n"
@@ -566,43 +533,14 @@ _ALL = (
         "    model(torch.randn(4, n)).square().mean().backward()  # your loss here",
     ),
     Intervention(
-        name="revise_objective",
-        title="an objective that keeps outputs apart",
-        helps="a penalty that outweighs the loss, or a loss that equal outputs fulfil, draws all outputs together",
-        answers={"shrinking_output": 1.0, "collapsed_objective": 1.0, "constant_output": 0.2},
-        torch="# print every term of the loss by itself, and weaken the one that wins: penalties on features\n"
-        "# or outputs, consistency between views, weight decay. Where equal outputs fulfil the loss, add a term\n"
-        "# that does not let them, such as VICReg's variance:\n"
-        "outputs = model(torch.randn(4, n))\n"
-        "spread = torch.relu(1 - outputs.var(0).add(1e-4).sqrt()).mean()",
-    ),
-    Intervention(
-        name="descend",
-        title="a loss that goes down",
-        helps="a loss or an objective with the wrong sign is driven away from what is wanted, step by step",
-        answers={"ascending": 1.0, "runaway": 0.3},
-        torch="# minimise losses: loss = -objective, and optimizers without maximize=True. One step should\n"
-        "# lower the loss of the batch that it was made on:\n"
-        "def loss():\n"
-        "    return model(torch.randn(4, n, generator=torch.Generator().manual_seed(0))).square().mean()\n\n\n"
-        "before = loss()  # your loss here\n"
-        "optimizer.zero_grad()\n"
-        "before.backward()\n"
-        "optimizer.step()\n"
-        "print(before.item(), loss().item())",
-    ),
-    Intervention(
         name="limit_updates",
         title="steps that are limited",
         helps="a step that changes no matrix by more than 2% cannot undo what was learned, whatever the rate does",
         answers={
-            "update_burst": 1.0,
             "extreme_rate": 0.5,
             "thrown_weights": 0.8,
-            "large_update": 0.7,
             "exploding_gradient": 0.5,
             "nonfinite": 0.5,
-            "policy_churn": 0.4,
         },
         torch=_in_place("limit_updates"),
         sb3=sb3_code.between_learning("limit_updates"),
@@ -626,13 +564,10 @@ _ALL = (
         helps="decay that takes a good part of the weights in every step leaves nothing of what is learned",
         answers={
             "thrown_weights": 1.0,
-            "large_update": 1.0,
-            "shrinking_output": 1.0,
             "constant_output": 1.0,
             "rank_collapse": 1.0,
             "dead_units": 1.0,
             "dormant_units": 1.0,
-            "policy_churn": 1.0,
             "small_update": 1.0,
             "vanishing_gradient": 0.8,
             "fading_gradient": 0.8,
@@ -649,7 +584,7 @@ _ALL = (
         name="free_output",
         title="nothing behind the last layer",
         helps="outputs behind an activation that is at its end, or behind a norm, cannot reach what is wanted of them",
-        answers={"blocked_output": 1.0, "constant_output": 0.6, "shrinking_output": 0.6, "fading_gradient": 0.6},
+        answers={"constant_output": 0.6, "fading_gradient": 0.6},
         torch="# end with the layer itself, and put what the range asks for into the loss\n"
         "outputs = nn.Sequential(nn.Linear(n, 64), nn.ReLU(), nn.Linear(64, m))\n\n"
         "# or on the network that you have, where it is a module:\n" + _in_place("free_output"),
@@ -669,7 +604,6 @@ _ALL = (
             "vanishing_gradient": 1.0,
             "fading_gradient": 1.0,
             "rank_collapse": 1.0,
-            "shrinking_output": 1.0,
         },
         torch="# over all features of a layer, of images over all channels, nn.GroupNorm(1, channels);\n"
         "# none where there are fewer than three\n"
@@ -687,7 +621,6 @@ _ALL = (
         answers={
             "not_learned": 0.4,
             "slow_relearning": 0.4,
-            "not_learned_again": 0.4,
             "learns_less": 0.4,
             "vanishing_gradient": 0.2,
             "fading_gradient": 0.2,

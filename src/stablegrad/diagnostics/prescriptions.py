@@ -19,60 +19,30 @@ MOST = 6
 #: How much a finding of a level counts.
 LEVEL_WEIGHTS = {"at risk": 1.0, "collapsing": 2.0, "collapsed": 3.0}
 
-#: What weights that were thrown about, or inputs that moved away, leave behind.
+#: What weights that were thrown about leave behind.
 _DAMAGE = (
-    *("dead_units", "dormant_units", "saturated_units", "constant_output", "shrinking_output", "rank_collapse"),
-    *("no_gradient", "fading_gradient", "vanishing_gradient", "small_update", "stale_state", "policy_churn"),
+    *("dead_units", "dormant_units", "constant_output", "rank_collapse", "no_gradient", "fading_gradient"),
+    *("vanishing_gradient", "small_update", "stale_state"),
 )
 #: What throws weights about or drives outputs away.
-_DONE_TO_IT = ("thrown_weights", "update_burst", "rate_jump", "diverging_output", "runaway", "ascending")
+_DONE_TO_IT = ("thrown_weights", "diverging_output")
 #: What is wrong with the program itself, whatever it leads to.
-_PROGRAM = (
-    *("leftover_gradient", "input_shift", "unscaled_input", "unscaled_target", "unscaled_weights", "extreme_rate"),
-    *("alike_units", "blocked_output"),
-)
-#: What a network that runs away passes through.
-_RUNNING = ("large_update", "thrown_weights", "update_burst", "exploding_gradient", "nonfinite", "nonfinite_suddenly")
+_PROGRAM = ("leftover_gradient", "unscaled_input", "unscaled_weights", "extreme_rate", "alike_units")
 #: Rules whose findings need no answer of their own where one of these rules found the cause in the same network: units
 #: that are all dead cut off what lies before them, and an update of numbers that are none is none.
 EXPLAINED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_DAMAGE, (*_DONE_TO_IT, *_PROGRAM)),
-    **dict.fromkeys(_RUNNING, ("ascending", "runaway", "diverging_output", "rate_jump", *_PROGRAM)),
     "no_gradient": ("dead_units", "nonfinite", *_DONE_TO_IT, *_PROGRAM),
-    "no_update": ("nonfinite", "thrown_weights", "update_burst"),
-    "thrown_weights": ("update_burst", "rate_jump", "ascending", "runaway", *_PROGRAM),
-    "update_burst": ("ascending", "runaway", "rate_jump", *_PROGRAM),
-    "diverging_output": ("thrown_weights", "update_burst", "ascending", *_PROGRAM),
-    "runaway": ("ascending", *_PROGRAM),
+    "no_update": ("nonfinite", "thrown_weights"),
+    "thrown_weights": ("diverging_output", *_PROGRAM),
+    "diverging_output": ("thrown_weights", *_PROGRAM),
     "constant_output": ("dead_units", *_DONE_TO_IT, *_PROGRAM),
     # Layers behind one that does not move get what it lets through.
     "vanishing_gradient": ("no_update", *_DONE_TO_IT, *_PROGRAM),
-    "exploding_gradient": ("no_update", "diverging_output", "runaway", "ascending", *_PROGRAM),
-    "nonfinite": (
-        "nonfinite_input",
-        "nonfinite_at_once",
-        "thrown_weights",
-        "rate_jump",
-        "nonfinite_suddenly",
-        "ascending",
-        "runaway",
-        *_PROGRAM,
-    ),
-    "nonfinite_at_once": ("nonfinite_input", *_PROGRAM),
-    "nonfinite_suddenly": ("nonfinite_input", "thrown_weights", "rate_jump", "ascending", "runaway", *_PROGRAM),
-    "starved_rate": ("rate_jump", *_PROGRAM),
-    "shrinking_output": ("constant_output", *_DONE_TO_IT, *_PROGRAM),
-    "rank_collapse": ("collapsed_objective", *_DONE_TO_IT, *_PROGRAM),
-    "not_learned_again": (*_DONE_TO_IT, *_PROGRAM, "nonfinite", "dead_units", "stale_state", "starved_rate"),
-    "small_update": ("stale_state", "starved_rate", "thrown_weights", "update_burst", *_PROGRAM),
-    # What a smaller network has more or less of counts once, where a rule about the network itself found it as well.
-    "fewer_directions": ("rank_collapse", "collapsed_objective", *_DONE_TO_IT, *_PROGRAM),
-    "more_dormant": ("dormant_units", *_DONE_TO_IT, *_PROGRAM),
-    "more_dead": ("dead_units", *_DONE_TO_IT, *_PROGRAM),
-    "less_signal": ("vanishing_gradient", "fading_gradient", "no_gradient", *_DONE_TO_IT, *_PROGRAM),
-    "longer_updates": ("large_update", *_RUNNING, *_DONE_TO_IT, *_PROGRAM),
-    "shorter_updates": ("small_update", "stale_state", "starved_rate", *_DONE_TO_IT, *_PROGRAM),
-    "more_churn": ("policy_churn", *_DONE_TO_IT, *_PROGRAM),
+    "exploding_gradient": ("no_update", "diverging_output", *_PROGRAM),
+    "nonfinite": ("nonfinite_input", "thrown_weights", "diverging_output", *_PROGRAM),
+    "starved_rate": _PROGRAM,
+    "small_update": ("stale_state", "starved_rate", "thrown_weights", *_PROGRAM),
 }
 
 #: The change of the median layer in one update, over its weights, that a learning rate is set for: what early training
@@ -186,9 +156,8 @@ def _answer(intervention: Intervention, finding: Finding, rules: Collection[str]
     # That labels are not learned anew has causes of its own.
     if not weight or "slow_relearning" in rules:
         return weight
-    # What was there at the first look of all came with the initial weights; those that are too large for any number
-    # want a norm.
-    if intervention.name == "orthogonal_init" and finding.since <= FIRST_LOOK and finding.rule != "nonfinite_at_once":
+    # What was there at the first look of all came with the initial weights.
+    if intervention.name == "orthogonal_init" and finding.since <= FIRST_LOOK:
         return INITIAL_WEIGHT
     if intervention.name == "multi_skip" and _lost_in_depth(rules):
         return DEPTH_WEIGHT
@@ -239,16 +208,13 @@ def _rate_factor(name: str, worst: dict[str, Finding]) -> float | None:
 
     Where the first steps of an optimizer that normalises them were extreme, the one that makes them usual.
     """
-    rules = {
-        "raise_learning_rate": ("small_update", "shorter_updates"),
-        "lower_learning_rate": ("large_update", "thrown_weights", "longer_updates"),
-    }
+    rules = {"raise_learning_rate": "small_update", "lower_learning_rate": "thrown_weights"}
     if name not in rules:
         return None
     size = worst["extreme_rate"].value if name == "lower_learning_rate" and "extreme_rate" in worst else math.nan
     if USUAL_STEP < size < math.inf:
         return min(10.0 ** round(math.log10(USUAL_STEP / size)), 0.1)
-    found = next((worst[rule].value for rule in rules[name] if rule in worst), math.nan)
+    found = worst[rules[name]].value if rules[name] in worst else math.nan
     away = abs(math.log10(HEALTHY_UPDATE / found)) if 0 < found < math.inf else 0.0
     # Rather too high than too low: early updates of healthy networks are longer than later ones.
     raises = name == "raise_learning_rate"

@@ -22,7 +22,6 @@ from stablegrad.diagnostics.rules import (
     Thresholds,
     enough_to_judge,
     judge,
-    passed,
     verdict_of,
 )
 from stablegrad.diagnostics.sb3_code import AgentSettings
@@ -97,7 +96,7 @@ class Report:
     @property
     def prescriptions(self) -> list[Prescription]:
         """What to change, the most promising first."""
-        found = prescribe([*self.findings, *self.passed], self.fitting, self.agent, self.command)
+        found = prescribe(self.findings, self.fitting, self.agent, self.command)
         return found if self.reference is None else [self.reference, *found]
 
     @property
@@ -110,11 +109,6 @@ class Report:
     def risk(self) -> Risk | None:
         """The probability that an agent's training ends failed; None where too little was measured."""
         return assess(self.history, self.outcome) if self._judged and self.outcome is not None else None
-
-    @cached_property
-    def passed(self) -> list[Finding]:
-        """Causes that held before and no longer do, of a network that is ill."""
-        return passed(self.history, self.findings, self.thresholds)
 
     def layers(self) -> dict[str, str]:
         """Verdict of every layer and activation that was watched, in the order of the data's way; as ``verdict``."""
@@ -133,7 +127,6 @@ class Report:
         return {
             "verdict": self.verdict,
             "findings": [_finite(vars(finding)) for finding in self.findings],
-            "passed": [_finite(vars(finding)) for finding in self.passed],
             "prescriptions": [vars(prescription) for prescription in self.prescriptions],
             "layers": self.layers(),
             "notes": self.notes,
@@ -171,7 +164,6 @@ class Report:
             for rule, findings in _by_rule(self.findings, level).items():
                 more = f" (and {len(findings) - 1} more sites)" if len(findings) > 1 else ""
                 lines.append(f"  {level}: {findings[0].reason}{more} [{rule}, since step {findings[0].since:,}]")
-        lines += [f"  earlier: {one.reason} [{one.rule}, since step {one.since:,}]" for one in self.passed]
         lines += [f"  capacity: {sentence}" for sentence in self.capacity]
         lines += [f"  outlook: {self.risk.in_words}"] if self.risk is not None else []
         prescriptions = self.prescriptions[:SHOWN]

@@ -60,8 +60,6 @@ class UpdateWatch:
         self.steps = 0
         self.paused = False
         self._left_out = False
-        #: Highest learning rate of each group since the last look: a schedule may leap between two of them.
-        self._peaks: dict[int, float] = {}
         self.refresh: Callable[[], None] = lambda: None
         self.before_look: Callable[[], None] = lambda: None
         self.before_step: Callable[[int], None] = lambda step: None
@@ -152,7 +150,6 @@ class UpdateWatch:
     def restart(self, steps: int) -> None:
         """Count from ``steps``, and know of nothing before: neither of rates nor of a gradient that is there."""
         self.forget()
-        self._peaks = {}
         self.steps = steps
         self.start(leftover=False)
 
@@ -255,11 +252,6 @@ class UpdateWatch:
                 self.guard.wrap(self.before_look)()
             return
         self.steps += 1
-        for place, group in enumerate(self.optimizer.param_groups):
-            rate = _rate_of(group)
-            # A rate on the device is not waited for.
-            if not isinstance(rate, Tensor) and rate > self._peaks.get(place, 0.0):
-                self._peaks[place] = rate
         if self._second is not None:
             self.guard.wrap(self._end_look)()
         self.start()
@@ -293,17 +285,14 @@ class UpdateWatch:
         # The norm of a layer is that of its parameters' norms.
         gradient_norm = metrics.layer_norms(second.norms, layer_of, count)
         weight_norm = metrics.layer_norms(self._weights, layer_of, count)
-        now = [_rate_of(group) for group in self.optimizer.param_groups]
-        rates, peaks = self._by_layer(now, [self._peaks.get(n, lr) for n, lr in enumerate(now)])
+        rates = self._by_layer([_rate_of(group) for group in self.optimizer.param_groups])
         figures = {
             "gradient_norm": gradient_norm,
             "nonfinite": (~gradient_norm.isfinite()).float(),
             "weight_norm": weight_norm,
             "update_ratio": metrics.update_ratio(metrics.layer_norms(changes, layer_of, count), weight_norm),
             "effective_learning_rate": metrics.effective_learning_rate(rates, weight_norm),
-            "peak_learning_rate": peaks,
         }
-        self._peaks = {}
         if self._normalises():
             change = metrics.layer_norms(changes, layer_of, count)
             figures["normalised_step"] = metrics.normalised_step(change, rates, self._sizes)
@@ -345,8 +334,8 @@ class UpdateWatch:
         states = (self.optimizer.state.get(parameter, {}) for parameter in self.parameters)
         return any("exp_avg_sq" in state or "square_avg" in state for state in states)
 
-    def _by_layer(self, *of_groups: Sequence[float | Tensor]) -> list[Tensor]:
-        """[layers] each of what there is of groups, of that of a layer's first parameter; NaN outside the optimizer."""
+    def _by_layer(self, of_groups: Sequence[float | Tensor]) -> Tensor:
+        """[layers] what the group of a layer's first parameter has; NaN outside the optimizer."""
         device = self.parameters[0].device
         groups = self.optimizer.param_groups
         group_of = {id(parameter): number for number, group in enumerate(groups) for parameter in group["params"]}
@@ -356,18 +345,15 @@ class UpdateWatch:
                 places[layer] = group_of.get(id(parameter), -1)
         place = self._numbers(tuple(places))
         # A number is filled in by the device itself; sending it over would wait for all that the device has to do.
-        values = [
-            torch.stack(
-                [
-                    one.detach().to(device, torch.float32)
-                    if isinstance(one, Tensor)
-                    else torch.full((), one, device=device)
-                    for one in group_values
-                ]
-            )
-            for group_values in of_groups
-        ]
-        return [torch.where(place >= 0, one[place.clamp(min=0)], torch.nan) for one in values]
+        values = torch.stack(
+            [
+                one.detach().to(device, torch.float32)
+                if isinstance(one, Tensor)
+                else torch.full((), one, device=device)
+                for one in of_groups
+            ]
+        )
+        return torch.where(place >= 0, values[place.clamp(min=0)], torch.nan)
 
 
 class _Gradients:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from stablegrad.diagnostics.history import History
-from stablegrad.diagnostics.rules.beginning import input_shift, unscaled_input, unscaled_target, unscaled_weights
-from stablegrad.diagnostics.rules.beside import BESIDE, judge_beside
+from stablegrad.diagnostics.rules.beginning import unscaled_input, unscaled_weights
+from stablegrad.diagnostics.rules.beside import judge_beside
 from stablegrad.diagnostics.rules.finding import LEVELS, TOO_EARLY, Finding, Rule, Thresholds
 from stablegrad.diagnostics.rules.gradients import (
     exploding_gradient,
@@ -22,7 +22,7 @@ from stablegrad.diagnostics.rules.gradients import (
     no_update,
     vanishing_gradient,
 )
-from stablegrad.diagnostics.rules.numbers import nonfinite, nonfinite_at_once, nonfinite_input, nonfinite_suddenly
+from stablegrad.diagnostics.rules.numbers import nonfinite, nonfinite_input
 from stablegrad.diagnostics.rules.outcome import (
     OUTCOME_RULES,
     Outcome,
@@ -33,32 +33,20 @@ from stablegrad.diagnostics.rules.outcome import (
 )
 from stablegrad.diagnostics.rules.outputs import (
     alike_units,
-    collapsed_objective,
     constant_output,
     diverging_output,
-    not_learned_again,
-    policy_churn,
     rank_collapse,
-    rising_loss,
-    shrinking_output,
 )
-from stablegrad.diagnostics.rules.past import passed
-from stablegrad.diagnostics.rules.rates import rate_jump, starved_rate
+from stablegrad.diagnostics.rules.rates import starved_rate
 from stablegrad.diagnostics.rules.steps import (
-    ascending,
     extreme_rate,
-    large_update,
-    overshooting,
-    runaway,
     small_update,
     stale_state,
     thrown_weights,
-    update_burst,
 )
-from stablegrad.diagnostics.rules.units import blocked_output, dead_units, dormant_units, saturated_units
+from stablegrad.diagnostics.rules.units import dead_units, dormant_units
 
 __all__ = [
-    "BESIDE",
     "LEVELS",
     "OUTCOME_RULES",
     "RULES",
@@ -70,7 +58,6 @@ __all__ = [
     "enough_to_judge",
     "judge",
     "logged_outcome",
-    "passed",
     "verdict_of",
 ]
 
@@ -79,42 +66,25 @@ RULES: dict[str, Rule] = {
     for rule in (
         nonfinite,
         nonfinite_input,
-        nonfinite_at_once,
-        nonfinite_suddenly,
         no_gradient,
         no_update,
         vanishing_gradient,
         fading_gradient,
         exploding_gradient,
-        large_update,
         thrown_weights,
-        update_burst,
-        rate_jump,
+        extreme_rate,
         starved_rate,
         small_update,
         stale_state,
-        overshooting,
         leftover_gradient,
-        ascending,
-        runaway,
         dormant_units,
         dead_units,
-        saturated_units,
         rank_collapse,
-        collapsed_objective,
         alike_units,
-        policy_churn,
         constant_output,
-        blocked_output,
-        shrinking_output,
         diverging_output,
-        not_learned_again,
-        input_shift,
         unscaled_input,
-        unscaled_target,
         unscaled_weights,
-        extreme_rate,
-        rising_loss,
     )
 }
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stablegrad.diagnostics.history import NETWORK, History, Series
+from stablegrad.diagnostics.history import NETWORK, History
 from stablegrad.diagnostics.rules.damage import damaged_since
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
 from stablegrad.diagnostics.rules.gradients import exploding_gradient, no_gradient, vanishing_gradient
-from stablegrad.diagnostics.rules.numbers import nonfinite_at_once, nonfinite_input
+from stablegrad.diagnostics.rules.numbers import nonfinite, nonfinite_input
 from stablegrad.diagnostics.rules.outputs import constant_output, rank_collapse
-from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, columns, holds_since, stretch, total_error
+from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, columns, stretch
 from stablegrad.diagnostics.rules.steps import small_update
 from stablegrad.diagnostics.rules.units import dead_units, saturated_units
 
@@ -66,7 +66,7 @@ def _sick(history: History, thresholds: Thresholds, looks: np.ndarray) -> bool:
     """Whether something that initial weights can do was there at some looks."""
     rules = (
         *(dead_units, saturated_units, constant_output, rank_collapse, no_gradient, vanishing_gradient),
-        *(small_update, nonfinite_at_once, exploding_gradient),
+        *(small_update, nonfinite, exploding_gradient),
     )
     return len(looks) > 0 and any(finding.since <= looks[-1] for rule in rules for finding in rule(history, thresholds))
 
@@ -84,65 +84,3 @@ def unscaled_input(history: History, thresholds: Thresholds) -> Iterator[Finding
                 "unscaled_input", "collapsing", site, int(steps[0]), size, thresholds.unscaled,
                 f"the inputs are of size {size:.0f}: weights are made for inputs of size 1",
             )  # fmt: skip
-
-
-def unscaled_target(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """First errors far above what outputs are, and damage: targets or rewards on a scale far above 1.
-
-    Van Hasselt et al., arXiv 1602.07714. Tuned on ``make bench-drawn``.
-    """
-    errors, sizes = total_error(history).values.ravel(), history.series("output_size")
-    if not len(errors) or not sizes:
-        return
-    error = beginning_of(errors, thresholds.reference_looks)
-    size = beginning_of(np.nanmax(sizes.values, axis=1), thresholds.reference_looks)
-    if not (thresholds.unscaled_error * max(size, 1.0) < error < math.inf):
-        return
-    stays = len(errors) >= 2 * thresholds.slow_looks and np.median(errors[-thresholds.slow_looks :]) > 0.5 * error
-    if stays or len(bad_looks(history)) or damaged_since(history, thresholds, 0):
-        yield Finding(
-            "unscaled_target", "collapsing", NETWORK, int(sizes.steps[0]), error, thresholds.unscaled_error,
-            f"the first errors are of size {error:.0f}, where outputs are of size {size:.2g}: targets or rewards are "
-            "on a scale that weights and steps are not made for",
-        )  # fmt: skip
-
-
-def input_shift(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """Inputs that moved far from what they were at the beginning, and an error that grew with them or damage since.
-
-    An agent sees ever new states as it gets better; while its error stays where it was, that is progress.
-
-    Tuned on ``make bench-drawn``.
-    """
-    errors = history.series("error_signal")
-    for site, steps, means, stds in columns(history.series("input_mean"), history.series("input_std")):
-        first_mean, first_std = (beginning_of(one, thresholds.reference_looks) for one in (means, stds))
-        if not first_std > 0:
-            continue
-        moved = np.maximum(np.abs(means - first_mean) / first_std, np.maximum(stds / first_std, first_std / stds) - 1)
-        since = holds_since(moved > thresholds.input_shift, thresholds.patience)
-        # An error that had not fallen yet does not grow; what broke then tells as much.
-        if since is not None and (
-            not _copes(errors, site, int(steps[since]), thresholds)
-            or damaged_since(history, thresholds, int(steps[since]))
-        ):
-            value = float(moved[-1])
-            yield Finding(
-                "input_shift", "at risk", site, int(steps[since]), value, thresholds.input_shift,
-                f"the inputs moved by {value:.1f} of their first standard deviations",
-            )  # fmt: skip
-
-
-def _copes(errors: Series, site: str, since: int, thresholds: Thresholds) -> bool:
-    """Whether the error signal is about as low as it was before a step; False where it was not seen."""
-    if site not in errors.sites:
-        return False
-    values = errors.site(site)
-    before = values[errors.steps < since]
-    if np.isnan(before).all() or np.isnan(values[-thresholds.patience :]).all():
-        return False
-    # The lowest of medians, as single looks are noisy.
-    size = min(thresholds.patience, len(before))
-    windows = np.lib.stride_tricks.sliding_window_view(before, size)
-    lowest = np.nanmin(np.nanmedian(windows, axis=1))
-    return bool(np.nanmedian(values[-thresholds.patience :]) < thresholds.unmoved * lowest)

@@ -34,13 +34,9 @@ class Thresholds:
     exploding: float = 1e3
     """exploding_gradient: gradient norm over its own beginning."""
     large_update: float = 0.05
-    """large_update: median change of a layer's weights in one update, over their norm."""
-    learning: float = 0.3
-    """large_update, not_learned_again: part of the first error signal below which a training has made its way."""
+    """thrown_weights: median change of a layer's weights in one update, over their norm, look after look."""
     throwing: float = 0.3
     """thrown_weights: the same at any one look, where damage is left behind."""
-    burst: float = 30.0
-    """update_burst: the same over its median until then."""
     small_update: float = 3e-6
     """small_update: the same, from below, while the error stays."""
     creeping_update: float = 2e-4
@@ -51,26 +47,14 @@ class Thresholds:
     """small_update: part of its highest below which a learning rate has been annealed, and short steps are meant."""
     stale: float = 1e-2
     """stale_state: root mean square of a step over the learning rate, of an optimizer that normalises its steps."""
-    overshooting: float = 0.65
-    """overshooting: cosine below minus this, of consecutive gradients of a layer that changes by percents a step."""
-    long_step: float = 0.03
-    """overshooting: change of a layer's weights in one update, over their norm, that is long; 1e-3 is usual."""
-    runaway: float = 3.0
-    """runaway, ascending: growth of outputs and of updates over their own beginning."""
-    far: float = 10.0
-    """ascending: growth of the outputs over their beginning from which on they run away although their error stays."""
-    from_nothing: float = 0.8
-    """ascending: first outputs over the first error signal, below which they grow whatever is learned."""
-    staying: float = 3.0
-    """ascending, runaway: growth of the error signal up to which it is said to stay; a probability's is bounded."""
     dormant: float = 0.6
     """dormant_units: share of units of an activation that pass on next to nothing (Sokar et al. 2023)."""
     dead: float = 0.8
     """dead_units: share of units that are exactly zero on every sample."""
     saturated: float = 0.8
-    """saturated_units: share of values at the ends of a bounded activation's range."""
+    """Share of values at the ends of a bounded activation's range that is damage."""
     saturated_error: float = 0.75
-    """saturated_units: part of the first error signal below which units that say yes or no have learned to."""
+    """The same: part of the first error signal below which units that say yes or no have learned to."""
     rank: float = 0.1
     """rank_collapse, collapsing: effective rank of the features over its own beginning, once it is below low_rank."""
     low_rank: float = 2.0
@@ -79,24 +63,10 @@ class Thresholds:
     """rank_collapse, at risk: growth of the effective rank over the looks of patience, above which features spread."""
     alike: float = 1.001
     """alike_units: effective rank of the features from the beginning on."""
-    churn: float = 0.5
-    """policy_churn: share of rows whose best output changes in one update (Schaul et al. 2022)."""
     constant_output: float = 1e-3
     """constant_output: spread of the outputs over a batch, relative to their size."""
-    equal_outputs: float = 0.05
-    """collapsed_objective: spread of the outputs over their size below which they are alike."""
-    blocked: float = 0.95
-    """blocked_output: share of the outputs at the end of an activation behind the last layer."""
-    shrinking: float = 0.2
-    """shrinking_output: the spread, and the spread relative to the size, over their own beginning."""
-    shrunk: float = 0.1
-    """shrinking_output: the same, below which it is next to nothing, and need not last for slow_looks."""
     diverging: float = 30.0
     """diverging_output: growth of both outputs and error signal over the run's best."""
-    input_shift: float = 4.0
-    """input_shift: move of the inputs' mean or spread, in their own standard deviations at the beginning."""
-    unmoved: float = 2.0
-    """input_shift: growth of the error signal over its lowest before the shift, below which the network copes."""
     unscaled: float = 50.0
     """unscaled_input: root mean square of the inputs at the beginning, where damage is there as well."""
     stretching: float = 5.0
@@ -113,18 +83,6 @@ class Thresholds:
     """extreme_rate: root mean square of a first step of an optimizer that normalises its steps, with damage."""
     starving_rate: float = 100.0
     """starved_rate: highest learning rate over that of now."""
-    rate_jump: float = 10.0
-    """rate_jump: learning rate over the highest before."""
-    lost: float = 3.0
-    """rate_jump: growth of the error over its lowest from which on what was learned is lost."""
-    unscaled_error: float = 300.0
-    """unscaled_target: norm of the first error signals, and that over the size of the outputs, with damage."""
-    loss_rise: float = 10.0
-    """rising_loss: loss over the lowest median it had, where the loop logs one."""
-    forgotten: float = 0.25
-    """rising_loss: part of the first loss at which what was learned is lost."""
-    back: float = 0.7
-    """not_learned_again: part of the first error signal from which on an error that had fallen is back."""
     late: float = 0.5
     """not_learned, fallen_back: part of a run's budget that must be used until its returns are judged."""
     way: float = 0.25
@@ -135,16 +93,6 @@ class Thresholds:
     """fallen_back: part of what returns had gained at their best, below which they have fallen back."""
     behind: float = 0.5
     """learns_less: part of the way that a smaller network made."""
-    fewer: float = 0.33
-    """fewer_directions: effective rank of the features over that of a smaller network."""
-    more_idle: float = 0.4
-    """more_dormant, more_dead: share of the median activation's units above that of a smaller network."""
-    less_signal: float = 1e-2
-    """less_signal: gradient of the first layer over the error signal, over that of a smaller network."""
-    unlike_updates: float = 10.0
-    """longer_updates, shorter_updates: change of the median layer over that of a smaller network, or the reverse."""
-    more_churn: float = 0.3
-    """more_churn: share of rows whose best output changes in one update, above that of a smaller network."""
 
     def __new__(cls, *values: float, **named: float) -> Self:  # noqa: D102  # names the nearest threshold
         for name in named:

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from stablegrad.diagnostics.history import NETWORK, History
-from stablegrad.diagnostics.rules.damage import damaged_since
 from stablegrad.diagnostics.rules.finding import Finding, Thresholds
-from stablegrad.diagnostics.rules.shared import bad_looks, beginning_of, holds_since, middle, together, total_error
+from stablegrad.diagnostics.rules.shared import beginning_of, holds_since, middle, together, total_error
 
 
 def starved_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
@@ -36,48 +35,6 @@ def starved_rate(history: History, thresholds: Thresholds) -> Iterator[Finding]:
             "starved_rate", "at risk", NETWORK, int(steps[since]), value, 1 / thresholds.starving_rate,
             f"the learning rate is {value:.1e} of what it was, and the error is as large as at the beginning",
         )  # fmt: skip
-
-
-def rate_jump(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """A learning rate that rose from one look to the next to many times all that it had been, and what that did.
-
-    Damage since, or an error that is far above the lowest before it.
-
-    Tuned on ``make bench-drawn``.
-    """
-    steps, rates = peak_rates(history)
-    if len(rates) <= thresholds.reference_looks:
-        return
-    highest = np.maximum.accumulate(rates)
-    jumps = np.flatnonzero(rates[1:] > thresholds.rate_jump * highest[:-1]) + 1
-    # A warm-up begins at next to nothing.
-    jumps = jumps[(jumps >= thresholds.reference_looks) & (highest[jumps - 1] > 0)]
-    if len(jumps) and (
-        (bad_looks(history) >= steps[jumps[0]]).any()
-        or damaged_since(history, thresholds, int(steps[jumps[0]]))
-        or _lost_since(history, int(steps[jumps[0]]), thresholds)
-    ):
-        value = float(rates[jumps[0]] / highest[jumps[0] - 1])
-        yield Finding(
-            "rate_jump", "collapsing", NETWORK, int(steps[jumps[0]]), value, thresholds.rate_jump,
-            f"the learning rate rose to {value:.0f} times what it had been, and what was learned is gone since",
-        )  # fmt: skip
-
-
-def _lost_since(history: History, step: int, thresholds: Thresholds) -> bool:
-    """Whether the error has been far above the lowest before a step ever since, for some looks at least."""
-    errors, looks = total_error(history), thresholds.patience
-    before, since = (errors.values[there].ravel() for there in (errors.steps < step, errors.steps >= step))
-    if len(before) < looks or len(since) < looks:
-        return False
-    lowest = np.median(np.lib.stride_tricks.sliding_window_view(before, looks), axis=1).min()
-    return bool((since[-looks:] > thresholds.lost * lowest).all())
-
-
-def peak_rates(history: History) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, the median layer's highest learning rate since the look before, or that of the look)."""
-    peaks = history.series("peak_learning_rate")
-    return (peaks.steps, middle(peaks.values)) if peaks else learning_rates(history)
 
 
 def learning_rates(history: History) -> tuple[np.ndarray, np.ndarray]:

@@ -70,24 +70,3 @@ def saturated_units(history: History, thresholds: Thresholds) -> Iterator[Findin
                 "saturated_units", "collapsing" if value > 0.9 else "at risk", site, int(steps[since]), value,
                 thresholds.saturated, f"{percent(value)} of the values of '{site}' are at the ends of its range",
             )  # fmt: skip
-
-
-def blocked_output(history: History, thresholds: Thresholds) -> Iterator[Finding]:
-    """An activation behind the last layer that is at its end for next to all inputs from the beginning on.
-
-    Tuned on ``make bench-drawn``.
-    """
-    layers = set(history.series("weight_norm").sites)
-    places = [number for number, site in enumerate(history.order) if site in layers]
-    behind = history.order[places[-1] + 1 :] if places else []
-    for metric in ("dead", "saturated"):
-        for site, steps, values in columns(history.series(metric)):
-            if site not in behind:
-                continue
-            since = holds_since(values > thresholds.blocked, thresholds.patience)
-            if since is not None and steps[since] <= history.series("weight_norm").steps[0]:
-                yield Finding(
-                    "blocked_output", "collapsed", site, int(steps[since]), float(values[-1]),
-                    thresholds.blocked,
-                    f"{percent(float(values[-1]))} of the outputs are at the end of '{site}', behind the last layer",
-                )  # fmt: skip
