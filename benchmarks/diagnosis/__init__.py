@@ -1,1 +1,1 @@
-"""A scored benchmark of diagnoses: small trainings that fail, and others that do not, with the detectors on both."""
+"""A scored benchmark of diagnoses: small trainings that fail, and others that do not."""

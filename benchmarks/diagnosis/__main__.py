@@ -1,6 +1,6 @@
-"""The rules on small trainings with one planted fault, and on healthy ones, beside others' detectors.
+"""The rules on small trainings with one planted fault, and on healthy ones.
 
-    python -m benchmarks.diagnosis [--part drawn] [--runs FOLDER] [--no-rivals] [--no-prescriptions]
+    python -m benchmarks.diagnosis [--part drawn] [--runs FOLDER] [--no-prescriptions]
 
 Trainings are drawn by number and take a second or so each. Rules may be tuned on the numbers of ``drawn``; those of
 ``drawn-held-out`` were measured once. Real trainings of agents are the corpus (``benchmarks.diagnosis.corpus``). With
@@ -44,8 +44,6 @@ class Arguments:
     """Which scenarios; one part alone has a file of results of its own."""
     runs: Path | None = None
     """Folder in which measurements are kept and looked for."""
-    rivals: bool = True
-    """Run the other detectors too, on the part that is held out."""
     prescriptions: bool = True
     """Train every failure once more with the first prescription; where that does not restore, with those after it."""
     workers: int = 2
@@ -59,7 +57,7 @@ def main() -> None:
         folder = arguments.runs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-            trials = measure(pool, folder, names, arguments.rivals)
+            trials = measure(pool, folder, names)
             judged = scoring.judge_all(pool, trials, names)
             treated = treat(pool, folder, judged, trials) if arguments.prescriptions else {}
     show(judged, treated)
@@ -68,14 +66,11 @@ def main() -> None:
     save(name, command, result(judged, trials, treated))
 
 
-def measure(pool: ProcessPoolExecutor, folder: Path, names: Sequence[str], rivals: bool) -> dict[str, dict[str, Any]]:
+def measure(pool: ProcessPoolExecutor, folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Trials of the scenarios and of the twins of failures, from the folder where they are there."""
     wanted = dict.fromkeys([*names, *(SCENARIOS[name].twin for name in names if SCENARIOS[name].kind)])
     trials = _all(pool, folder, trial.run, [(name,) for name in wanted])
-    # The others were tuned on no part; held-out ones are what all are compared on.
-    compared = [(name,) for name in names if SCENARIOS[name].part.endswith("held-out")] if rivals else []
-    others = _all(pool, folder, trial.run_rivals, compared)
-    return {key[0]: found | ({"rivals": others[key]} if key in others else {}) for key, found in trials.items()}
+    return {key[0]: found for key, found in trials.items()}
 
 
 def _all(
@@ -102,7 +97,7 @@ def treat(
     """
     prescribed, alarms, treated = {}, {}, {}
     for one in judged:
-        name, alarm = one.scenario.name, one.alarms["stablegrad"].first
+        name, alarm = one.scenario.name, one.alarms.first
         if one.valid and one.scenario.kind and alarm is not None:
             prescribed[name] = trial.report(name, History.from_dict(trials[name]["history"]), alarm).prescriptions
             alarms[name] = alarm
@@ -132,11 +127,6 @@ def _path(folder: Path, *key: Any) -> Path:
     return folder / f"{readable}-{hashlib.sha256(words.encode()).hexdigest()[:8]}.json"
 
 
-def _unchanged(found: dict[str, Any]) -> bool:
-    """Whether the monitor did not change a single bit of the training."""
-    return "rivals" not in found or [repr(x) for x in found["losses"]] == [repr(x) for x in found["rivals"]["losses"]]
-
-
 def result(
     judged: Sequence[Judged], trials: dict[str, dict[str, Any]], treated: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
@@ -152,11 +142,8 @@ def result(
             "start or applied at the first alarm; one_of_three: with one of the first three",
             "looks": f"every {trial.EVERY} steps, probes every {trial.PROBE_EVERY}",
         },
-        "parts": {
-            part: {detector: scoring.summary(group, detector) for detector in scoring.detectors(group)}
-            for part, group in by_part.items()
-        },
-        "all": {detector: scoring.summary(judged, detector) for detector in scoring.detectors(judged)},
+        "parts": {part: scoring.summary(group) for part, group in by_part.items() if group},
+        "all": scoring.summary(judged),
         "by_level": {part: scoring.by_level(group) for part, group in by_part.items()},
         "confusion": {part: scoring.confusion(group) for part, group in by_part.items()},
         "prescriptions": {
@@ -179,7 +166,6 @@ def result(
             )
             for part in PARTS
         },
-        "monitor_changes_nothing": all(map(_unchanged, trials.values())),
         "seconds_of_a_training": round(statistics.median(found["seconds"] for found in trials.values()), 2),
         "invalid": {one.scenario.name: one.why_not for one in judged if not one.valid},
         "scenarios": [_row(one, treated.get(one.scenario.name)) for one in judged],
@@ -187,13 +173,12 @@ def result(
 
 
 def _row(one: Judged, treated: dict[str, Any] | None) -> dict[str, Any]:
-    scenario, ours = one.scenario, one.alarms["stablegrad"]
+    scenario, ours = one.scenario, one.alarms
     row: dict[str, Any] = {"name": scenario.name, "part": scenario.part, "kind": scenario.kind or "healthy"}
     row |= {"score": round(one.score, 3), "valid": one.valid, "steps": one.steps}
     if scenario.kind:
-        row |= {"twin": scenario.twin, "onset": scenario.onset, "symptom": one.symptom, "lead": one.lead("stablegrad")}
+        row |= {"twin": scenario.twin, "onset": scenario.onset, "symptom": one.symptom, "lead": one.lead}
     row |= {"alarm": ours.first, "rules": list(ours.rules), "rules_at_the_end": list(ours.final)}
-    row |= {"others": {name: alarms.first for name, alarms in one.alarms.items() if name != "stablegrad"}}
     if treated is not None:
         row["treated"] = treated
     return row
@@ -206,21 +191,20 @@ def show(judged: Sequence[Judged], treated: dict[str, dict[str, Any]]) -> None:
         if not group:
             continue
         print(f"\n== {part}: {sum(one.valid for one in group)} valid of {len(group)}")
-        for detector in scoring.detectors(group):
-            found = scoring.summary(group, detector)
-            recall, false, lead = found["recall"], found["false_alarms"], found["lead_steps"]
-            print(
-                f"{detector:26s} recall {recall['hits']}/{recall['of']} {recall['interval']}, false alarms "
-                f"{false['hits']}/{false['of']} {false['interval']}, lead {lead['median']} {lead['quartiles']}, "
-                f"{found['alarms_before_onset']} before the onset"
-            )
+        found = scoring.summary(group)
+        recall, false, lead = found["recall"], found["false_alarms"], found["lead_steps"]
+        print(
+            f"recall {recall['hits']}/{recall['of']} {recall['interval']}, false alarms "
+            f"{false['hits']}/{false['of']} {false['interval']}, lead {lead['median']} {lead['quartiles']}, "
+            f"{found['alarms_before_onset']} before the onset"
+        )
         for level, counted in scoring.by_level(group).items():
             figures = (
                 f"{name.replace('_', ' ')} {one['hits']}/{one['of']} {when}"
                 for name, by_time in counted.items()
                 for when, one in by_time.items()
             )
-            print(f"stablegrad, {level} or worse: {', '.join(figures)}")
+            print(f"{level} or worse: {', '.join(figures)}")
         cured = [one for name, one in treated.items() if part in ("all", SCENARIOS[name].part)]
         if cured:
             by_hand = sum(one["restored"] and one["by_hand"] for one in cured)

@@ -52,15 +52,6 @@ def he(model: nn.Module, gain: float = 2**0.5) -> nn.Module:
     return model
 
 
-def biased(model: nn.Module, bias: float, layers: slice = slice(0, -1)) -> nn.Module:
-    """Set the biases of some linear layers, in place."""
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    with torch.no_grad():
-        for module in linear[layers]:
-            module.bias.fill_(bias)
-    return model
-
-
 class Residual(nn.Module):
     """Blocks x + W2 act(W1 norm(x)), all functions."""
 
@@ -113,60 +104,6 @@ class Recurrent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[rows, ...] inputs to [rows, ...] answers."""
         return self.head(self.cell(self.embed(x))[0][:, -1])
-
-
-class Transformer(nn.Module):
-    """Attention blocks over tokens; the answer is read off the last token, or the mean of all.
-
-    Args:
-        tokens: how many there are.
-        length: of a sequence.
-        width: of the stream.
-        blocks: how many.
-        outputs: of the head; None: the embedding, transposed, is the head.
-        norm_first: normalise the branches' inputs.
-        skips: False leaves out skips and perceptrons, so that attention is all there is.
-    """
-
-    def __init__(
-        self, tokens: int, length: int, width: int, blocks: int, outputs: int | None, norm_first=True, skips=True
-    ):
-        super().__init__()
-        self.skips = skips
-        self.embed = nn.Embedding(tokens, width)
-        self.place = nn.Parameter(0.1 * torch.randn(length, width))
-        if skips:
-            self.blocks = nn.ModuleList(
-                nn.TransformerEncoderLayer(width, 2, 2 * width, 0.0, batch_first=True, norm_first=norm_first)
-                for _ in range(blocks)
-            )
-        else:
-            self.blocks = nn.ModuleList(nn.MultiheadAttention(width, 2, batch_first=True) for _ in range(blocks))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, outputs) if outputs is not None else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[rows, ...] inputs to [rows, ...] answers."""
-        x = self.embed(x) + self.place
-        for block in self.blocks:
-            x = block(x) if self.skips else block(x, x, x, need_weights=False)[0]
-        x = self.norm(x[:, -1] + x.mean(1))
-        return self.head(x) if self.head is not None else F.linear(x, self.embed.weight)
-
-
-class Branches(nn.Module):
-    """Two encoders side by side, each of which sees half of the features; one may be cut off by mistake."""
-
-    def __init__(self, features: int, width: int, outputs: int, cut: bool = False):
-        super().__init__()
-        self.half, self.cut = features // 2, cut
-        self.left, self.right = mlp(self.half, width, width), mlp(features - self.half, width, width)
-        self.head = nn.Linear(2 * width, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[rows, ...] inputs to [rows, ...] answers."""
-        left, right = self.left(x[:, : self.half]), self.right(x[:, self.half :])
-        return self.head(torch.relu(torch.cat([left.detach() if self.cut else left, right], 1)))
 
 
 class WithTarget(nn.Module):

@@ -27,7 +27,7 @@ RESTORED = 0.85
 
 @dataclass(frozen=True)
 class Alarms:
-    """When a detector spoke.
+    """When a rule spoke.
 
     Attributes:
         first: step of the first alarm at or after the onset of the fault; None: never.
@@ -52,7 +52,7 @@ class Judged:
     why_not: str
     symptom: int | None
     steps: int
-    alarms: dict[str, Alarms] = field(default_factory=dict)
+    alarms: Alarms = field(default_factory=Alarms)
     #: Our verdicts: the worst at any look from the onset on, and the last.
     worst: str = LEVELS[0]
     last: str = LEVELS[0]
@@ -62,9 +62,10 @@ class Judged:
         """What was judged."""
         return SCENARIOS[self.name]
 
-    def lead(self, detector: str) -> int | None:
+    @property
+    def lead(self) -> int | None:
         """Steps between the first alarm and the moment at which the curve shows it."""
-        first = self.alarms[detector].first
+        first = self.alarms.first
         return None if first is None or self.symptom is None else self.symptom - first
 
 
@@ -116,15 +117,7 @@ def judge_one(name: str, trial: Mapping[str, Any], twin: Mapping[str, Any] | Non
     history = History.from_dict(trial["history"])
     found = list(replay(history))
     looks = [(step, rules_of(findings)) for step, findings in found]
-    alarms = {
-        "stablegrad": first_alarm(looks, scenario.onset),
-    }
-    others = trial.get("rivals")
-    if others is not None:
-        alarms |= {name: _of_rules(rules, scenario.onset) for name, rules in others["rules"].items()}
-        # It reports when all is over.
-        reported = tuple(others["torchmortem"]["findings"])
-        alarms["torchmortem"] = Alarms(len(trial["losses"]) if reported else None, reported, None, reported)
+    alarms = first_alarm(looks, scenario.onset)
     verdicts = [verdict_of(findings) for step, findings in found if step >= scenario.onset] or [LEVELS[0]]
     worst = max(verdicts, key=LEVELS.index)
     return Judged(name, score, not why, why, symptom, len(trial["losses"]), alarms, worst, verdicts[-1])
@@ -145,27 +138,14 @@ def first_alarm(looks: Iterable[tuple[int, tuple[str, ...]]], onset: int) -> Ala
     return Alarms(first, rules, early, final)
 
 
-def _of_rules(rules: Mapping[str, int], onset: int) -> Alarms:
-    """From the first steps of rules that, once they held, are not asked again."""
-    early = min((step for step in rules.values() if step < onset), default=None)
-    later = {name: step for name, step in rules.items() if step >= onset}
-    first = min(later.values(), default=None)
-    return Alarms(first, tuple(name for name, step in later.items() if step == first), early, tuple(rules))
-
-
-def detectors(judged: Sequence[Judged]) -> list[str]:
-    """Names of those that saw all of these scenarios."""
-    return [name for name in judged[0].alarms if all(name in one.alarms for one in judged)] if judged else []
-
-
-def summary(judged: Sequence[Judged], detector: str) -> dict[str, Any]:
-    """Recall, false alarms and lead time of a detector over valid scenarios."""
+def summary(judged: Sequence[Judged]) -> dict[str, Any]:
+    """Recall, false alarms and lead time over valid scenarios."""
     sick = [one for one in judged if one.valid and one.scenario.kind]
     well = [one for one in judged if one.valid and not one.scenario.kind]
-    found = [one for one in sick if one.alarms[detector].first is not None]
-    false = [one for one in well if one.alarms[detector].first is not None]
-    early = [one for one in sick if one.alarms[detector].early is not None]
-    leads = [one.lead(detector) for one in found]
+    found = [one for one in sick if one.alarms.first is not None]
+    false = [one for one in well if one.alarms.first is not None]
+    early = [one for one in sick if one.alarms.early is not None]
+    leads = [one.lead for one in found]
     return {
         "recall": share(len(found), len(sick)),
         "false_alarms": share(len(false), len(well)),
@@ -177,10 +157,8 @@ def summary(judged: Sequence[Judged], detector: str) -> dict[str, Any]:
         },
         "rules": {
             rule: {"failures": sick_count, "healthy": well_count}
-            for rule in sorted({rule for one in [*sick, *well] for rule in named(one, detector)})
-            for sick_count, well_count in [
-                (sum(rule in named(one, detector) for one in group) for group in (sick, well))
-            ]
+            for rule in sorted({rule for one in [*sick, *well] for rule in one.alarms.rules})
+            for sick_count, well_count in [(sum(rule in one.alarms.rules for one in group) for group in (sick, well))]
         },
         "missed": sorted(one.scenario.name for one in sick if one not in found),
         "falsely_alarmed": sorted(one.scenario.name for one in false),
@@ -204,12 +182,6 @@ def by_level(judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
     }
 
 
-def named(one: Judged, detector: str) -> tuple[str, ...]:
-    """Rules that spoke at the first alarm (of a detector that remembers: at any time)."""
-    alarms = one.alarms[detector]
-    return alarms.rules if detector.startswith("stablegrad") else alarms.final
-
-
 def share(hits: int, of: int) -> dict[str, Any]:
     return {"share": round(hits / of, 4) if of else None, "of": of, "hits": hits, "interval": wilson(hits, of)}
 
@@ -219,6 +191,6 @@ def confusion(judged: Sequence[Judged]) -> dict[str, dict[str, int]]:
     table: dict[str, Counter[str]] = {}
     for one in judged:
         if one.valid:
-            rules = one.alarms["stablegrad"].rules
+            rules = one.alarms.rules
             table.setdefault(one.scenario.kind or "healthy", Counter())[rules[0] if rules else "none"] += 1
     return {kind: dict(counts.most_common()) for kind, counts in table.items()}

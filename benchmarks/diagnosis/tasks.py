@@ -92,12 +92,6 @@ def noisy_digits(share: float) -> Data:
 
 
 @cache
-def shuffled_digits(seed: int) -> Data:
-    data = digits()
-    return changed(data, targets=data.targets[torch.randperm(1797, generator=torch.Generator().manual_seed(seed))])
-
-
-@cache
 def cancer() -> Data:
     from sklearn.datasets import load_breast_cancer
 
@@ -122,13 +116,6 @@ def teacher(outputs: int = 2, scale: float = 1.0, noise: float = 0.05) -> Data:
 
 
 @cache
-def positive_teacher() -> Data:
-    """The same, lifted above zero: rates, prices."""
-    data = teacher(1)
-    return changed(data, targets=data.targets - data.targets.min() + 0.5)
-
-
-@cache
 def spirals() -> Data:
     generator = torch.Generator().manual_seed(5)
     radius, side = torch.rand(2000, generator=generator).sqrt(), torch.arange(2000) % 2
@@ -141,19 +128,6 @@ def spirals() -> Data:
 def first_token(length: int = 10, tokens: int = 4) -> Data:
     inputs = torch.randint(tokens, (2048, length), generator=torch.Generator().manual_seed(11))
     return Data(inputs, inputs[:, 0].clone(), tokens)
-
-
-@cache
-def most_frequent_token(length: int = 9, tokens: int = 3) -> Data:
-    inputs = torch.randint(tokens, (2048, length), generator=torch.Generator().manual_seed(13))
-    counts = F.one_hot(inputs, tokens).sum(1) + torch.tensor([0.0, 0.1, 0.2])
-    return Data(inputs, counts.argmax(1), tokens)
-
-
-@cache
-def running_sum(length: int = 8) -> Data:
-    inputs = torch.randn(2048, length, 1, generator=torch.Generator().manual_seed(17))
-    return Data(inputs, inputs.sum(1) / length**0.5)
 
 
 def _standard(raw, classes: int) -> Data:
@@ -282,40 +256,6 @@ def wine() -> Data:
     from sklearn.datasets import load_wine
 
     return _standard(load_wine(), 3)
-
-
-@cache
-def gratings(size: int = 12, directions: int = 6) -> Data:
-    """Noisy [1, 12, 12] images of stripes, by their direction."""
-    generator = torch.Generator().manual_seed(53)
-    labels = torch.randint(directions, (2000,), generator=generator)
-    angle = labels * torch.pi / directions + 0.05 * torch.randn(2000, generator=generator)
-    y, x = torch.meshgrid(torch.arange(size).float(), torch.arange(size).float(), indexing="ij")
-    along = angle.cos()[:, None, None] * x + angle.sin()[:, None, None] * y
-    phase = 2 * torch.pi * torch.rand(2000, 1, 1, generator=generator)
-    images = torch.sin(1.4 * along + phase) + 0.5 * torch.randn(2000, size, size, generator=generator)
-    return Data(images[:, None], labels, directions)
-
-
-@cache
-def grid(side: int = 6, discount: float = 0.95) -> DecisionProcess:
-    """A square with slippery moves; its last corner pays and leads back to the first."""
-    states, moves = side * side, ((0, 1), (0, -1), (1, 0), (-1, 0))
-    transitions, rewards = torch.zeros(4, states, states), torch.full((4, states), -0.02)
-    for state in range(states):
-        row, column = divmod(state, side)
-        ends = [
-            min(max(row + down, 0), side - 1) * side + min(max(column + right, 0), side - 1) for down, right in moves
-        ]
-        for action in range(4):
-            if state == states - 1:
-                transitions[action, state, 0], rewards[action, state] = 1.0, 1.0
-                continue
-            for other, end in enumerate(ends):
-                transitions[action, state, end] += 0.85 if other == action else 0.05
-    row, column = torch.arange(states) // side, torch.arange(states) % side
-    features = torch.cat([F.one_hot(row, side), F.one_hot(column, side)], 1).float()
-    return DecisionProcess(features, transitions, rewards, discount)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""One scenario: trained under our monitor, once more under the rivals, and once more with a prescription."""
+"""One scenario: trained under our monitor, and once more with a prescription."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from operator import itemgetter
 from typing import Any
 
 import torch
-from benchmarks.diagnosis import rivals
 from benchmarks.diagnosis.scenarios import SCENARIOS, Scenario
 from benchmarks.diagnosis.training import Setup
 
 from stablegrad.diagnostics import Finding, History, Monitor, Report, judge
 from stablegrad.diagnostics.interventions import INTERVENTIONS, CannotApply, fitting
 
-EVERY, PROBE_EVERY = rivals.EVERY, 5 * rivals.EVERY
+EVERY, PROBE_EVERY = 5, 25
 SEED = 0
 #: Steps between two applications of an intervention that is made again and again.
 AGAIN = 50
@@ -44,17 +43,6 @@ def run(name: str) -> dict[str, Any]:
         "history": history.to_dict(),
         "notes": monitor.notes,
         "seconds": time.process_time() - started,
-    }
-
-
-def run_rivals(name: str) -> dict[str, Any]:
-    """The same training under the others: losses, first steps of published rules, torchmortem's findings."""
-    torch.set_num_threads(1)
-    trace = rivals.record(build(SCENARIOS[name]))
-    return {
-        "losses": [step.loss for step in trace.steps],
-        "rules": {name: rules(trace) for name, rules in rivals.RULE_SETS.items()},
-        "torchmortem": rivals.torchmortem(build(SCENARIOS[name])),
     }
 
 
@@ -132,7 +120,8 @@ def report(name: str, history: History, alarm: int) -> Report:
 def _fitting(name: str) -> frozenset[str]:
     """Names of the interventions that have something to change on a scenario's networks."""
     setup = build(SCENARIOS[name])
-    models, optimizers = rivals.parts(setup.model), setup.optimizer
+    models = list(setup.model.values()) if isinstance(setup.model, dict) else [setup.model]
+    optimizers = setup.optimizer
     return fitting(*zip(models, optimizers if isinstance(optimizers, list) else [optimizers], strict=True))
 
 

@@ -16,11 +16,8 @@ import torch
 import torch.nn.functional as F
 from benchmarks.diagnosis import tasks
 from benchmarks.diagnosis.networks import (
-    Branches,
     Recurrent,
     SmallCNN,
-    Transformer,
-    biased,
     he,
     mlp,
     scaled,
@@ -41,13 +38,23 @@ from benchmarks.diagnosis.tasks import (
     digits,
     normed,
     seeded,
-    shuffled_digits,
     teacher,
 )
 from benchmarks.diagnosis.training import (
     Setup,
     supervised,
     values,
+)
+from tests.diagnostics.planted_tasks import (
+    Branches,
+    Transformer,
+    biased,
+    gratings,
+    grid,
+    most_frequent_token,
+    positive_teacher,
+    running_sum,
+    shuffled_digits,
 )
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer, RMSprop
@@ -275,7 +282,7 @@ CASES = [
         ),
     ),
     Case("digits, relu, Adam", "", lambda: supervised(digits(), mlp(64, 64, 64, 10), adam(1e-3))),
-    Case("running sum, GRU", "", lambda: supervised(tasks.running_sum(), Recurrent(0, 24, 1), adam(5e-3), steps=300)),
+    Case("running sum, GRU", "", lambda: supervised(running_sum(), Recurrent(0, 24, 1), adam(5e-3), steps=300)),
     Case(
         "values grow far, discount 0.97",
         "",
@@ -295,19 +302,19 @@ CASES = [
         "answers clamped out of reach",
         "constant_output",
         lambda: supervised(
-            tasks.positive_teacher(), mlp(16, 64, 64, 1, output=nn.Hardtanh(-60.0, -50.0)), adam(3e-3), steps=400
+            positive_teacher(), mlp(16, 64, 64, 1, output=nn.Hardtanh(-60.0, -50.0)), adam(3e-3), steps=400
         ),
     ),
     Case(
         "PQN, Adam at 0.5",
         "rank_collapse",
-        lambda: pqn(tasks.grid(), _grid_net(96, activation="silu"), adam(0.5), steps=500, minibatches=1, epochs=4),
+        lambda: pqn(grid(), _grid_net(96, activation="silu"), adam(0.5), steps=500, minibatches=1, epochs=4),
     ),
     Case(
         "relu in front of negative targets",
         "constant_output",
         lambda: supervised(
-            changed(tasks.positive_teacher(), targets=-tasks.positive_teacher().targets),
+            changed(positive_teacher(), targets=-positive_teacher().targets),
             mlp(16, 64, 64, 1, output=nn.ReLU()),
             adam(3e-3),
             steps=400,
@@ -343,7 +350,7 @@ CASES = [
     Case(
         "Transformer, Adam at 0.1",
         "extreme_rate",
-        lambda: supervised(tasks.most_frequent_token(), Transformer(3, 9, 32, 2, 3), adam(0.1), steps=250),
+        lambda: supervised(most_frequent_token(), Transformer(3, 9, 32, 2, 3), adam(0.1), steps=250),
     ),
     Case(
         "12 relu layers, gain 5, clipped",
@@ -434,7 +441,7 @@ CASES = [
         "attention without skips",
         "fading_gradient",
         lambda: supervised(
-            tasks.most_frequent_token(),
+            most_frequent_token(),
             Transformer(3, 9, 32, 8, 3, skips=False),
             adam(2e-3),
             steps=250,
@@ -488,9 +495,7 @@ CASES = [
     Case(
         "strided convolutions, annealed within 12 steps",
         "starved_rate",
-        lambda: supervised(
-            tasks.gratings(), Strided(), adam(2e-3), steps=250, schedule=lambda step: max(0.6**step, 1e-4)
-        ),
+        lambda: supervised(gratings(), Strided(), adam(2e-3), steps=250, schedule=lambda step: max(0.6**step, 1e-4)),
     ),
     Case(
         "Adam at 0.5, four tanh layers",
