@@ -30,6 +30,7 @@ from stablegrad.environments.references import references
 from stablegrad.training.config import RunConfig, default_run
 from stablegrad.training.health import DiagnosisConfig
 from stablegrad.training.interaction import train
+from stablegrad.training.interruption import Interrupted
 from stablegrad.training.run_folder import RunFolder
 
 FOLDER = Path(__file__).parents[1] / "results" / "corpus"
@@ -132,8 +133,10 @@ def runs_of(name: str) -> Iterator[Run]:
             yield Run(name, SHALLOW, WIDTH, "plain", rate, seed)
         for variant in variants:
             yield Run(name, DEEPEST, WIDTH, variant, 1.0, seed)
-        for rate in (RATES[0], RATES[2]):
-            yield Run(name, DEEPEST, WIDTH, "plain", rate, seed)
+        # Plain and stable at rates of their own: what scaling does to each at its best.
+        for variant in ("plain", "stable"):
+            for rate in (RATES[0], RATES[2]):
+                yield Run(name, DEEPEST, WIDTH, variant, rate, seed)
         if seed == 1:
             for variant in variants:
                 yield Run(name, DEEP, WIDTH, variant, 1.0, seed)
@@ -256,7 +259,10 @@ def main() -> None:
                 return
             records = read([run.cell])
             if run not in [_run_of(one) for one in records]:
-                records.append(collect(run))
+                try:
+                    records.append(collect(run))
+                except Interrupted:
+                    sys.exit(f"{run.name}: stopped; it is trained the next time")
                 keep(run.cell, records)
                 returns = [row["train/return"] for row in records[-1]["rows"] if "train/return" in row]
                 print(f"{run.name}: {returns[-1] if returns else math.nan:.1f}, {records[-1]['seconds']} s", flush=True)

@@ -21,6 +21,7 @@ from stablegrad.diagnostics.bootstrapping import (
     synthetic_trajectories,
 )
 from stablegrad.diagnostics.preflight import PreflightThresholds, _judge_values
+from stablegrad.diagnostics.rules import Finding
 from stablegrad.errors import UsageError
 from stablegrad.networks import MultiSkipTorso
 
@@ -162,7 +163,6 @@ class TestInThePreflight:
         assert len(report.values["network"]) == len(report.values["twin"]) == 4
         assert "error in values that bootstrap, by phase" in str(report)
         assert report.to_dict()["values"] == report.values
-        assert any("as the twin is larger" in note for note in report.notes)
 
     def test_observations_of_ones_own(self):
         observations = torch.randn(3, 16, 8, 8, generator=generator())
@@ -186,11 +186,32 @@ class TestInThePreflight:
             name: Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), errors=[9.0, error])
             for name, model, error in zip(("network", "twin"), (plain(4), plain(2)), errors, strict=True)
         }
-        findings, notes = _judge_values(learners, PreflightThresholds())
+        findings, notes = _judge_values([], learners, PreflightThresholds())
         assert [finding.level for finding in findings] == ([level] if level else []) and notes == []
 
     def test_a_twin_that_learns_nothing_is_no_measure(self):
         model = plain(2)
         learner = Learner(model, torch.optim.SGD(model.parameters(), lr=0.1), errors=[1.0, 1.0])
-        findings, notes = _judge_values({"network": learner, "twin": learner}, PreflightThresholds())
+        findings, notes = _judge_values([], {"network": learner, "twin": learner}, PreflightThresholds())
         assert findings == [] and "explains only 0%" in notes[0]
+
+    @pytest.mark.parametrize(("error", "blamed"), [(0.6, False), (0.9, True)])
+    def test_who_learns_values_is_not_blamed_for_learning_labels_slowly(self, error, blamed):
+        learners = {
+            name: Learner(plain(2), None, errors=[one]) for name, one in {"network": error, "twin": 0.5}.items()
+        }
+        slow = Finding("slow_relearning", "collapsing", "network", 1, 0.3, 0.5, "it is slow")
+        other = Finding("no_update", "collapsing", "0", 1, 0.0, 0.0, "it never moves")
+        findings, notes = _judge_values([slow, other], learners, PreflightThresholds())
+        assert [one.rule for one in findings if one.rule != "unstable_values"] == ["slow_relearning"] * blamed + [
+            "no_update"
+        ]
+        assert any("without harm" in note for note in notes) != blamed
+
+    def test_a_network_smaller_than_its_twin_is_not_called_astray(self):
+        learners = {
+            "network": Learner(plain(1, 8), None, errors=[3.0]),
+            "twin": Learner(plain(2), None, errors=[0.5]),
+        }
+        findings, notes = _judge_values([], learners, PreflightThresholds())
+        assert findings == [] and "as the twin is larger" in notes[0]
