@@ -201,14 +201,15 @@ class TestRunFolder:
         assert report["beside"].startswith("run 'small', a network of the same size (")
         assert "parameters), a training with" in report["beside"], "no option differs"
         assert report["beside"] in (run.parent / "page.html").read_text().replace("&#39;", "'")
-        # The same, with units that died.
-        for folder, share in ((run, 0.7), (run.parent / "small", 0.1)):
+        # The same, where only the other one learned.
+        for folder, gain in ((run, 0.0), (run.parent / "small", 20.0)):
             path = folder / "metrics.jsonl"
             rows = [json.loads(line) for line in path.read_text().splitlines()]
-            died = [{key: share if key.startswith("dead/") else value for key, value in row.items()} for row in rows]
-            path.write_text("".join(json.dumps(row) + "\n" for row in died))
+            for number, row in enumerate(rows):
+                row["train/return"] = 10.0 + gain * number
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         assert main(["diagnose", "run", "--beside", "small"]) == 0
-        assert "70% of the units of the median activation are zero on every sample" in capsys.readouterr().out
+        assert "the return is 10; that of the network beside it went from" in capsys.readouterr().out
 
     def test_wrong_runs_to_judge_beside(self, run, capsys):
         assert "'run' cannot be judged beside itself" in failure(capsys, ["run", "--beside", "./run"])[1]
