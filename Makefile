@@ -68,7 +68,7 @@ bench-corpus: $(VENV)/.dev ## collect the corpus: hundreds of trainings of agent
 bench-drawn: $(VENV)/.dev ## score the rules on 320 small trainings with a planted fault that they may be tuned on (half an hour)
 	$(BIN)/python -m benchmarks.diagnosis --part drawn --no-prescriptions
 
-bench-drawn-held-out: $(VENV)/.dev ## the same on 240 trainings that were drawn by number and held out, with every prescription tried and other detectors (half an hour)
+bench-drawn-held-out: $(VENV)/.dev ## the same on 240 trainings that were drawn by number and held out, with every prescription tried (half an hour)
 	$(BIN)/python -m benchmarks.diagnosis --part drawn-held-out
 
 bench-diagnosis-overhead: $(VENV)/.base ## what looks and probings of the diagnosis cost beside updates of PQN (5 minutes)

@@ -14,7 +14,7 @@ import math
 import statistics
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import tyro
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for "benchmarks"
 
-from benchmarks.common import RESULTS, measure
+from benchmarks.common import measure
 from benchmarks.diagnosis.corpus import CELLS, Run, config_of, random_return, read
 from benchmarks.diagnosis.risk import BOOTSTRAPS, FAILED, WELL, area, final_return, reference_of
 
@@ -73,7 +73,7 @@ def run(setting: Run, seconds: float) -> dict[str, Any]:
     networks = config.build_networks()
     name = next(name for name in ("q", "critic", *networks) if name in networks)
     observations, ended = random_play(config.env, PHASES, seed=setting.seed)
-    chosen = replace(config.agent.optimizer)
+    chosen = config.agent.optimizer
     started = time.perf_counter()
     report = diagnose(
         networks[name],
@@ -130,7 +130,6 @@ def main() -> None:
         at = np.array([found[name]["verdict"] == level for name in names])
         counts = [int((at & one).sum()) for one in (way >= WELL, way < FAILED)]
         print(f"{level}: {counts[0]} did well, {counts[1]} failed, {at.sum()} in all")
-    print(f"in {RESULTS / NAME}.json")
 
 
 def _missed(measured: dict[str, float]) -> float:

@@ -11,6 +11,7 @@ from torch import nn
 from stablegrad.diagnostics import bootstrapping, diagnose
 from stablegrad.diagnostics.bootstrapping import (
     DISCOUNT,
+    IMAGE_ROWS,
     LENGTH,
     ROWS,
     Learner,
@@ -91,7 +92,7 @@ class TestTrajectories:
 
     def test_images_are_bytes_in_blocks(self):
         made = synthetic_trajectories(torch.zeros(2, 4, 24, 24, dtype=torch.uint8), 2, generator()).observations
-        assert made.dtype == torch.uint8 and made.shape == (2, LENGTH, ROWS, 4, 24, 24)
+        assert made.dtype == torch.uint8 and made.shape == (2, LENGTH, IMAGE_ROWS, 4, 24, 24)
         assert torch.equal(made[..., 0, 0], made[..., 5, 7])
         assert float(made.float().std()) > 30
 

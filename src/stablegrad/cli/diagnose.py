@@ -22,13 +22,14 @@ from torch.optim import Adam
 
 from stablegrad.cli.arguments import parse
 from stablegrad.cli.trial_progress import TrialProgress, say, say_pairs
-from stablegrad.diagnostics.bootstrapping import PHASES, Trajectories
+from stablegrad.diagnostics.bootstrapping import IMAGE_ROWS, LENGTH, PHASES, Trajectories
 from stablegrad.diagnostics.changes import all_layers
 from stablegrad.diagnostics.history import History
 from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.recorded import diagnose_recorded, recorded_history
 from stablegrad.diagnostics.report import Report
 from stablegrad.diagnostics.trial import SEEDS, TOP, verify
+from stablegrad.environments import environment_spec
 from stablegrad.environments.random_play import random_play
 from stablegrad.errors import StablegradError, UsageError, command, unknown_name
 from stablegrad.studies.reference_run import (
@@ -291,7 +292,9 @@ def _play(parsed: Arguments) -> Trajectories:
     for name in ("input_shape", "input_dtype"):
         if getattr(parsed, name) != getattr(Arguments, name):
             raise UsageError(f"--{name.replace('_', '-')} is that of the environment's observations; leave it out")
-    observations, ended = random_play(str(parsed.env), PHASES, seed=parsed.seed)
+    is_image = len(environment_spec(str(parsed.env)).observation_shape) >= 3
+    size = {"steps": LENGTH, "rows": IMAGE_ROWS} if is_image else {}
+    observations, ended = random_play(str(parsed.env), PHASES, seed=parsed.seed, **size)
     return Trajectories(torch.from_numpy(observations), torch.from_numpy(ended))
 
 

@@ -30,8 +30,9 @@ DISCOUNT = 0.9
 BATCH = 128
 #: For images, of which a step costs a hundred times as much.
 IMAGE_BATCH = 32
-#: Synthetic trajectories and steps of each.
+#: Synthetic trajectories and steps of each; of images fewer, as they are large.
 ROWS, LENGTH = 64, 32
+IMAGE_ROWS = 16
 #: What observations are made of: sums of sinusoids.
 LATENT = 6
 #: How far the mean of observations moves from phase to phase, in their deviations.
@@ -125,20 +126,21 @@ def synthetic_trajectories(sample: Tensor, phases: int, generator: torch.Generat
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator, dtype=torch.float64)
 
-    turns = torch.randint(1, 5, (ROWS, LATENT), generator=generator) * torch.arange(LENGTH)[:, None, None] / LENGTH
-    phase = torch.rand(ROWS, LATENT, generator=generator, dtype=torch.float64)
-    latent = normal(ROWS, LATENT) * torch.sin(2 * math.pi * (turns + phase)) + 0.7 * normal(ROWS, LATENT)
+    rows = ROWS if len(shape) < 3 else IMAGE_ROWS
+    turns = torch.randint(1, 5, (rows, LATENT), generator=generator) * torch.arange(LENGTH)[:, None, None] / LENGTH
+    start = torch.rand(rows, LATENT, generator=generator, dtype=torch.float64)
+    latent = normal(rows, LATENT) * torch.sin(2 * math.pi * (turns + start)) + 0.7 * normal(rows, LATENT)
     mixed = 1.5 * torch.tanh(latent @ normal(LATENT, math.prod(sides)) / math.sqrt(LATENT))
     places = torch.zeros(phases, math.prod(sides), dtype=torch.float64)
     places[1:] = DRIFT * normal(phases - 1, math.prod(sides)).cumsum(0)
-    noise = (mixed + places[:, None, None]).unflatten(-1, sides)
-    if len(shape) >= 3:
-        noise = noise.repeat_interleave(BLOCK, -2).repeat_interleave(BLOCK, -1)[..., : shape[-2], : shape[-1]]
-    observations = mean + deviation * noise
-    if sample.dtype == torch.uint8:
-        observations = observations.round().clamp(0, 255)
-    ended = torch.zeros(phases, LENGTH, ROWS, dtype=torch.bool)
-    return Trajectories(observations.to(sample.dtype), ended)
+    observations = []
+    for place in places:
+        noise = (mixed + place).unflatten(-1, sides)
+        if len(shape) >= 3:
+            noise = noise.repeat_interleave(BLOCK, -2).repeat_interleave(BLOCK, -1)[..., : shape[-2], : shape[-1]]
+        made = mean + deviation * noise
+        observations.append((made.round().clamp(0, 255) if sample.dtype == torch.uint8 else made).to(sample.dtype))
+    return Trajectories(torch.stack(observations), torch.zeros(phases, LENGTH, rows, dtype=torch.bool))
 
 
 def make_value_task(

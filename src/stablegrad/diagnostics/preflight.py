@@ -304,10 +304,11 @@ def _learn_values(
         }
 
     takes = bootstrapping.step_seconds(task, make())
-    steps = int(max(deadline - time.perf_counter(), 0) / max(takes, 1e-9) / task.phases)
+    left = max(deadline - time.perf_counter(), 0.0)
+    steps = int(left / max(takes, 1e-9) / task.phases)
     if steps < bootstrapping.FEWEST_STEPS:
-        needed = math.ceil(bootstrapping.FEWEST_STEPS * task.phases * takes)
-        return {}, [f"values that bootstrap were not tried: they take {needed} seconds more"]
+        lacking = math.ceil(bootstrapping.FEWEST_STEPS * task.phases * takes - left)
+        return {}, [f"values that bootstrap were not tried; give it {lacking} seconds more"]
     if steps < task.steps:
         task = make_task(steps=steps)
     learners = make()

@@ -59,7 +59,7 @@ def preflight_findings(config: RunConfig) -> list[Finding]:
     found: list[Finding] = []
     for name, inputs in agent.probe(SAMPLE_ROWS).items():
         with suppress(StablegradError):
-            found += diagnose(agent.networks[name], inputs, seconds=PREFLIGHT_SECONDS).findings
+            found += diagnose(agent.networks[name], inputs, seconds=PREFLIGHT_SECONDS, values=False).findings
     return found
 
 
