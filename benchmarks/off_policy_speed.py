@@ -1,11 +1,12 @@
-"""Steps/s of DQN and SAC beside Stable-Baselines3 and CleanRL, at the same settings on one core.
+"""Steps/s of DQN, Rainbow, SAC and TD3 beside Stable-Baselines3 and CleanRL, at the same settings on one core.
 
-    python benchmarks/off_policy_speed.py path/to/cleanrl [--rounds 3]
+    python benchmarks/off_policy_speed.py path/to/cleanrl [--rounds 3] [--only td3]
 
-The folder holds CleanRL's ``dqn.py``, ``dqn_atari.py``, ``sac_continuous_action.py`` and ``buffers.py`` (of its
-``cleanrl_utils``). All step the same engine, one environment in one thread: the other two through ``OneEnv``. Each
-training is a process of its own with one thread of torch; the three take turns, and medians over the rounds are
-reported. Rates are those of a window that begins when the agent acts by its network and learns.
+The folder holds CleanRL's ``dqn.py``, ``dqn_atari.py``, ``rainbow_atari.py``, ``sac_continuous_action.py``,
+``td3_continuous_action.py`` and ``buffers.py`` (of its ``cleanrl_utils``); Stable-Baselines3 has no Rainbow. All step
+the same engine, one environment in one thread: the other two through ``OneEnv``. Each training is a process of its own
+with one thread of torch; the programs take turns, and medians over the rounds are reported. Rates are those of a window
+that begins when the agent acts by its network and learns.
 
 Ours are trainings as ``stablegrad train`` makes them, with the diagnosis, lines of metrics and flushed denormals. The
 windows of CartPole and HalfCheetah have as many looks and probings as a long run; that of Breakout has looks and no
@@ -20,7 +21,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
+import re
 import runpy
 import statistics
 import sys
@@ -30,6 +33,7 @@ import types
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -38,7 +42,7 @@ import gymnasium
 import numpy as np
 import tyro
 
-from common import save
+from common import RESULTS, save
 from stablegrad.environments import AtariOptions, Discrete, make_vector_env
 from stablegrad.training.config import RunConfig, default_run
 from stablegrad.training.interaction import train
@@ -82,7 +86,9 @@ class Task:
 TASKS = (
     Task("dqn", "CartPole-v1", "buffer_size=50000", "dqn.py", 500, 2000),
     Task("dqn", "Breakout-v5", "buffer_size=10000+torso.depth=0", "dqn_atari.py", 250, 500),
+    Task("rainbow", "Breakout-v5", "buffer_size=10000+torso.depth=0", "rainbow_atari.py", 250, 500),
     Task("sac", "HalfCheetah-v4", "buffer_size=100000", "sac_continuous_action.py", 250, 1000),
+    Task("td3", "HalfCheetah-v4", "buffer_size=100000", "td3_continuous_action.py", 250, 1000),
 )
 
 
@@ -183,7 +189,7 @@ def cleanrl(task: Task, scratch: Path, scripts: Path) -> float:
         "tau": agent.tau,
         "gamma": agent.discount,
     }
-    if task.algorithm == "dqn":
+    if task.algorithm in ("dqn", "rainbow"):
         options |= {
             "learning-rate": rate,
             "train-frequency": agent.train_every // agent.gradient_steps,
@@ -192,6 +198,8 @@ def cleanrl(task: Task, scratch: Path, scripts: Path) -> float:
             "end-e": agent.epsilon_end,
             "exploration-fraction": agent.exploration_fraction,
         }
+    elif task.algorithm == "td3":
+        options |= {"learning-rate": rate, "policy-frequency": agent.policy_delay}
     else:
         options |= {"policy-lr": rate, "q-lr": rate, "policy-frequency": 1}
     os.chdir(scratch)
@@ -199,8 +207,17 @@ def cleanrl(task: Task, scratch: Path, scripts: Path) -> float:
     if not run.spec.is_image:
         widen({120: agent.torso.width, 84: agent.torso.width})
     sys.argv = [task.script, "--no-cuda", *(f"--{name}={value}" for name, value in options.items())]
-    runpy.run_path(str(scripts / task.script), run_name="__main__")
+    script = scratch / task.script
+    script.write_text(one_element_arrays(scripts / task.script))
+    runpy.run_path(str(script), run_name="__main__")
     return window_rate(task)
+
+
+def one_element_arrays(script: Path) -> str:
+    """A script in which arrays of one element become numbers before they are stored, as NumPy demands since 2.4."""
+    return re.sub(
+        r"(self\.buffer_(?:actions|rewards|dones)\[idx\]) = (\w+)", r"\1 = np.asarray(\2).item()", script.read_text()
+    )
 
 
 def stand_in(make_env: Callable[[], gymnasium.Env], scripts: Path) -> None:
@@ -263,21 +280,29 @@ class Arguments:
     """Folder of CleanRL's scripts."""
     rounds: int = 3
     """Trainings of each program; medians are reported."""
+    only: str = ""
+    """Measure this algorithm, and keep the results of the others."""
 
 
 def main() -> None:
     arguments = tyro.cli(Arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     scripts = arguments.scripts.resolve()
-    results: dict[str, Any] = {}
-    for task in TASKS:
-        rates: dict[str, list[float]] = {"stablegrad": [], "stable_baselines3": [], "cleanrl": []}
+    tasks = [task for task in TASKS if arguments.only in ("", task.algorithm)]
+    if not tasks:
+        sys.exit(f"no task of {arguments.only!r}; there are: {', '.join(sorted({task.algorithm for task in TASKS}))}")
+    saved = RESULTS / "off_policy_speed.json"
+    results: dict[str, Any] = json.loads(saved.read_text())["results"] if arguments.only else {}
+    for task in tasks:
+        programs = {"stablegrad": partial(alone, stablegrad, task), "cleanrl": partial(alone, cleanrl, task, scripts)}
+        if task.algorithm != "rainbow":
+            programs["stable_baselines3"] = partial(alone, stable_baselines3, task)
+        rates: dict[str, list[float]] = {name: [] for name in programs}
         for _ in range(arguments.rounds):
-            rates["stablegrad"].append(alone(stablegrad, task))
-            rates["stable_baselines3"].append(alone(stable_baselines3, task))
-            rates["cleanrl"].append(alone(cleanrl, task, scripts))
+            for name, measure in programs.items():
+                rates[name].append(measure())
         medians = {name: statistics.median(values) for name, values in rates.items()}
-        ratios = {name: medians["stablegrad"] / medians[name] for name in ("stable_baselines3", "cleanrl")}
+        ratios = {name: medians["stablegrad"] / median for name, median in medians.items() if name != "stablegrad"}
         title = f"{task.algorithm.upper()} {task.env}"
         results[title] = {
             "changes": task.changes,
@@ -289,7 +314,8 @@ def main() -> None:
         shown = ", ".join(f"{name} {median:.0f}" for name, median in medians.items())
         faster = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in ratios.items())
         print(f"{title}, steps/s: {shown}; {faster}", flush=True)
-    save("off_policy_speed", "python benchmarks/off_policy_speed.py path/to/cleanrl", {"results": results})
+    only = f" --only {arguments.only}" if arguments.only else ""
+    save("off_policy_speed", f"python benchmarks/off_policy_speed.py path/to/cleanrl{only}", {"results": results})
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
     python benchmarks/on_policy_speed.py path/to/cleanrl [--rounds 3]
 
 The folder holds CleanRL's ``pqn_atari_envpool.py`` and ``ppo_atari_envpool.py``. All run on all cores, in turns;
-medians over the rounds. PQN: 128 environments x 32 steps, 32 minibatches of 128, 2 epochs. PPO: 8 x 128, 4 minibatches
-of 256, 4 epochs. CleanRL's scripts run unchanged, but for a stand-in for the package ``gym``, of which they use two
-names, and for envpool's old tuples, which today's envpool gives under another name. Stable-Baselines3 steps the same
-engine, one environment in each process, as its users do. Our network is the one nearest to theirs: Nature CNN and an
-MLP torso of depth 0, which has one layer of 512 x 512 more. Steps are rows of environments, those that only carry a
-reset included.
+medians over the rounds; bfloat16 only where the processor computes with it. PQN: 128 environments x 32 steps, 32
+minibatches of 128, 2 epochs. PPO: 8 x 128, 4 minibatches of 256, 4 epochs. CleanRL's scripts run unchanged, but for a
+stand-in for the package ``gym``, of which they use two names, and for envpool's old tuples, which today's envpool gives
+under another name. Stable-Baselines3 steps the same engine, one environment in each process, as its users do. Our
+network is the one nearest to theirs: Nature CNN and an MLP torso of depth 0, which has one layer of 512 x 512 more.
+Steps are rows of environments, those that only carry a reset included.
 
 The last line of PQN says how far any program could go: the arithmetic of our rollout at the speed of one large matrix
 product, and envpool alone, as if nothing else took time.
@@ -39,6 +39,7 @@ from common import save
 from off_policy_speed import OneEnv
 from stablegrad.agents import PQN
 from stablegrad.environments import environment_seeds, environment_spec, make_vector_env
+from stablegrad.hardware import has_fast_bf16
 from stablegrad.training.config import RunConfig, default_run
 from stablegrad.training.run_folder import RunFolder
 
@@ -216,8 +217,9 @@ def main() -> None:
             programs: dict[str, Callable[[], float]] = {
                 "cleanrl": partial(cleanrl, algorithm, scripts, scratch),
                 "stablegrad fp32": partial(ours, algorithm, "fp32", scratch),
-                "stablegrad bf16": partial(ours, algorithm, "bf16", scratch),
             }
+            if has_fast_bf16(torch.device("cpu")):
+                programs["stablegrad bf16"] = partial(ours, algorithm, "bf16", scratch)
             if algorithm == "ppo":
                 programs["stable_baselines3"] = partial(stable_baselines3, scratch)
             rates: dict[str, list[float]] = {name: [] for name in programs}
