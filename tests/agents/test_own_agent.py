@@ -53,13 +53,13 @@ def test_it_trains_resumes_bit_for_bit_is_evaluated_reported_and_diagnosed(capsy
 
 
 def test_it_is_compared_and_studied(capsys):
-    short = ["--total-steps", "1500", "--seeds", "2"]
+    short = ["--total-steps", "700", "--seeds", "2"]
     assert main(["compare", NAME, *OPTIONS, *short, "--settings", "baseline", "baseline+noise=2"]) == 0
     (folder,) = Path("runs").glob("compare-*")
     assert folder.name == "compare-random_search-ALGORITHM-CartPole-v1"
     Path("study.toml").write_text(
         'seeds = 1\nreport = ["final_return", "values/reward"]\n'
-        f'[base]\nalgorithm = "{NAME}"\nenv = "CartPole-v1"\ntotal_steps = 1500\n'
+        f'[base]\nalgorithm = "{NAME}"\nenv = "CartPole-v1"\ntotal_steps = 700\n'
         "[axes]\nnoise = [0.1, 1.0]\n"
     )
     assert main(["study", "run", "study.toml", "--dir", "study", "--quiet"]) == 0

@@ -290,7 +290,7 @@ def test_evaluate_writes_a_video(capsys, monkeypatch, tmp_path):
 
 def test_compare_trains_pairs_and_says_what_it_shows(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    command = ["compare", "pqn", "--env", "CartPole-v1", *TINY, "--total-steps", "1500", "--seeds", "2", "--quiet"]
+    command = ["compare", "pqn", "--env", "CartPole-v1", *TINY, "--total-steps", "700", "--seeds", "2", "--quiet"]
     command += ["--settings", "baseline", "stable+torso.depth=2", "--dir", "pair"]
     assert main(command) == 0
     output = capsys.readouterr().out

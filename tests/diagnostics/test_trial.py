@@ -106,13 +106,6 @@ def test_wrong_options(options, message):
         verify(deep(2), SAMPLE, [prescription("layer_norm")], **options)
 
 
-def test_the_prescriptions_of_a_pre_flight_can_be_tried():
-    model = deep()
-    report = diagnose(model, SAMPLE, phases=2)
-    (trial,) = verify(model, SAMPLE, report.prescriptions, seeds=2, top=1, phases=2)
-    assert (trial.name, trial.decision) == ("multi_skip", "go")
-
-
 def test_interval_against_scipy():
     differences = [0.1, 0.3, 0.15, 0.4]
     mean, low, high = paired_interval(differences)

@@ -40,14 +40,14 @@ report = ["final_return", "train/return", "gradients/norm"]
 [base]
 algorithm = "pqn"
 env = "CartPole-v1"
-total_steps = 3000
-checkpoint_every = 1000
+total_steps = 1500
+checkpoint_every = 500
 keep_checkpoints = 10
 num_envs = 8
 num_steps = 8
 num_minibatches = 4
-look_every = 20
-probe_every = 40
+look_every = 10
+probe_every = 20
 width = 16
 [axes]
 setting = [{name = "baseline"}, {name = "stable", preset = "stable"}]

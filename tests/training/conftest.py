@@ -39,7 +39,7 @@ def resumed_equals(tmp_path):
 
 @pytest.fixture(scope="session")
 def tiny_run():
-    """A run of a second or two, with checkpoints at about a third and two thirds of it."""
+    """A run of a second, with checkpoints at about a third and two thirds of it."""
     run = default_run("pqn", "CartPole-v1", "stable")
     agent = dataclasses.replace(
         run.agent,
@@ -54,10 +54,10 @@ def tiny_run():
     return dataclasses.replace(
         run,
         agent=agent,
-        total_steps=3000,
+        total_steps=1500,
         threads=1,
-        checkpoint_every=1000,
+        checkpoint_every=500,
         keep_checkpoints=10,
         # Looks and probings on both sides of every checkpoint.
-        diagnosis=DiagnosisConfig(look_every=20, probe_every=40),
+        diagnosis=DiagnosisConfig(look_every=10, probe_every=20),
     )
