@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from types import ModuleType
 
-PRELOADED = ("__main__", "stablegrad.studies.local_executor", "torch._dynamo", "sklearn.datasets")
+PRELOADED = ("stablegrad.studies.local_executor", "torch._dynamo", "envpool", "sklearn.datasets")
 
 
 def start_run_server(threads: int) -> ForkServerContext:
@@ -22,11 +26,27 @@ def start_run_server(threads: int) -> ForkServerContext:
     before = dict(os.environ)
     os.environ.update(thread_limits(threads))
     try:
-        forkserver.ensure_running()
+        with without_main():
+            forkserver.ensure_running()
     finally:
         os.environ.clear()
         os.environ.update(before)
     return context
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Start processes that do not import the program which starts them.
+
+    Runs name all that they need, and a script that trains without ``if __name__ == "__main__"`` would run again in each
+    of its processes.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def thread_limits(threads: int) -> dict[str, str]:

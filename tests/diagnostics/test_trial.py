@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 from torch import nn
 
-from stablegrad.diagnostics.preflight import diagnose
 from stablegrad.diagnostics.prescriptions import Prescription
 from stablegrad.diagnostics.trial import paired_interval, training_bytes, verify, verify_training
 from stablegrad.errors import StablegradError, UsageError

@@ -1,6 +1,6 @@
-"""Stands in for ``python -m stablegrad resume RUN``: the same files, signals and exit codes, without any training.
+"""Stands in for ``python -m stablegrad resume RUN``: the same files and exit codes, without any training.
 
-The run's ``env`` says what it does: "ok", "fail", "crash", "silent", "unsummarised", "slow" (until told to stop) or
+The run's ``env`` says what it does: "ok", "fail", "crash", "silent", "unsummarised", "slow" (until told to finish) or
 "pair" (ends when its partner has started, too).
 A number after a colon restricts that to one seed; all others are "ok".
 """
@@ -19,7 +19,7 @@ if seed and int(seed) != config["seed"]:
     behaviour = "ok"
 
 with (folder / "starts.log").open("a") as file:
-    start = {"pid": os.getpid(), "session": os.getsid(0), "at": time.time(), "threads": os.getenv("OMP_NUM_THREADS")}
+    start = {"pid": os.getpid(), "at": time.time()}
     file.write(json.dumps(start) + "\n")
 
 
@@ -31,14 +31,6 @@ def summarise(status):
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
-def stop(number, _frame):
-    (folder / "stopped_by").write_text(str(number))
-    summarise("stopped")
-    sys.exit(130)
-
-
-signal.signal(signal.SIGTERM, stop)
-signal.signal(signal.SIGINT, stop)
 for step in (10, 20):
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": step, "wall_seconds": 1.0, "train/return": float(step)}) + "\n")
@@ -51,7 +43,7 @@ if behaviour == "crash":
 if behaviour == "silent":
     sys.exit(1)
 if behaviour == "slow":
-    while True:
+    while not (folder / "finish").exists():
         time.sleep(0.05)
 if behaviour == "pair":
     partner = {"baseline": "stable", "stable": "baseline"}[folder.parent.name]

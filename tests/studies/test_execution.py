@@ -4,22 +4,50 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
 import pytest
 
+from stablegrad import studies
 from stablegrad.errors import UsageError
-from stablegrad.studies import Comparison, default_workers, execution, processes, run_comparison
+from stablegrad.studies import Comparison, default_workers, processes
+from stablegrad.studies.comparison import stderr_path
+from stablegrad.studies.processes import locked
+from stablegrad.studies.work import TRIES
 from stablegrad.training.config import RunConfig
+from stablegrad.training.run_folder import RunFolder
 
 CHILD = Path(__file__).with_name("fake_child.py")
 
 
-@pytest.fixture(autouse=True)
-def fake_child(monkeypatch):
-    monkeypatch.setattr(execution, "child_command", lambda folder: [sys.executable, str(CHILD), str(folder)])
+class Children:
+    """An executor of processes that stand in for trainings."""
+
+    workers = None
+
+    def __init__(self):
+        self.running = {}
+
+    def start(self, folder):
+        with stderr_path(RunFolder(folder)).open("wb") as stderr:
+            self.running[folder] = subprocess.Popen([sys.executable, str(CHILD), str(folder)], stderr=stderr)
+
+    def ended(self, timeout):
+        time.sleep(min(timeout, 0.02))
+        codes = {folder: code for folder, child in self.running.items() if (code := child.poll()) is not None}
+        for folder in codes:
+            del self.running[folder]
+        return codes
+
+    def stop(self):
+        for child in self.running.values():
+            child.kill()
+            child.wait()
+
+
+def run_comparison(*arguments, **options):
+    return studies.run_comparison(*arguments, executor=Children(), **options)
 
 
 def configs(baseline="ok", stable="ok", **changes):
@@ -68,13 +96,6 @@ def test_pairs_run_side_by_side_in_the_order_of_seeds_and_within_the_workers(tmp
         assert sum(low <= start < high for low, high in spans.values()) <= 2
 
 
-def test_children_get_the_threads_of_the_run_and_a_session_of_their_own(tmp_path):
-    run_comparison(tmp_path / "c", configs(), [1])
-    start = starts(tmp_path / "c", "baseline", 1)[0]
-    assert start["threads"] == "1"
-    assert start["session"] == start["pid"]  # else Ctrl-C would reach them twice
-
-
 def test_a_second_call_repeats_nothing_that_is_finished(tmp_path):
     first = run_comparison(tmp_path / "c", configs(), [1])
     (tmp_path / "c/runs/stable/seed-1/summary.json").unlink()
@@ -102,6 +123,8 @@ def test_a_failing_run_is_recorded_and_takes_nobody_with_it(tmp_path, behaviour,
     assert result.summary["results"]["stable"]["mean"] == 25.0
     assert [run.state for run in seen[-1]].count("failed") == 1
     assert Comparison.read(tmp_path / "c").record("stable", 2).error == reason
+    # What says itself why it failed would fail again.
+    assert len(starts(tmp_path / "c", "stable", 2)) == (1 if behaviour == "fail" else TRIES)
 
 
 def test_a_failed_run_is_tried_again_and_its_failure_forgotten(tmp_path):
@@ -163,55 +186,58 @@ def test_an_error_in_the_progress_callback_leaves_no_orphans(tmp_path):
     with pytest.raises(RuntimeError, match="the terminal is gone"):
         run_comparison(tmp_path / "c", configs("slow", "slow"), [1], workers=2, on_progress=broken)
     for setting in ("baseline", "stable"):
-        assert (tmp_path / f"c/runs/{setting}/seed-1/stopped_by").read_text() == str(int(signal.SIGTERM))
         assert not alive(starts(tmp_path / "c", setting, 1)[0]["pid"])
-
-
-@pytest.fixture
-def parent(tmp_path):
-    """A process of its own that runs a comparison of endless runs, and has both children running."""
-    program = f"""
-        import sys
-        from stablegrad.studies import execution
-        from stablegrad.training.config import RunConfig
-        execution.child_command = lambda folder: [sys.executable, {str(CHILD)!r}, str(folder)]
-        configs = {{name: RunConfig(env="slow", preset=name, threads=1) for name in ("baseline", "stable")}}
-        try:
-            execution.run_comparison({str(tmp_path / "c")!r}, configs, [1, 2], workers=2)
-        except KeyboardInterrupt:
-            sys.exit(130)
-    """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
-    metrics = [tmp_path / "c/runs" / setting / "seed-1/metrics.jsonl" for setting in ("baseline", "stable")]
-    wait_until(lambda: all(path.exists() and path.read_text().count("\n") == 2 for path in metrics), 60)
-    yield process
-    process.kill()
-    process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_the_children_cleanly(parent, tmp_path, number):
-    parent.send_signal(number)
-    assert parent.wait(20) == 130
+def test_a_signal_ends_it_and_the_same_call_goes_on(tmp_path, number):
+    def interrupt(runs):
+        if all(run.step == 20 for run in runs[:2]):
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(tmp_path / "c", configs("slow", "slow"), [1, 2], workers=2, on_progress=interrupt)
     for setting in ("baseline", "stable"):
-        assert (tmp_path / f"c/runs/{setting}/seed-1/stopped_by").read_text() == str(int(number))
         assert not alive(starts(tmp_path / "c", setting, 1)[0]["pid"])
-        assert Comparison.read(tmp_path / "c").record(setting, 1).status == "stopped"
-        assert Comparison.read(tmp_path / "c").record(setting, 2).status == "waiting"
+        records = [Comparison.read(tmp_path / "c").record(setting, seed) for seed in (1, 2)]
+        assert [record.status for record in records] == ["unfinished", "waiting"]
+        path = tmp_path / "c/runs" / setting / "seed-1/config.json"
+        path.write_text(path.read_text().replace('"slow"', '"ok"'))
+    result = run_comparison(tmp_path / "c", configs("slow", "slow"), [1, 2], on_progress=finish_the_others(tmp_path))
+    assert result.failures == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
-def test_one_process_a_folder_and_no_child_outlives_it(parent, tmp_path, monkeypatch):
+def finish_the_others(tmp_path):
+    """Runs that would go on without an end come to one."""
+
+    def finish(runs):
+        for run in runs:
+            folder = tmp_path / "c/runs" / run.setting / f"seed-{run.seed}"
+            if run.state == "running" and run.seed == 2:
+                (folder / "finish").touch()
+
+    return finish
+
+
+def test_one_process_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "LOCK_SECONDS", 0.5)
-    settings = {name: RunConfig(env="slow", preset=name, threads=1) for name in ("baseline", "stable")}
-    with pytest.raises(UsageError, match="another process is running"):
-        run_comparison(tmp_path / "c", settings, [1, 2], on_progress=lambda _: pytest.fail("it ran"))
+    run_comparison(tmp_path / "c", configs(), [1])
+    with locked(tmp_path / "c", "comparison"), pytest.raises(UsageError, match="another process is running"):
+        run_comparison(tmp_path / "c", configs(), [1], on_progress=lambda _: pytest.fail("it ran"))
 
-    parent.kill()
-    parent.wait()
-    pids = [starts(tmp_path / "c", setting, 1)[0]["pid"] for setting in ("baseline", "stable")]
-    wait_until(lambda: not any(alive(pid) for pid in pids), 20)
-    assert (tmp_path / "c/runs/stable/seed-1/stopped_by").read_text() == str(int(signal.SIGTERM))
+
+def test_a_script_without_a_guard_of_its_main_module_trains_once(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import dataclasses\nfrom stablegrad.studies import run_comparison\n"
+        "from stablegrad.training.config import default_run\n"
+        "small = '+torso.width=8+num_envs=4+num_steps=8+num_minibatches=2'\n"
+        "runs = {name: dataclasses.replace(default_run('pqn', 'CartPole-v1', name + small), total_steps=200, threads=1)"
+        " for name in ('baseline', 'stable')}\n"
+        "print('failures', run_comparison('pair', runs, [1], workers=2).failures)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["failures []"], done.stderr
 
 
 def wait_until(condition, seconds):

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from stablegrad.errors import UsageError
-from stablegrad.studies import runner
+from stablegrad.studies import work
 from stablegrad.studies.local_executor import LocalExecutor
-from stablegrad.studies.runner import TRIES, run_study, summarize_study
+from stablegrad.studies.runner import run_study, summarize_study
 from stablegrad.studies.study import StudyFolder, read_study
+from stablegrad.studies.work import TRIES
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 from stablegrad.training.run_folder import RunFolder
 
@@ -236,7 +237,7 @@ def test_a_run_that_cannot_be_right_is_not_tried_again(study_in):
 
 def test_a_run_that_gets_on_is_tried_as_often_as_it_takes(study_in, monkeypatch):
     newest = iter(range(1000))
-    monkeypatch.setattr(runner, "_newest_checkpoint", lambda _: next(newest))
+    monkeypatch.setattr(work, "_newest_checkpoint", lambda _: next(newest))
     folder = study_in(CLASSIFIERS, "s")
     executor = Scripted({"setting=baseline-seed1": [-9] * 10})
     assert run_study(folder, executor, 1)["failed"] == 0

@@ -409,9 +409,7 @@ def test_a_failing_environment_ends_the_run_as_failed(tmp_path, tiny_run, monkey
 
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path, tiny_run):
     """A real limit on file sizes, in a process of its own: the first checkpoint fits, metrics do not for ever."""
-    folder = RunFolder.create(
-        tmp_path / "run", dataclasses.replace(tiny_run, log_every=1, total_steps=4_000).to_json()
-    )
+    folder = RunFolder.create(tmp_path / "run", dataclasses.replace(tiny_run, log_every=1, total_steps=4_000).to_json())
     script = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"

@@ -217,7 +217,7 @@ class Comparison:
 
 
 def stderr_path(folder: RunFolder) -> Path:
-    """Where the standard error of a run's last child process is kept."""
+    """Where the standard error of a run's last process is kept."""
     return folder.path / "stderr.log"
 
 

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from stablegrad.errors import StablegradError, UsageError
-from stablegrad.run_server import start_run_server
+from stablegrad.run_server import start_run_server, without_main
 from stablegrad.studies.comparison import stderr_path
 from stablegrad.studies.kinds import resume_run
 from stablegrad.studies.processes import LOCK_SECONDS, POLL_SECONDS, die_with_parent
@@ -40,7 +40,8 @@ class LocalExecutor:
     def start(self, folder: Path) -> None:
         """Start or continue the run in a folder."""
         process = self._context.Process(target=carry_out, args=(str(folder.absolute()),), name=folder.name)
-        process.start()
+        with without_main():
+            process.start()
         self._processes[folder] = process
 
     def ended(self, timeout: float) -> dict[Path, int]:

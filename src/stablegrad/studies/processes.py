@@ -42,8 +42,8 @@ def check_workers(workers: int | None) -> None:
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[int]:
-    """Hold a folder's lock; yields its file descriptor, with which child processes can hold it, too.
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder's lock.
 
     Args:
         folder: the folder, which exists.
@@ -64,7 +64,7 @@ def locked(folder: Path, what: str) -> Iterator[int]:
                         f"another process is running the {what} in '{folder}'; wait for its end, or name another folder"
                     ) from None
                 time.sleep(POLL_SECONDS)
-        yield file.fileno()
+        yield
 
 
 def die_with_parent(parent: int, number: int) -> None:

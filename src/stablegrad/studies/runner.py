@@ -1,21 +1,14 @@
-"""Carries a study out: keeps the workers busy, tries again what was killed, and writes results.json.
-
-Nothing is repeated that is finished, and whatever stops a run or this process, its runs go on from their last scheduled
-checkpoints. So a study that was disturbed ends with the same results as one that was not.
-"""
+"""Runs a study, and writes results.json."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from stablegrad.files import write_json
-from stablegrad.studies.comparison import record_failure, stderr_path
 from stablegrad.studies.executors import Executor
-from stablegrad.studies.processes import POLL_SECONDS, check_workers, exit_reason, last_metrics, locked
+from stablegrad.studies.processes import check_workers, locked
 from stablegrad.studies.study import Run, StudyFolder
 from stablegrad.studies.table import (
     NOTHING,
@@ -27,15 +20,9 @@ from stablegrad.studies.table import (
     counts,
     read_row,
 )
-from stablegrad.training.checkpoint import list_checkpoints
-from stablegrad.training.config import RunConfig
-from stablegrad.training.interruption import stop_signals
-from stablegrad.training.run_folder import RunFolder
+from stablegrad.studies.work import Work, is_finished
 
 FORMAT = 1
-TRIES = 3  # in a row that brought a run no new checkpoint
-CANNOT_RUN = 2  # the exit status of a run that is wrong in itself, so that trying again is in vain
-PROGRESS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,97 +76,30 @@ def run_study(
         KeyboardInterrupt: SIGINT or SIGTERM came; all is in order for the study to be continued.
     """
     check_workers(workers)
-    started = time.monotonic()
-    with locked(folder.directory, "study"), stop_signals() as signals:
-        work = _Work(folder, executor, workers, folder.study.runs if runs is None else list(runs))
-        next_report = started
-        try:
-            while work.open and not signals:
-                if max_seconds is not None and time.monotonic() - started >= max_seconds:
-                    break
-                work.go_on()
-                if on_progress is not None and time.monotonic() >= next_report:
-                    on_progress(work.progress())
-                    next_report = time.monotonic() + PROGRESS_SECONDS
-        finally:
-            executor.stop()
-            summary = summarize_study(folder)
+    chosen = {folder.run_folder(run).path: run for run in (folder.study.runs if runs is None else runs)}
+    with locked(folder.directory, "study"):
+        work = Work({path: run.config for path, run in chosen.items()}, executor, workers)
+
+        def tell() -> None:
+            if on_progress is not None:
+                running = {chosen[path].name: work.share_done(path) for path in work.those("running")}
+                finished, failed = len(work.those("finished")), len(work.those("failed"))
+                on_progress(StudyProgress(len(chosen), finished, failed, running))
+
+        def write() -> None:
             write_json(folder.results_path, results(folder))
-        if on_progress is not None:
-            on_progress(work.progress())
-        if signals:
-            raise KeyboardInterrupt
+
+        try:
+            work.carry_out(tell, write, max_seconds)
+        finally:
+            summary = summarize_study(folder)
+            write()
     return summary
-
-
-@dataclass
-class _Work:
-    """Runs that wait and runs that are under way."""
-
-    folder: StudyFolder
-    executor: Executor
-    workers: int
-    runs: list[Run]
-    waiting: list[Run] = field(init=False)
-    running: dict[Path, Run] = field(default_factory=dict)
-    tries: dict[str, int] = field(default_factory=dict)
-    finished: int = 0
-    failed: int = 0
-
-    def __post_init__(self) -> None:
-        left = {run.name for run in unfinished(self.folder)}
-        self.waiting = [run for run in self.runs if run.name in left]
-        self.finished = len(self.runs) - len(self.waiting)
-        self.checkpoints: dict[str, Path | None] = {}
-
-    @property
-    def open(self) -> bool:
-        """Whether anything is left to do."""
-        return bool(self.waiting or self.running)
-
-    def go_on(self) -> None:
-        """Start what there is room for, and take in what has ended."""
-        while self.waiting and len(self.running) < self.workers:
-            self._start(self.waiting.pop(0))
-        ended = self.executor.ended(POLL_SECONDS)
-        for path, code in ended.items():
-            self._take_in(self.running.pop(path), code)
-        if ended:
-            write_json(self.folder.results_path, results(self.folder))
-
-    def _start(self, run: Run) -> None:
-        run_folder = self.folder.run_folder(run)
-        if not run_folder.config_path.exists():
-            RunFolder.create(run_folder.path, run.config.to_json())
-        newest = _newest_checkpoint(run_folder)
-        if self.checkpoints.get(run.name) != newest:
-            self.tries[run.name] = 0
-        self.checkpoints[run.name] = newest
-        self.tries[run.name] = self.tries.get(run.name, 0) + 1
-        self.executor.start(run_folder.path)
-        self.running[run_folder.path] = run
-
-    def _take_in(self, run: Run, code: int) -> None:
-        run_folder = self.folder.run_folder(run)
-        if _is_finished(run_folder):
-            self.finished += 1
-        elif code != CANNOT_RUN and (
-            self.tries[run.name] < TRIES or _newest_checkpoint(run_folder) != self.checkpoints[run.name]
-        ):
-            self.waiting.insert(0, run)
-        else:
-            self.failed += 1
-            record_failure(run_folder, exit_reason(code, stderr_path(run_folder)))
-
-    def progress(self) -> StudyProgress:
-        """How far the study is."""
-        running = {run.name: _share_done(run, RunFolder(path)) for path, run in self.running.items()}
-        return StudyProgress(len(self.runs), self.finished, self.failed, running)
 
 
 def unfinished(folder: StudyFolder) -> list[Run]:
     """The runs that are left to do, those that failed included, in the order of the study."""
-    return [run for run in folder.study.runs if not _is_finished(folder.run_folder(run))]
+    return [run for run in folder.study.runs if not is_finished(folder.run_folder(run))]
 
 
 def results(folder: StudyFolder) -> dict[str, Any]:
@@ -277,21 +197,3 @@ def _rows(folder: StudyFolder) -> list[Row]:
 def _as_json(found: Estimate) -> dict[str, Any]:
     interval = None if found.interval is None else list(found.interval)
     return {"mean": found.value, "interval": interval, "count": found.seeds}
-
-
-def _is_finished(folder: RunFolder) -> bool:
-    return (folder.read_summary() or {}).get("status") == "finished"
-
-
-def _newest_checkpoint(folder: RunFolder) -> Path | None:
-    checkpoints = list_checkpoints(folder.checkpoints_path)
-    return checkpoints[-1] if checkpoints else None
-
-
-def _share_done(run: Run, folder: RunFolder) -> float:
-    config, last = run.config, last_metrics(folder)
-    if last is None:
-        return 0.0
-    if isinstance(config, RunConfig):
-        return min(last["step"] / config.total_steps, 1.0)
-    return float(last["train/epoch"] / config.epochs)

@@ -24,7 +24,6 @@ from stablegrad.studies.comparison import record_failure, stderr_path
 from stablegrad.studies.local_executor import LocalExecutor
 from stablegrad.studies.plan import makespan, plan_cells
 from stablegrad.studies.processes import POLL_SECONDS, check_workers, exit_reason, last_metrics, locked
-from stablegrad.studies.runner import TRIES
 from stablegrad.studies.search_confirmation import confirm, seconds_for
 from stablegrad.studies.search_diagnosis import PREFLIGHT_SECONDS, illness, preflight_findings, prescriptions_of
 from stablegrad.studies.search_folder import (
@@ -39,6 +38,7 @@ from stablegrad.studies.search_result import TIME, result_of
 from stablegrad.studies.search_space import Space, changes_of, describe
 from stablegrad.studies.search_storage import load_optuna, open_study
 from stablegrad.studies.study import Cell
+from stablegrad.studies.work import TRIES
 from stablegrad.training.config import RunConfig
 from stablegrad.training.interruption import stop_signals
 from stablegrad.training.run_folder import RunFolder
