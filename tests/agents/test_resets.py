@@ -110,7 +110,7 @@ def test_chosen_units_begin_anew_and_nothing_else_changes():
     assert optimizer.state[network.head.weight]["step"] == 3
 
 
-@pytest.mark.parametrize("kind", ["mlp", "residual", "multi_skip", "densenet"])
+@pytest.mark.parametrize("kind", ["mlp", "residual", "multi_skip", "densenet", "simba"])
 @pytest.mark.parametrize("activation", ["relu", "crelu", "gelu"])
 @torch.no_grad()
 def test_without_norms_outputs_change_by_what_the_units_gave(kind, activation):

@@ -101,7 +101,7 @@ def test_every_linear_layer_of_every_torso_becomes_noisy_and_its_weights_the_mea
     noisy = copy.deepcopy(plain)
     make_noisy(noisy, 0.5)
     layers = {name: module for name, module in plain.named_modules() if isinstance(module, nn.Linear)}
-    assert len(layers) == 6 + (4 if dueling else 1)
+    assert len(layers) == (5 if kind == "simba" else 6) + (4 if dueling else 1)
     for name, module in noisy.named_modules():
         assert isinstance(module, NoisyLinear) == (name in layers)
         if name in layers:

@@ -13,6 +13,7 @@ from stablegrad.networks import (
     MLPTorso,
     MultiSkipTorso,
     ResidualTorso,
+    SimbaTorso,
     TorsoConfig,
     make_torso,
     parameter_count,
@@ -208,7 +209,7 @@ def test_crelu_passes_on_both_signs_at_the_same_widths(torso):
 
 
 @pytest.mark.parametrize("norm", ["layer", "none"])
-@pytest.mark.parametrize("make", [*TORSOS, "nature", "impala"])
+@pytest.mark.parametrize("make", [*TORSOS, SimbaTorso, "nature", "impala"])
 def test_relus_that_overwrite_their_input_change_nothing(make, norm):
     """The same weights with ReLUs that all write to memory of their own, bit for bit."""
     torch.manual_seed(0)

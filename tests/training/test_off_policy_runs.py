@@ -27,7 +27,7 @@ SMALL = {"torso.width": 16, "batch_size": 16, "buffer_size": 250, "learning_star
 RUNS = {
     "dqn": ("CartPole-v1", {"n_step": 3, "target_every": 40}),
     "rainbow": ("CartPole-v1", {"target_every": 40}),
-    "sac": ("Pendulum-v1", {}),
+    "sac": ("Pendulum-v1", {"normalize_observations": True}),
     # Checkpoints come in the middle of a delay.
     "td3": ("Pendulum-v1", {"policy_delay": 3}),
     "ddpg": ("Pendulum-v1", {"n_step": 3}),

@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stablegrad.agents.contract import averaged
 from stablegrad.agents.off_policy import OffPolicyAgent, OffPolicyConfig
 from stablegrad.agents.replay import Batch
 from stablegrad.agents.values import outputs_at
-from stablegrad.environments import Box, EnvironmentSpec
+from stablegrad.environments import Box, EnvironmentSpec, StepResult
 from stablegrad.errors import UsageError
 from stablegrad.networks import Critic, DeterministicActor, GaussianActor, TorsoConfig
+from stablegrad.networks.running_norm import RunningNorm
 from stablegrad.networks.sizes import resolve_depth
 from stablegrad.optimizers.config import OptimizerConfig
 
@@ -58,6 +60,8 @@ class ActorCriticConfig(OffPolicyConfig):
     actor: ActorConfig = field(default_factory=ActorConfig)
     tau: float = 0.005
     """How far target networks move to the trained ones when they are updated; 1 copies them."""
+    normalize_observations: bool = False
+    """Normalise observations by their running moments, which follow what the agent acts on in training."""
     num_critics: int = 2
     """Critics, of which targets take the least value: 1 or 2."""
 
@@ -109,6 +113,9 @@ class ActorCriticAgent(OffPolicyAgent):
         self.action_size = spec.action_space.size
         self.actor, self.critic = actor, critic
         self.target_critic = self.targets["critic"]
+        everything = (*self.networks.values(), *self.targets.values())
+        self.normalizers = [one for network in everything for one in network.modules() if isinstance(one, RunningNorm)]
+        """All alike: the actor's, and those that follow it."""
         self.batch_norms = {
             network: [one for one in network.modules() if isinstance(one, nn.BatchNorm1d)]
             for network in (*self.networks.values(), *self.targets.values())
@@ -116,6 +123,27 @@ class ActorCriticAgent(OffPolicyAgent):
         for norms in self.batch_norms.values():
             for norm in norms:
                 norm.eval()
+
+    def begin(self, observation: np.ndarray) -> None:
+        """Start a segment; see ``OffPolicyAgent``."""
+        super().begin(observation)
+        self.follow(np.ones(len(observation), dtype=np.bool_))
+
+    def observe(self, result: StepResult) -> None:
+        """Store what came of the newest actions; see ``OffPolicyAgent``."""
+        super().observe(result)
+        self.follow(~(result.terminated | result.truncated))
+
+    def follow(self, acted_on: np.ndarray) -> None:
+        """Update the moments of observations by the newest ones: of rows that actions are taken in, bool [num_envs]."""
+        if not self.normalizers:
+            return
+        first, *others = self.normalizers
+        weight = torch.from_numpy(acted_on).to(self.device).float()
+        observation = self.on_device(self.observation).flatten(1)
+        first.update(observation, weight, lambda moments: averaged(moments, self.average_gradients))
+        for other in others:
+            torch._foreach_copy_(list(other.buffers()), list(first.buffers()))
 
     @contextmanager
     def batch_statistics(self, network: nn.Module) -> Iterator[None]:
@@ -199,7 +227,13 @@ def build_networks(
     assert isinstance(spec.action_space, Box)
     shape, size = spec.observation_shape, spec.action_space.size
     return {
-        "actor": make_actor(shape, size, encoder=config.encoder, torso=config.torso_of("actor")),
+        "actor": make_actor(
+            shape,
+            size,
+            encoder=config.encoder,
+            torso=config.torso_of("actor"),
+            normalize=config.normalize_observations,
+        ),
         "critic": Critic(
             shape,
             size,
@@ -207,6 +241,7 @@ def build_networks(
             encoder=config.encoder,
             torso=config.torso_of("critic"),
             num_atoms=config.value_outputs,
+            normalize=config.normalize_observations,
         ),
     }
 

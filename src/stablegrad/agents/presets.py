@@ -69,6 +69,31 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "normalize_rewards": True,
     },
 }
+#: Published recipes: presets that change options which not every algorithm has, by algorithm.
+RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    # Lee et al., 2410.09754, with one critic: on the DeepMind Control suite no episode ends early.
+    "simba": {
+        "sac": {
+            "torso.kind": "simba",
+            "torso.norm": "layer",
+            "torso.width": 512,
+            "torso.depth": 2,
+            "actor.width": 128,
+            "actor.depth": 1,
+            "num_critics": 1,
+            "normalize_observations": True,
+            "squash_log_std": True,
+            "optimizer.name": "adamw",
+            "optimizer.adam_learning_rate": 1e-4,
+            "optimizer.weight_decay": 1e-2,
+            "temperature": 0.01,
+            "temperature_learning_rate": 1e-4,
+            "entropy_per_number": -0.5,
+            "learning_starts": 5000,
+            "gradient_steps": 2,
+        },
+    },
+}
 #: Options of the encoder that presets change where the encoder has them.
 ENCODER = "encoder."
 
@@ -79,17 +104,28 @@ def preset_config(algorithm: str, preset: str, spec: EnvironmentSpec) -> Any:
     Raises:
         UsageError: unknown algorithm or preset, or the algorithm cannot be used in the environment.
     """
-    if preset not in PRESETS:
-        raise unknown_name("preset", preset, PRESETS)
+    check_preset(preset)
     check_suits(algorithm, spec)
-    return with_preset(find_algorithm(algorithm).defaults(spec), preset)
+    defaults = find_algorithm(algorithm).defaults(spec)
+    if preset not in RECIPES:
+        return with_preset(defaults, preset)
+    if algorithm not in RECIPES[preset]:
+        raise UsageError(
+            f"preset {preset!r} is a recipe of {', '.join(RECIPES[preset])}; {algorithm} has none by this name"
+        )
+    return apply_changes(defaults, RECIPES[preset][algorithm])
+
+
+def check_preset(preset: str) -> None:
+    """Raise UsageError for a name that is no preset's."""
+    if preset not in (*PRESETS, *RECIPES):
+        raise unknown_name("preset", preset, (*PRESETS, *RECIPES))
 
 
 def parse_setting(setting: str) -> tuple[str, dict[str, str]]:
     """Split ``preset+option=value+...`` into the preset's name and its changes."""
     preset, *changes = setting.split("+")
-    if preset not in PRESETS:
-        raise unknown_name("preset", preset, PRESETS)
+    check_preset(preset)
     parsed: dict[str, str] = {}
     for change in changes:
         name, separator, value = change.partition("=")

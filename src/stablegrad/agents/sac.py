@@ -40,7 +40,11 @@ class SACConfig(ActorCriticConfig):
     temperature_learning_rate: float = 3e-4
     """Adam's rate for the logarithm of the temperature."""
     target_entropy: float | None = None
-    """Entropy that the temperature is fitted to, in nats; None: minus the number of an action's numbers."""
+    """Entropy that the temperature is fitted to, in nats; None: entropy_per_number for each number of an action."""
+    entropy_per_number: float = -1.0
+    """Target entropy for each number of an action, in nats."""
+    squash_log_std: bool = False
+    """Bring the policy's log standard deviations into [-10, 2] by a tanh (SimBa); else they are cut at -20 and 2."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +75,8 @@ class SAC(ActorCriticAgent):
 
     def __init__(self, config: SACConfig, spec: EnvironmentSpec, **options: Any):
         super().__init__(config, spec, **options)
-        self.target_entropy = -float(self.action_size) if config.target_entropy is None else config.target_entropy
+        each = config.entropy_per_number * self.action_size
+        self.target_entropy = each if config.target_entropy is None else config.target_entropy
         self.log_temperature = torch.tensor(math.log(config.first_temperature), device=self.device, requires_grad=True)
         self.temperature_optimizer = torch.optim.Adam(
             [self.log_temperature], lr=config.temperature_learning_rate, fused=True
@@ -88,13 +93,13 @@ class SAC(ActorCriticAgent):
         """The tanh of the Gaussian's mean in each observation, float32 [n, size]."""
         with self.autocast():
             outputs = self.actor(self.on_device(observation)).float()
-        return tanh_gaussian.mean_and_log_std(outputs)[0].tanh().cpu().numpy()
+        return outputs.chunk(2, dim=-1)[0].tanh().cpu().numpy()
 
     def sample(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The policy's actions, [batch, size], by standard normal ``noise``, and their log probabilities, [batch]."""
         with self.autocast():
             outputs = self.actor(observation).float()
-        return tanh_gaussian.sample(*tanh_gaussian.mean_and_log_std(outputs), noise)
+        return tanh_gaussian.sample(*tanh_gaussian.mean_and_log_std(outputs, self.config.squash_log_std), noise)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step each of the temperature, the critic and the actor, and of the target network."""
@@ -160,7 +165,9 @@ class SAC(ActorCriticAgent):
         temperature, count = self.temperature(), len(batch.action)
 
         def actor_loss(outputs: Tensor, observation: Tensor, noise: Tensor) -> Tensor:
-            action, log_prob = tanh_gaussian.sample(*tanh_gaussian.mean_and_log_std(outputs), noise)
+            action, log_prob = tanh_gaussian.sample(
+                *tanh_gaussian.mean_and_log_std(outputs, self.config.squash_log_std), noise
+            )
             policy_q = self.values.of(self.critic(state_action(observation, action)))
             return policy_loss(policy_q, log_prob, temperature)
 

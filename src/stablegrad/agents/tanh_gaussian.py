@@ -9,11 +9,18 @@ from torch import Tensor
 
 #: Log standard deviations outside of this are cut, as in the authors' code.
 MIN_LOG_STD, MAX_LOG_STD = -20.0, 2.0
+#: The least one where a tanh brings them into their range, as in SimBa's code.
+MIN_SQUASHED_LOG_STD = -10.0
 
 
-def mean_and_log_std(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut a network's outputs, [..., 2 * size], into means and log standard deviations, [..., size] each."""
+def mean_and_log_std(outputs: Tensor, squash: bool = False) -> tuple[Tensor, Tensor]:
+    """Cut a network's outputs, [..., 2 * size], into means and log standard deviations, [..., size] each.
+
+    Log standard deviations are cut at -20 and 2 or, with ``squash``, brought into [-10, 2] by a tanh.
+    """
     mean, log_std = outputs.chunk(2, dim=-1)
+    if squash:
+        return mean, MIN_SQUASHED_LOG_STD + 0.5 * (MAX_LOG_STD - MIN_SQUASHED_LOG_STD) * (1.0 + log_std.tanh())
     return mean, log_std.clamp(MIN_LOG_STD, MAX_LOG_STD)
 
 

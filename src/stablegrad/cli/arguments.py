@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from stablegrad.agents.catalogue import DEFAULT_ALGORITHM, find_algorithm
-from stablegrad.agents.presets import PRESETS
+from stablegrad.agents.presets import PRESETS, RECIPES
 from stablegrad.cli.option_names import nearest_options
 from stablegrad.errors import UsageError
 from stablegrad.training.config import RunConfig
@@ -34,7 +34,9 @@ class RunOptions(RunConfig):
     algorithm: tyro.conf.Fixed[str] = DEFAULT_ALGORITHM
     preset: Annotated[
         str,
-        tyro.conf.arg(help=f"{', '.join(PRESETS)}; with changes, if any, as in stable+torso.skip_blocks=2."),
+        tyro.conf.arg(
+            help=f"{', '.join((*PRESETS, *RECIPES))}; with changes, if any, as in stable+torso.skip_blocks=2."
+        ),
     ] = "baseline"
 
     @classmethod

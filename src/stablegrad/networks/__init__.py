@@ -9,6 +9,7 @@ from stablegrad.networks.encoders import HadamaxCNN, ImpalaCNN, NatureCNN, Vecto
 from stablegrad.networks.gaussian_actor import GaussianActor
 from stablegrad.networks.noisy import NoisyLinear, make_noisy, noise
 from stablegrad.networks.q_network import QNetwork
+from stablegrad.networks.simba import SimbaTorso
 from stablegrad.networks.torsos import DenseNetTorso, MLPTorso, MultiSkipTorso, ResidualTorso
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "NoisyLinear",
     "QNetwork",
     "ResidualTorso",
+    "SimbaTorso",
     "TorsoConfig",
     "VectorEncoder",
     "make_encoder",

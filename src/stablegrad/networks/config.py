@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.networks.encoders import NATURE_CHANNELS, POOLS, HadamaxCNN, ImpalaCNN, NatureCNN, VectorEncoder
 from stablegrad.networks.layers import ACTIVATIONS, check_norm
 from stablegrad.networks.parametrizations import normalize_spectra, prune_at_random
+from stablegrad.networks.simba import SimbaTorso
 from stablegrad.networks.sizes import resolve_depth, resolve_width
 from stablegrad.networks.torsos import DenseNetTorso, MLPTorso, MultiSkipTorso, ResidualTorso
 
@@ -20,7 +22,9 @@ IMAGE_ENCODERS: dict[str, type[NatureCNN | ImpalaCNN | HadamaxCNN]] = {
     "hadamax": HadamaxCNN,
 }
 ENCODERS = ("auto", *IMAGE_ENCODERS, "vector")
-TORSOS = ("mlp", "residual", "multi_skip", "densenet")
+TORSOS = ("mlp", "residual", "multi_skip", "densenet", "simba")
+#: What ``make_torso`` builds.
+Torso: TypeAlias = MLPTorso | MultiSkipTorso | DenseNetTorso | SimbaTorso
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,10 @@ class TorsoConfig:
     """The part of the network that is made deeper and wider."""
 
     kind: str = "mlp"
-    """mlp, residual, multi_skip or densenet."""
+    """mlp, residual, multi_skip, densenet or simba."""
     depth: int | str = "small"
-    """Blocks of two layers: small 1, medium 3, large 5, xlarge 10, or a number (2 * depth + 2 linear layers)."""
+    """Blocks of two layers: small 1, medium 3, large 5, xlarge 10, or a number (2 * depth + 2 linear layers; simba: one
+    fewer)."""
     width: int | str = "small"
     """Units of a hidden layer: small 512, medium 1536, large 2560, xlarge 5120, or a number."""
     out_features: int | None = None
@@ -91,6 +96,8 @@ class TorsoConfig:
             raise unknown_name("activation", self.activation, ACTIVATIONS)
         if self.out_features is not None and self.out_features < 1:
             raise UsageError(f"torso out_features must be at least 1, got {self.out_features}")
+        if self.kind == "simba" and self.out_features not in (None, resolve_width(self.width)):
+            raise UsageError("torso out_features is for the other torsos; simba ends at its width")
         if self.skip_blocks is not None:
             if self.kind != "multi_skip":
                 raise UsageError(f"torso skip_blocks is for the multi_skip torso; this one is {self.kind!r}")
@@ -122,13 +129,15 @@ def make_encoder(
     return IMAGE_ENCODERS[kind](observation_shape, pool=config.pool, **options)
 
 
-def make_torso(config: TorsoConfig, in_features: int) -> MLPTorso | MultiSkipTorso | DenseNetTorso:
+def make_torso(config: TorsoConfig, in_features: int) -> Torso:
     """Build the torso; it carries ``.out_features``."""
     match config.kind:
         case "mlp":
-            build: Callable[..., MLPTorso | MultiSkipTorso | DenseNetTorso] = MLPTorso
+            build: Callable[..., Torso] = MLPTorso
         case "densenet":
             build = DenseNetTorso
+        case "simba":
+            build = SimbaTorso
         case "residual":
             build = partial(ResidualTorso, variance_preserving=config.variance_preserving)
         case _:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from stablegrad.networks.config import EncoderConfig, TorsoConfig, make_encoder, make_torso
 from stablegrad.networks.layers import linear
+from stablegrad.networks.running_norm import RunningNorm
+from stablegrad.networks.simba import head_gain
 
 
 class GaussianActor(nn.Module):
@@ -21,16 +23,24 @@ class GaussianActor(nn.Module):
         action_size: how many numbers an action has.
         encoder: settings of the encoder.
         torso: settings of the torso.
+        normalize: normalise observations by their running moments, without a bound; see ``RunningNorm``.
     """
 
     def __init__(
-        self, observation_shape: Sequence[int], action_size: int, *, encoder: EncoderConfig, torso: TorsoConfig
+        self,
+        observation_shape: Sequence[int],
+        action_size: int,
+        *,
+        encoder: EncoderConfig,
+        torso: TorsoConfig,
+        normalize: bool = False,
     ):
         super().__init__()
+        self.normalizer = RunningNorm(observation_shape, clip=None) if normalize else nn.Identity()
         self.encoder = make_encoder(encoder, observation_shape, is_image=False)
         self.torso = make_torso(torso, self.encoder.out_features)
-        self.head = linear(self.torso.out_features, 2 * action_size, gain=0.01)
+        self.head = linear(self.torso.out_features, 2 * action_size, gain=head_gain(self.torso, 0.01))
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[batch, *observation_shape]`` to means and log standard deviations, ``[batch, 2 * action_size]``."""
-        return self.head(self.torso(self.encoder(observation)))
+        return self.head(self.torso(self.encoder(self.normalizer(observation))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from stablegrad.networks.config import EncoderConfig, TorsoConfig, make_encoder, make_torso
 from stablegrad.networks.dueling import DuelingHead
 from stablegrad.networks.layers import linear
+from stablegrad.networks.simba import head_gain
 
 
 class QNetwork(nn.Module):
@@ -43,7 +45,7 @@ class QNetwork(nn.Module):
         self.head: nn.Module = (
             DuelingHead(features, num_actions, outputs, norm=torso.norm, activation=torso.activation)
             if dueling
-            else linear(features, num_actions * outputs)
+            else linear(features, num_actions * outputs, gain=head_gain(self.torso, math.sqrt(2.0)))
         )
 
     def forward(self, observation: Tensor) -> Tensor:

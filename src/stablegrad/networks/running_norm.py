@@ -21,6 +21,7 @@ class RunningNorm(nn.Module):
 
     Args:
         shape: shape of one vector.
+        clip: standard deviations to which normalised values are clipped; None: they are not.
     """
 
     mean: Tensor
@@ -29,8 +30,9 @@ class RunningNorm(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, shape: Sequence[int]):
+    def __init__(self, shape: Sequence[int], clip: float | None = CLIP):
         super().__init__()
+        self.clip = clip
         self.register_buffer("mean", torch.zeros(tuple(shape), dtype=torch.float64))
         self.register_buffer("variance", torch.ones(tuple(shape), dtype=torch.float64))
         self.register_buffer("count", torch.tensor(1e-4, dtype=torch.float64))
@@ -39,8 +41,9 @@ class RunningNorm(nn.Module):
         self.register_buffer("scale", torch.ones(tuple(shape)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[batch, *shape]`` to float32 of the same shape, clipped at 10 standard deviations."""
-        return ((x - self.shift) * self.scale).clamp(-CLIP, CLIP)
+        """``[batch, *shape]`` to float32 of the same shape."""
+        normalized = (x - self.shift) * self.scale
+        return normalized if self.clip is None else normalized.clamp(-self.clip, self.clip)
 
     @torch.no_grad()
     def update(self, x: Tensor, weight: Tensor, average: Callable[[Tensor], Tensor] | None = None) -> None:

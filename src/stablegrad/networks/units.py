@@ -17,6 +17,7 @@ from stablegrad.networks.encoders import ImpalaCNN, NatureCNN, _ImpalaBlock
 from stablegrad.networks.gaussian_actor import GaussianActor
 from stablegrad.networks.layers import CReLU
 from stablegrad.networks.q_network import QNetwork
+from stablegrad.networks.simba import SimbaBlock, SimbaTorso
 from stablegrad.networks.torsos import DenseNetTorso, MLPTorso, MultiSkipTorso, _Block, _Layer
 
 Layer = nn.Linear | nn.Conv2d
@@ -82,8 +83,8 @@ def heads(network: nn.Module) -> list[nn.Module]:
 def hidden_units(network: nn.Module) -> list[Units]:
     """The units between the observation and the outputs, in forward order.
 
-    Left out are those that more than one layer writes: the stream of residual and multi-skip torsos and of the Impala
-    CNN, of which a unit belongs to all blocks together.
+    Left out are those that more than one layer writes: the stream of residual, multi-skip and SimBa torsos and of the
+    Impala CNN, of which a unit belongs to all blocks together.
 
     Raises:
         UsageError: the network is not one of this package's, or has none.
@@ -134,6 +135,11 @@ def _units_of(body: nn.Module, readers: Sequence[Layer]) -> list[Units]:
                 _of_layer(layer, [after.linear for after in chain[number + 1 :]], begins[number])
                 for number, layer in enumerate(chain[:-1])
             ]
+        case SimbaTorso():
+            # Its stream, which all blocks write, is what the head reads.
+            blocks_inside = [block for block in torso.blocks if isinstance(block, SimbaBlock)]
+            hidden = [Units(one.linear1, nn.Identity(), one.activation, [(one.linear2, 0)]) for one in blocks_inside]
+            return [*_of_encoder(encoder, torso.project), *hidden]
         case _:
             return []
     return [*_of_encoder(encoder, first), *inside, _of_layer(torso.output, readers)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stablegrad.agents.presets import ENCODER, PRESETS, apply_changes, option_names, parse_setting, with_preset
+from stablegrad.agents.presets import ENCODER, PRESETS, RECIPES, apply_changes, option_names, parse_setting, with_preset
 from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.networks import TorsoConfig
 from stablegrad.optimizers.config import OptimizerConfig
@@ -158,6 +158,8 @@ def preset_config(setting: str) -> SupervisedConfig:
     """
     preset, changes = parse_setting(setting)
     config = SupervisedConfig(preset=setting)
+    if preset in RECIPES:
+        raise UsageError(f"preset {preset!r} is a recipe of {', '.join(RECIPES[preset])}; take another for this task")
     changed = {name for name in PRESETS[preset] if not name.startswith(ENCODER)}
     if other := changed - set(option_names(config)):
         raise UsageError(f"preset {preset!r} changes {min(other)}, which only agents have; take another for this task")

@@ -1,0 +1,114 @@
+"""SAC with SimBa's network and recipe: moments of observations, the policy's deviations, the preset."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from stablegrad.agents import tanh_gaussian
+from stablegrad.agents.presets import PRESETS, preset_config
+from stablegrad.agents.sac import SAC, SACConfig
+from stablegrad.environments import Box, EnvironmentSpec, EpisodeStatistics, StepResult
+from stablegrad.errors import UsageError
+from stablegrad.networks import TorsoConfig
+from stablegrad.supervised import preset_config as classifier_preset
+
+SPEC = EnvironmentSpec("test", (3,), "float32", Box((-1.0, -1.0), (1.0, 1.0)), False, None, "factory", None)
+SMALL = SACConfig(
+    torso=TorsoConfig(kind="simba", depth=1, width=8), normalize_observations=True, buffer_size=100, num_envs=2
+)
+
+
+def make_agent(config=SMALL):
+    return SAC(config, SPEC, total_steps=100, device=torch.device("cpu"), seed=0)
+
+
+def step(observation, ended=(False, False), valid=(True, True)):
+    none = np.zeros(2, np.float32)
+    statistics = EpisodeStatistics(np.array(ended), none, np.zeros(2, np.int32))
+    return StepResult(observation, none, np.array(ended), np.zeros(2, np.bool_), np.array(valid), statistics)
+
+
+def test_moments_are_those_of_all_that_was_acted_on_in_every_network():
+    """An episode's last observation is not acted on; the first of the next one is, on the row of the reset."""
+    random = np.random.default_rng(0)
+    agent = make_agent()
+    first, *rest = random.normal(3.0, 2.0, (6, 2, 3)).astype(np.float32)
+    agent.begin(first)
+    acted_on = [*first]
+    for number, observation in enumerate(rest):
+        agent.act(0)
+        ended = (number == 1, False)
+        agent.observe(step(observation, ended, (number != 2, True)))
+        acted_on += [row for row, over in zip(observation, ended, strict=True) if not over]
+    rows = np.array(acted_on, dtype=np.float64)
+    for network in (agent.actor, agent.critic, agent.target_critic):
+        np.testing.assert_allclose(network.normalizer.mean.numpy(), rows.mean(0), rtol=1e-4)
+        np.testing.assert_allclose(network.normalizer.variance.numpy(), rows.var(0), rtol=1e-3)
+    assert len(agent.normalizers) == 3
+
+
+def test_networks_read_normalised_observations_and_raw_actions():
+    agent = make_agent()
+    observation = np.random.default_rng(1).normal(50.0, 9.0, (64, 3)).astype(np.float32)
+    for _ in range(20):
+        agent.begin(observation[:2])
+        agent.begin(observation[2:4])
+    norm = agent.actor.normalizer
+    x, action = torch.from_numpy(observation), torch.rand(64, 2)
+    normalised = ((x.double() - norm.mean) / (norm.variance + 1e-8).sqrt()).float()
+    for network, inputs, expected in (
+        (agent.actor, x, normalised),
+        (agent.critic, torch.cat([x, action], 1), torch.cat([normalised, action], 1)),
+    ):
+        plain = copy.deepcopy(network)
+        plain.normalizer = torch.nn.Identity() if network is agent.actor else None
+        torch.testing.assert_close(network(inputs), plain(expected), rtol=1e-3, atol=1e-4)
+    assert normalised.abs().max() > 0.5
+
+
+def test_updates_move_no_moments():
+    agent = make_agent(dataclasses.replace(SMALL, learning_starts=0, batch_size=4))
+    random = np.random.default_rng(0)
+    agent.begin(random.normal(size=(2, 3)).astype(np.float32))
+    for _ in range(5):
+        agent.act(0)
+        agent.observe(step(random.normal(size=(2, 3)).astype(np.float32)))
+    before = [buffer.clone() for buffer in agent.actor.normalizer.buffers()]
+    assert agent.learn(10)
+    agent.policy(random.normal(size=(2, 3)).astype(np.float32))
+    for network in (agent.actor, agent.critic, agent.target_critic):
+        assert all(torch.equal(a, b) for a, b in zip(before, network.normalizer.buffers(), strict=True))
+
+
+def test_squashed_log_standard_deviations_are_in_their_range():
+    mean, log_std = tanh_gaussian.mean_and_log_std(torch.tensor([[7.0, 7.0, 7.0, -99.0, 0.0, 99.0]]), squash=True)
+    assert mean.tolist() == [[7.0] * 3]
+    assert log_std.tolist() == [[-10.0, -4.0, 2.0]]
+
+
+def test_the_preset_is_the_published_recipe():
+    config = preset_config("sac", "simba", SPEC)
+    agent = make_agent(dataclasses.replace(config, buffer_size=10))
+    assert agent.target_entropy == -1.0  # half a nat for each of two numbers
+    assert agent.temperature().item() == pytest.approx(0.01)
+    assert [len(list(network.torso.blocks)) for network in (agent.actor, agent.critic.members[0])] == [1, 2]
+    assert [network.torso.out_features for network in (agent.actor, agent.critic.members[0])] == [128, 512]
+    assert len(agent.critic.members) == 1
+    for optimizer in agent.optimizers.values():
+        (group,) = optimizer.param_groups
+        assert isinstance(optimizer, torch.optim.AdamW) and (group["lr"], group["weight_decay"]) == (1e-4, 1e-2)
+    for head in (agent.actor.head, agent.critic.members[0].head):
+        torch.testing.assert_close(head.weight @ head.weight.T, torch.eye(len(head.weight)), atol=1e-5, rtol=0)
+
+
+def test_where_it_is_not_known_is_one_line():
+    assert "simba" not in PRESETS
+    with pytest.raises(UsageError, match="preset 'simba' is a recipe of sac; td3 has none by this name"):
+        preset_config("td3", "simba", SPEC)
+    with pytest.raises(UsageError, match="preset 'simba' is a recipe of sac"):
+        classifier_preset("simba")
+    with pytest.raises(UsageError, match="did you mean 'simba'"):
+        preset_config("sac", "simbaa", SPEC)
