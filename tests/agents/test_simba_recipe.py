@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from stablegrad.agents import tanh_gaussian
-from stablegrad.agents.presets import PRESETS, preset_config
+from stablegrad.agents.presets import PRESETS, apply_changes, preset_config
+from stablegrad.agents.reward_scale import RewardScale
 from stablegrad.agents.sac import SAC, SACConfig
 from stablegrad.environments import Box, EnvironmentSpec, EpisodeStatistics, StepResult
 from stablegrad.errors import UsageError
@@ -102,6 +103,74 @@ def test_the_preset_is_the_published_recipe():
         assert isinstance(optimizer, torch.optim.AdamW) and (group["lr"], group["weight_decay"]) == (1e-4, 1e-2)
     for head in (agent.actor.head, agent.critic.members[0].head):
         torch.testing.assert_close(head.weight @ head.weight.T, torch.eye(len(head.weight)), atol=1e-5, rtol=0)
+
+
+def test_the_preset_of_the_second_version_is_the_published_recipe():
+    config = preset_config("sac", "simba_v2", SPEC)
+    agent = make_agent(dataclasses.replace(config, buffer_size=10))
+    assert (agent.reward_scale.max_return, len(agent.critic.members)) == (5.0, 1)
+    assert agent.values.atoms.tolist() == pytest.approx(np.linspace(-5, 5, 101).tolist(), abs=1e-6)
+    rates = []
+    for steps in (0, 50, 100):
+        agent.set_learning_rates(steps)
+        every = (*agent.optimizers.values(), agent.temperature_optimizer)
+        rates.append({optimizer.param_groups[0]["lr"] for optimizer in every})
+    assert [sorted(one) for one in rates] == [
+        pytest.approx([1e-4]), pytest.approx([7.5e-5]), pytest.approx([5e-5]),
+    ]  # fmt: skip
+
+
+def test_it_learns_with_rows_on_the_sphere():
+    config = dataclasses.replace(
+        preset_config("sac", "simba_v2", SPEC), buffer_size=50, batch_size=8, learning_starts=0, num_envs=2
+    )
+    agent = make_agent(config)
+    random = np.random.default_rng(0)
+    agent.begin(random.normal(size=(2, 3)).astype(np.float32))
+    for _ in range(6):
+        agent.act(0)
+        agent.observe(step(random.normal(size=(2, 3)).astype(np.float32)))
+        assert all(value.isfinite().all() for value in agent.learn(10).values())
+    for network in (agent.actor, agent.critic):
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Linear):
+                torch.testing.assert_close(layer.weight.norm(dim=1), torch.ones(len(layer.weight)))
+
+
+def test_rewards_are_divided_by_the_deviation_of_returns_or_by_the_largest_one():
+    """The published normaliser, row by row: max(sqrt(var G), max |G| / 5)."""
+    random = np.random.default_rng(0)
+    rewards = np.where(random.random((60, 2)) < 0.1, 30.0, random.normal(size=(60, 2))).astype(np.float32)
+    ended = random.random((60, 2)) < 0.1
+    scale = RewardScale(2, 0.9, torch.device("cpu"), max_return=5.0)
+    returns, seen, bounded = np.zeros(2), [], 0
+    for reward, end in zip(rewards, ended, strict=True):
+        scale.follow(torch.from_numpy(reward)[None], torch.from_numpy(end)[None], torch.ones(1, 2, dtype=torch.bool))
+        returns = 0.9 * returns + reward
+        seen += list(returns)
+        deviation, bound = np.std(seen), max(np.abs(seen)) / 5.0
+        bounded += bound > deviation
+        if len(seen) > 20:
+            assert 1 / scale.scale.item() == pytest.approx(max(deviation, bound), rel=1e-3)
+        returns = np.where(end, 0.0, returns)
+    assert 0 < bounded < 60  # either counts at some time
+    again = RewardScale(2, 0.9, torch.device("cpu"), max_return=5.0)
+    again.load_state_dict(scale.state_dict())
+    assert again.scale == scale.scale
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_return": 5.0}, "max-return is for normalize-rewards, which is off"),
+        ({"max_return": 0.0, "normalize_rewards": True}, "max-return must be above 0"),
+        ({"optimizer.schedule_end": 0.5}, "schedule-end is for linear and cosine; schedule is 'constant'"),
+        ({"optimizer.schedule": "linear", "optimizer.schedule_end": 2.0}, "schedule-end must be from 0 to 1, got 2.0"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(options, message):
+    with pytest.raises(UsageError, match=message):
+        apply_changes(SACConfig(), options)
 
 
 def test_where_it_is_not_known_is_one_line():

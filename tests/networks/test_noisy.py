@@ -96,16 +96,19 @@ def test_a_network_without_noisy_layers_draws_nothing():
 @pytest.mark.parametrize("kind", TORSOS)
 def test_every_linear_layer_of_every_torso_becomes_noisy_and_its_weights_the_means(kind, dueling):
     torch.manual_seed(0)
-    torso = TorsoConfig(kind=kind, depth=2, width=8, norm="layer")
+    torso = TorsoConfig(kind=kind, depth=2, width=8, norm="none" if kind == "simba_v2" else "layer")
     plain = QNetwork((4,), 3, encoder=EncoderConfig(), torso=torso, is_image=False, dueling=dueling, num_atoms=5)
     noisy = copy.deepcopy(plain)
     make_noisy(noisy, 0.5)
     layers = {name: module for name, module in plain.named_modules() if isinstance(module, nn.Linear)}
-    assert len(layers) == (5 if kind == "simba" else 6) + (4 if dueling else 1)
+    # The torso's, and the head's.
+    assert len(layers) == (5 if "simba" in kind else 6) + (4 if dueling else 2 if kind == "simba_v2" else 1)
     for name, module in noisy.named_modules():
         assert isinstance(module, NoisyLinear) == (name in layers)
         if name in layers:
-            assert torch.equal(module.weight, layers[name].weight) and torch.equal(module.bias, layers[name].bias)
+            assert torch.equal(module.weight, layers[name].weight)
+            bias = layers[name].bias
+            assert module.bias is None if bias is None else torch.equal(module.bias, bias)
     assert sum(isinstance(module, nn.LayerNorm) for module in noisy.modules()) == sum(
         isinstance(module, nn.LayerNorm) for module in plain.modules()
     )

@@ -70,6 +70,8 @@ class AgentConfig:
     """two_hot, hl_gauss, c51: the highest of them; discounted returns beyond cannot be told from it."""
     normalize_rewards: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
+    max_return: float | None = None
+    """normalize_rewards: divide by more where a discounted return would still exceed this; None: never."""
 
     def __post_init__(self) -> None:
         check_at_least(self, num_envs=1)
@@ -80,6 +82,11 @@ class AgentConfig:
             raise unknown_name("precision", self.precision, PRECISIONS)
         if not 0.0 <= self.sigreg < float("inf"):
             raise UsageError(f"sigreg must be at least 0 and finite, got {self.sigreg}")
+        if self.max_return is not None:
+            if not self.normalize_rewards:
+                raise UsageError("max-return is for normalize-rewards, which is off")
+            if not 0.0 < self.max_return < float("inf"):
+                raise UsageError(f"max-return must be above 0 and finite, or none; got {self.max_return}")
         self._check_reset()
         self._check_values()
         self._check_norms()

@@ -61,7 +61,7 @@ class Learner(ABC):
         )
         self.values = Values(config.value_loss, config.atoms(device))
         self.reward_scale = (
-            RewardScale(config.num_envs, config.discount, device, average_gradients)
+            RewardScale(config.num_envs, config.discount, device, average_gradients, config.max_return)
             if config.normalize_rewards
             else None
         )

@@ -93,6 +93,36 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "gradient_steps": 2,
         },
     },
+    # Lee et al., 2502.15280; one critic for the same reason.
+    "simba_v2": {
+        "sac": {
+            "torso.kind": "simba_v2",
+            "torso.norm": "none",
+            "torso.width": 512,
+            "torso.depth": 2,
+            "actor.width": 128,
+            "actor.depth": 1,
+            "num_critics": 1,
+            "normalize_observations": True,
+            "normalize_rewards": True,
+            "max_return": 5.0,
+            "value_loss": "c51",
+            "num_atoms": 101,
+            "v_min": -5.0,
+            "v_max": 5.0,
+            "squash_log_std": True,
+            "optimizer.name": "adam",
+            "optimizer.adam_learning_rate": 1e-4,
+            "optimizer.schedule": "linear",
+            "optimizer.schedule_end": 0.5,
+            "optimizer.project_rows": "unit",
+            "temperature": 0.01,
+            "temperature_learning_rate": 1e-4,
+            "entropy_per_number": -0.5,
+            "learning_starts": 5000,
+            "gradient_steps": 2,
+        },
+    },
 }
 #: Options of the encoder that presets change where the encoder has them.
 ENCODER = "encoder."

@@ -38,7 +38,7 @@ class SACConfig(ActorCriticConfig):
     learn_temperature: bool = True
     """Fit the temperature to the target entropy."""
     temperature_learning_rate: float = 3e-4
-    """Adam's rate for the logarithm of the temperature."""
+    """Adam's rate for the logarithm of the temperature, which follows the critic's schedule."""
     target_entropy: float | None = None
     """Entropy that the temperature is fitted to, in nats; None: entropy_per_number for each number of an action."""
     entropy_per_number: float = -1.0
@@ -81,6 +81,12 @@ class SAC(ActorCriticAgent):
         self.temperature_optimizer = torch.optim.Adam(
             [self.log_temperature], lr=config.temperature_learning_rate, fused=True
         )
+
+    def set_learning_rates(self, env_steps: int) -> None:
+        """Set the rates that belong to so many environment steps, the temperature's too."""
+        super().set_learning_rates(env_steps)
+        factor = self.config.optimizer.schedule_factor(env_steps / self.total_steps)
+        self.temperature_optimizer.param_groups[0]["lr"] = self.config.temperature_learning_rate * factor
 
     @torch.no_grad()
     def explore(self, observation: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from stablegrad.networks.gaussian_actor import GaussianActor
 from stablegrad.networks.noisy import NoisyLinear, make_noisy, noise
 from stablegrad.networks.q_network import QNetwork
 from stablegrad.networks.simba import SimbaTorso
+from stablegrad.networks.simba_v2 import SimbaV2Torso
 from stablegrad.networks.torsos import DenseNetTorso, MLPTorso, MultiSkipTorso, ResidualTorso
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "QNetwork",
     "ResidualTorso",
     "SimbaTorso",
+    "SimbaV2Torso",
     "TorsoConfig",
     "VectorEncoder",
     "make_encoder",

@@ -12,6 +12,7 @@ from stablegrad.networks.encoders import NATURE_CHANNELS, POOLS, HadamaxCNN, Imp
 from stablegrad.networks.layers import ACTIVATIONS, check_norm
 from stablegrad.networks.parametrizations import normalize_spectra, prune_at_random
 from stablegrad.networks.simba import SimbaTorso
+from stablegrad.networks.simba_v2 import SimbaV2Torso
 from stablegrad.networks.sizes import resolve_depth, resolve_width
 from stablegrad.networks.torsos import DenseNetTorso, MLPTorso, MultiSkipTorso, ResidualTorso
 
@@ -22,9 +23,9 @@ IMAGE_ENCODERS: dict[str, type[NatureCNN | ImpalaCNN | HadamaxCNN]] = {
     "hadamax": HadamaxCNN,
 }
 ENCODERS = ("auto", *IMAGE_ENCODERS, "vector")
-TORSOS = ("mlp", "residual", "multi_skip", "densenet", "simba")
+TORSOS = ("mlp", "residual", "multi_skip", "densenet", "simba", "simba_v2")
 #: What ``make_torso`` builds.
-Torso: TypeAlias = MLPTorso | MultiSkipTorso | DenseNetTorso | SimbaTorso
+Torso: TypeAlias = MLPTorso | MultiSkipTorso | DenseNetTorso | SimbaTorso | SimbaV2Torso
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class TorsoConfig:
     """The part of the network that is made deeper and wider."""
 
     kind: str = "mlp"
-    """mlp, residual, multi_skip, densenet or simba."""
+    """mlp, residual, multi_skip, densenet, simba or simba_v2."""
     depth: int | str = "small"
     """Blocks of two layers: small 1, medium 3, large 5, xlarge 10, or a number (2 * depth + 2 linear layers; simba: one
     fewer)."""
@@ -96,8 +97,10 @@ class TorsoConfig:
             raise unknown_name("activation", self.activation, ACTIVATIONS)
         if self.out_features is not None and self.out_features < 1:
             raise UsageError(f"torso out_features must be at least 1, got {self.out_features}")
-        if self.kind == "simba" and self.out_features not in (None, resolve_width(self.width)):
-            raise UsageError("torso out_features is for the other torsos; simba ends at its width")
+        if self.kind in ("simba", "simba_v2") and self.out_features not in (None, resolve_width(self.width)):
+            raise UsageError(f"torso out_features is for the other torsos; {self.kind} ends at its width")
+        if self.kind == "simba_v2" and self.norm != "none":
+            raise UsageError(f"torso simba_v2 normalises its features itself; give torso norm none, not {self.norm!r}")
         if self.skip_blocks is not None:
             if self.kind != "multi_skip":
                 raise UsageError(f"torso skip_blocks is for the multi_skip torso; this one is {self.kind!r}")
@@ -138,6 +141,8 @@ def make_torso(config: TorsoConfig, in_features: int) -> Torso:
             build = DenseNetTorso
         case "simba":
             build = SimbaTorso
+        case "simba_v2":
+            build = SimbaV2Torso
         case "residual":
             build = partial(ResidualTorso, variance_preserving=config.variance_preserving)
         case _:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from stablegrad.networks.config import EncoderConfig, TorsoConfig, make_encoder, make_torso
-from stablegrad.networks.layers import linear
+from stablegrad.networks.heads import make_head
 from stablegrad.networks.running_norm import RunningNorm
-from stablegrad.networks.simba import head_gain
 
 
 class GaussianActor(nn.Module):
@@ -39,7 +38,7 @@ class GaussianActor(nn.Module):
         self.normalizer = RunningNorm(observation_shape, clip=None) if normalize else nn.Identity()
         self.encoder = make_encoder(encoder, observation_shape, is_image=False)
         self.torso = make_torso(torso, self.encoder.out_features)
-        self.head = linear(self.torso.out_features, 2 * action_size, gain=head_gain(self.torso, 0.01))
+        self.head = make_head(self.torso, 2 * action_size, gain=0.01, groups=2)
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[batch, *observation_shape]`` to means and log standard deviations, ``[batch, 2 * action_size]``."""

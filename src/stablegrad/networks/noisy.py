@@ -24,16 +24,17 @@ class NoisyLinear(nn.Linear):
         in_features: size of the input.
         out_features: size of the output.
         sigma: sigma_0; every :math:`\sigma` starts at sigma_0 / sqrt(in_features).
+        bias: whether there are b and its :math:`\sigma`.
 
     Attributes:
         noise: (f(eps_in), f(eps_out)), [in_features] and [out_features]; set by :func:`noise` for as long as it lasts.
     """
 
-    def __init__(self, in_features: int, out_features: int, sigma: float = 0.5):
-        super().__init__(in_features, out_features)
+    def __init__(self, in_features: int, out_features: int, sigma: float = 0.5, bias: bool = True):
+        super().__init__(in_features, out_features, bias)
         start = sigma / math.sqrt(in_features)
         self.weight_sigma = nn.Parameter(torch.full_like(self.weight, start))
-        self.bias_sigma = nn.Parameter(torch.full_like(self.bias, start))
+        self.bias_sigma = nn.Parameter(torch.full_like(self.bias, start)) if bias else None
         self.noise: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +44,8 @@ class NoisyLinear(nn.Linear):
         inputs, outputs = self.noise
         # Adding the noise to the weights is faster than a second product with them.
         weight = torch.addcmul(self.weight, self.weight_sigma, torch.outer(outputs, inputs))
-        return F.linear(x, weight, torch.addcmul(self.bias, self.bias_sigma, outputs))
+        bias = None if self.bias_sigma is None else torch.addcmul(self.bias, self.bias_sigma, outputs)
+        return F.linear(x, weight, bias)
 
 
 def make_noisy(network: nn.Module, sigma: float) -> None:
@@ -59,7 +61,7 @@ def make_noisy(network: nn.Module, sigma: float) -> None:
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                noisy = NoisyLinear(child.in_features, child.out_features, sigma)
+                noisy = NoisyLinear(child.in_features, child.out_features, sigma, bias=child.bias is not None)
                 noisy.weight, noisy.bias = child.weight, child.bias
                 setattr(parent, name, noisy)
 

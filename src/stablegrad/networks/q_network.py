@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from stablegrad.networks.config import EncoderConfig, TorsoConfig, make_encoder, make_torso
 from stablegrad.networks.dueling import DuelingHead
-from stablegrad.networks.layers import linear
-from stablegrad.networks.simba import head_gain
+from stablegrad.networks.heads import make_head
 
 
 class QNetwork(nn.Module):
@@ -45,7 +44,7 @@ class QNetwork(nn.Module):
         self.head: nn.Module = (
             DuelingHead(features, num_actions, outputs, norm=torso.norm, activation=torso.activation)
             if dueling
-            else linear(features, num_actions * outputs, gain=head_gain(self.torso, math.sqrt(2.0)))
+            else make_head(self.torso, num_actions * outputs, gain=math.sqrt(2.0))
         )
 
     def forward(self, observation: Tensor) -> Tensor:

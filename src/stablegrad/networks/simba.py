@@ -32,7 +32,7 @@ class SimbaTorso(nn.Module):
     r"""A linear projection, ``depth`` blocks :math:`x + W_2\, act(W_1\, LN(x))` and a LayerNorm.
 
     Blocks are four times as wide inside. The projection has orthogonal weights of gain 1, the blocks He normal ones
-    (of variance 2 / inputs), as in the authors' code; so have the heads behind it, see ``head_gain``. It has
+    (of variance 2 / inputs), as in the authors' code; heads behind it have a gain of 1, see ``make_head``. It has
     2 depth + 1 linear layers.
 
     Args:
@@ -70,11 +70,6 @@ class SimbaTorso(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """``[batch, in_features]`` to ``[batch, width]``."""
         return self.norm(self.blocks(self.project(features)))
-
-
-def head_gain(torso: nn.Module, gain: float) -> float:
-    """Gain of the first weights of a head behind a torso: 1 behind SimBa's, else ``gain``."""
-    return 1.0 if isinstance(torso, SimbaTorso) else gain
 
 
 def _norm(name: str, width: int) -> nn.Module:

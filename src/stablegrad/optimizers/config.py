@@ -35,6 +35,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cyclic": _cyclic,
 }
 
+#: Schedules that fall to ``schedule_end``.
+FALLING = ("linear", "cosine")
+
 #: Optimizers that divide by Adam's root of a second moment plus an eps.
 ADAMS = ("adam", "adamw", "radam")
 
@@ -80,7 +83,10 @@ class OptimizerConfig:
     l2_init: float = 0.0
     """The same towards the first weights instead of 0 (regenerative regularisation, arXiv 2308.11958)."""
     schedule: str = "constant"
-    """Of the rate over the run: constant, linear (to 0), cosine (to 0), or cyclic (ten times from a tenth and back)."""
+    """Of the rate over the run: constant, linear or cosine (to schedule_end), or cyclic (ten times from a tenth and
+    back)."""
+    schedule_end: float = 0.0
+    """linear, cosine: the part of the rate that is left at the end."""
     weight_clip: float | None = None
     """Keep weights within this many times 1 / sqrt(inputs of the layer), the bound of torch's own first weights."""
     project_rows: str = "none"
@@ -102,6 +108,11 @@ class OptimizerConfig:
                 raise UsageError(f"optimizer {option.replace('_', '-')} must be at least 0, got {value}")
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
+        if not 0.0 <= self.schedule_end <= 1.0:
+            raise UsageError(f"optimizer schedule-end must be from 0 to 1, got {self.schedule_end}")
+        if self.schedule_end and self.schedule not in FALLING:
+            names = " and ".join(FALLING)
+            raise UsageError(f"optimizer schedule-end is for {names}; schedule is {self.schedule!r}")
         if self.project_rows not in ROW_NORM_KINDS:
             raise unknown_name("optimizer project-rows", self.project_rows, ROW_NORM_KINDS)
         if self.weight_clip is not None and not 0.0 < self.weight_clip < float("inf"):
@@ -133,9 +144,14 @@ class OptimizerConfig:
             project_rows(network, optimizer, self.project_rows)
         return optimizer
 
+    def schedule_factor(self, progress: float) -> float:
+        """What the rate is multiplied with when the share ``progress``, in [0, 1], of a run is done."""
+        factor = SCHEDULES[self.schedule](min(progress, 1.0))
+        return self.schedule_end + (1.0 - self.schedule_end) * factor if self.schedule in FALLING else factor
+
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, progress: float) -> None:
         """Set the rate for a run of which the share ``progress``, in [0, 1], is done; a constant one is left alone."""
         if self.schedule != "constant":
-            rate = self.initial_learning_rate * SCHEDULES[self.schedule](min(progress, 1.0))
+            rate = self.initial_learning_rate * self.schedule_factor(progress)
             for group in optimizer.param_groups:
                 group["lr"] = rate
