@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from stablegrad.agents import tanh_gaussian
+from stablegrad.agents.ddpg import DDPG
 from stablegrad.agents.presets import PRESETS, apply_changes, preset_config
+from stablegrad.agents.replay import Batch
 from stablegrad.agents.reward_scale import RewardScale
 from stablegrad.agents.sac import SAC, SACConfig
 from stablegrad.environments import Box, EnvironmentSpec, EpisodeStatistics, StepResult
@@ -175,9 +177,44 @@ def test_options_that_do_not_fit_are_one_line(options, message):
 
 def test_where_it_is_not_known_is_one_line():
     assert "simba" not in PRESETS
-    with pytest.raises(UsageError, match="preset 'simba' is a recipe of sac; td3 has none by this name"):
+    with pytest.raises(UsageError, match="preset 'simba' is a recipe of sac, ddpg; td3 has none by this name"):
         preset_config("td3", "simba", SPEC)
     with pytest.raises(UsageError, match="preset 'simba' is a recipe of sac"):
         classifier_preset("simba")
     with pytest.raises(UsageError, match="did you mean 'simba'"):
         preset_config("sac", "simbaa", SPEC)
+
+
+def test_ddpg_with_the_recipe_takes_noisy_actions_of_the_trained_actor_in_both_losses():
+    """One update's losses against those of the authors' code, written out."""
+    config = preset_config("ddpg", "simba", SPEC)
+    agent = DDPG(dataclasses.replace(config, buffer_size=10), SPEC, total_steps=100, device=torch.device("cpu"), seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for target in agent.targets.values():
+            for parameter in target.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    rows = 64
+    batch = Batch(
+        observation=torch.randn(rows, 3, generator=generator),
+        action=2 * torch.rand(rows, 2, generator=generator) - 1,
+        reward=torch.randn(rows, generator=generator),
+        next_observation=torch.randn(rows, 3, generator=generator),
+        discount=torch.full((rows,), 0.99),
+    )
+    drawn = torch.Generator().set_state(agent.noise.get_state())
+    next_noise, noise = (0.1 * torch.randn((rows, 2), generator=drawn) for _ in range(2))
+    actor, critic, target = agent.actor, agent.critic, agent.target_critic
+    with torch.no_grad():
+        next_action = (actor(batch.next_observation) + next_noise).clamp(-1, 1)
+        label = batch.reward + 0.99 * target(torch.cat([batch.next_observation, next_action], 1))[:, 0]
+        expected = (critic(torch.cat([batch.observation, batch.action], 1))[:, 0] - label).square().mean()
+        action = (actor(batch.observation) + noise).clamp(-1, 1)
+    metrics = agent.update(batch)
+    assert metrics["loss/td"].item() == pytest.approx(expected.item(), rel=1e-5)
+    # The actor's loss is read by the critic that has just been stepped; the actor itself is stepped after it.
+    fresh = DDPG(dataclasses.replace(config, buffer_size=10), SPEC, total_steps=100, device=torch.device("cpu"), seed=0)
+    assert not torch.equal(fresh.actor.head.weight, actor.head.weight)
+    with torch.no_grad():
+        values = critic(torch.cat([batch.observation, action], 1))
+    assert metrics["loss/actor"].item() == pytest.approx(-values.mean().item(), rel=1e-4)

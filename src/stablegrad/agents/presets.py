@@ -92,6 +92,26 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "learning_starts": 5000,
             "gradient_steps": 2,
         },
+        "ddpg": {
+            "torso.kind": "simba",
+            "torso.norm": "layer",
+            "torso.width": 512,
+            "torso.depth": 2,
+            "actor.width": 128,
+            "actor.depth": 1,
+            "normalize_observations": True,
+            "optimizer.name": "adamw",
+            "optimizer.adam_learning_rate": 1e-4,
+            "optimizer.weight_decay": 1e-2,
+            # One noise, which only the box of actions bounds: in acting, in targets and in the actor's loss.
+            "exploration_noise": 0.1,
+            "target_policy_noise": 0.1,
+            "target_noise_clip": 2.0,
+            "policy_noise": 0.1,
+            "target_actor": False,
+            "learning_starts": 5000,
+            "gradient_steps": 2,
+        },
     },
     # Lee et al., 2502.15280; one critic for the same reason.
     "simba_v2": {

@@ -37,10 +37,21 @@ class TD3Config(ActorCriticConfig):
     """Standard deviation of the Gaussian noise on the actions of targets."""
     target_noise_clip: float = 0.5
     """Largest noise on the actions of targets."""
+    target_actor: bool = True
+    """Take the actions of targets from a target network; else from the trained actor, as SimBa's DDPG does."""
+    policy_noise: float = 0.0
+    """Standard deviation of the Gaussian noise on the actor's actions in its own loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, exploration_noise=0.0, policy_delay=1, target_policy_noise=0.0, target_noise_clip=0.0)
+        check_at_least(
+            self,
+            exploration_noise=0.0,
+            policy_delay=1,
+            target_policy_noise=0.0,
+            target_noise_clip=0.0,
+            policy_noise=0.0,
+        )
 
 
 class TD3(ActorCriticAgent):
@@ -85,6 +96,9 @@ class TD3(ActorCriticAgent):
         """One step of the actor up the first critic's values of its actions."""
         with self.batch_statistics(self.actor), self.autocast():
             action = self.actor(observation)
+        if self.config.policy_noise:
+            noise = torch.randn(action.shape, generator=self.noise, device=self.device)
+            action = (action.float() + self.config.policy_noise * noise).clamp(-1.0, 1.0)
         with self.autocast():
             loss = self.policy_loss(action, observation) / len(observation)
         return {"loss/actor": loss.detach(), **self.step("actor", loss)}
@@ -95,10 +109,11 @@ class TD3(ActorCriticAgent):
 
     @torch.no_grad()
     def next_action(self, batch: Batch, noise: Tensor) -> Tensor:
-        """The target actor's next actions, smoothed by standard normal ``noise``, both [batch, size]."""
+        """The next actions of targets, smoothed by standard normal ``noise``, both [batch, size]."""
         config = self.config
         with self.autocast():
-            action = self.target_actor(batch.next_observation).float()
+            actor = self.target_actor if config.target_actor else self.actor
+            action = actor(batch.next_observation).float()
         return smoothed_action(action, config.target_policy_noise * noise, config.target_noise_clip)
 
     def objectives(self, rows: int) -> Mapping[str, Objective]:
