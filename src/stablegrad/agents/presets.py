@@ -69,78 +69,64 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "normalize_rewards": True,
     },
 }
+#: What all agents of the authors of SimBa share: sizes, observations and how often they learn.
+_SIMBA = {
+    "torso.width": 512,
+    "torso.depth": 2,
+    "actor.width": 128,
+    "actor.depth": 1,
+    "num_critics": 1,  # on the DeepMind Control suite no episode ends early
+    "normalize_observations": True,
+    "optimizer.adam_learning_rate": 1e-4,
+    "learning_starts": 5000,
+    "gradient_steps": 2,
+}
+#: Their policy and temperature.
+_SIMBA_SAC = {
+    "squash_log_std": True,
+    "temperature": 0.01,
+    "temperature_learning_rate": 1e-4,
+    "entropy_per_number": -0.5,
+}
+#: Their first network and its optimizer (Lee et al., 2410.09754).
+_SIMBA_V1 = {
+    "torso.kind": "simba",
+    "torso.norm": "layer",
+    "optimizer.name": "adamw",
+    "optimizer.weight_decay": 1e-2,
+}
 #: Published recipes: presets that change options which not every algorithm has, by algorithm.
 RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    # Lee et al., 2410.09754, with one critic: on the DeepMind Control suite no episode ends early.
     "simba": {
-        "sac": {
-            "torso.kind": "simba",
-            "torso.norm": "layer",
-            "torso.width": 512,
-            "torso.depth": 2,
-            "actor.width": 128,
-            "actor.depth": 1,
-            "num_critics": 1,
-            "normalize_observations": True,
-            "squash_log_std": True,
-            "optimizer.name": "adamw",
-            "optimizer.adam_learning_rate": 1e-4,
-            "optimizer.weight_decay": 1e-2,
-            "temperature": 0.01,
-            "temperature_learning_rate": 1e-4,
-            "entropy_per_number": -0.5,
-            "learning_starts": 5000,
-            "gradient_steps": 2,
-        },
+        "sac": {**_SIMBA, **_SIMBA_V1, **_SIMBA_SAC},
         "ddpg": {
-            "torso.kind": "simba",
-            "torso.norm": "layer",
-            "torso.width": 512,
-            "torso.depth": 2,
-            "actor.width": 128,
-            "actor.depth": 1,
-            "normalize_observations": True,
-            "optimizer.name": "adamw",
-            "optimizer.adam_learning_rate": 1e-4,
-            "optimizer.weight_decay": 1e-2,
+            **_SIMBA,
+            **_SIMBA_V1,
             # One noise, which only the box of actions bounds: in acting, in targets and in the actor's loss.
             "exploration_noise": 0.1,
             "target_policy_noise": 0.1,
             "target_noise_clip": 2.0,
             "policy_noise": 0.1,
             "target_actor": False,
-            "learning_starts": 5000,
-            "gradient_steps": 2,
         },
     },
-    # Lee et al., 2502.15280; one critic for the same reason.
+    # Lee et al., 2502.15280: weights and features on the sphere, a categorical critic.
     "simba_v2": {
         "sac": {
+            **_SIMBA,
+            **_SIMBA_SAC,
             "torso.kind": "simba_v2",
             "torso.norm": "none",
-            "torso.width": 512,
-            "torso.depth": 2,
-            "actor.width": 128,
-            "actor.depth": 1,
-            "num_critics": 1,
-            "normalize_observations": True,
+            "optimizer.name": "adam",
+            "optimizer.schedule": "linear",
+            "optimizer.schedule_end": 0.5,
+            "optimizer.project_rows": "unit",
             "normalize_rewards": True,
             "max_return": 5.0,
             "value_loss": "c51",
             "num_atoms": 101,
             "v_min": -5.0,
             "v_max": 5.0,
-            "squash_log_std": True,
-            "optimizer.name": "adam",
-            "optimizer.adam_learning_rate": 1e-4,
-            "optimizer.schedule": "linear",
-            "optimizer.schedule_end": 0.5,
-            "optimizer.project_rows": "unit",
-            "temperature": 0.01,
-            "temperature_learning_rate": 1e-4,
-            "entropy_per_number": -0.5,
-            "learning_starts": 5000,
-            "gradient_steps": 2,
         },
     },
 }
