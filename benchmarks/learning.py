@@ -113,8 +113,8 @@ def main() -> None:
     results = train_all(configs, arguments.workers)
     tasks = {task: {"setting": TASKS[task][3], **over_seeds(results, names[task])} for task in chosen}
     for task, result in tasks.items():
-        low, high = result["interval"]
-        print(f"{task}: {result['mean']:.1f} [{low:.1f}, {high:.1f}]")
+        interval = "one seed" if result["interval"] is None else "[{:.1f}, {:.1f}]".format(*result["interval"])
+        print(f"{task}: {result['mean']:.1f} {interval}")
     if arguments.only:
         tasks = {**json.loads((RESULTS / "learning.json").read_text())["tasks"], **tasks}
     save("learning", f"python benchmarks/learning.py {' '.join(sys.argv[1:])}".strip(), {"tasks": tasks})
