@@ -22,7 +22,7 @@ class RewardScale:
         device: of all tensors.
         average_gradients: as of ``MakeAgent``.
         max_return: discounted return that no episode seen so far may exceed once scaled, as in SimbaV2
-            (arXiv 2502.15280, eq. 17); None: any may.
+            (arXiv 2502.15280); None: any may.
     """
 
     def __init__(

@@ -99,7 +99,8 @@ def run_comparison(
         for setting in comparison.settings
     }
     with locked(comparison.directory, "comparison"):
-        executor = executor or LocalExecutor(max(config.threads for config in configs.values()))
+        threads = [config.threads for config in configs.values()]
+        executor = executor or LocalExecutor(0 if 0 in threads else max(threads))  # 0: one a core
         workers = workers or executor.workers or default_workers(configs.values())
         work = Work({path: config for path, (_, config) in runs.items()}, executor, workers)
 
