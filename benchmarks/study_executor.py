@@ -28,7 +28,7 @@ import tyro
 from common import save
 from stablegrad.studies.local_executor import LocalExecutor
 from stablegrad.studies.runner import run_study
-from stablegrad.studies.study import StudyFolder
+from stablegrad.studies.study_folder import StudyFolder
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 
 NAME = "study_executor"

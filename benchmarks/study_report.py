@@ -34,7 +34,8 @@ from common import RESULTS
 from stablegrad.files import write_json
 from stablegrad.reports import write_study_report
 from stablegrad.studies.comparison import record_failure
-from stablegrad.studies.study import Run, StudyFolder, read_study
+from stablegrad.studies.study import Run, read_study
+from stablegrad.studies.study_folder import StudyFolder
 from stablegrad.training.config import provenance
 from stablegrad.training.run_folder import RunFolder
 

@@ -87,6 +87,10 @@ def failure(capsys, arguments):
         (["diagnose", "a:b", "--input-shape", "(4, 84, 84)"], "spaces between them: --input-shape 4 84 84"),
         (["--seed", "3"], "name a command first: stablegrad COMMAND --seed"),
         (["compare", "pqn", "--env", "CartPole-v1", "--seeds", "0"], "seed"),
+        (
+            ["compare", "pqn", "--env", "CartPole-v1", "--tune-rate", "1"],
+            "tune-rate must be from 2 to 20 learning rates",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_2(capsys, monkeypatch, tmp_path, arguments, message):
@@ -129,7 +133,7 @@ def test_help_shows_no_option_that_is_refused(capsys):
 
     train, compare = options("train"), options("compare")
     assert train - compare == {"--preset", "--seed", "--run-dir"}
-    assert compare - train == {"--settings", "--seeds", "--dir", "--workers"}
+    assert compare - train == {"--settings", "--seeds", "--tune-rate", "--dir", "--workers"}
     assert "--algorithm" not in train
     for command in ("train", "resume", "evaluate", "compare", "report", "envs", "quickstart", "bench"):
         assert "--json" in options(command)
@@ -291,9 +295,11 @@ def test_evaluate_writes_a_video(capsys, monkeypatch, tmp_path):
 def test_compare_trains_pairs_and_says_what_it_shows(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     command = ["compare", "pqn", "--env", "CartPole-v1", *TINY, "--total-steps", "700", "--seeds", "2", "--quiet"]
-    command += ["--settings", "baseline", "stable+torso.depth=2", "--dir", "pair"]
+    command += ["--settings", "baseline", "stable+torso.depth=2", "--dir", "pair", "--tune-rate", "2"]
     assert main(command) == 0
     output = capsys.readouterr().out
+    assert "Each setting has the best of 2 learning rates (x1, x3 its own), tried on seeds 1001 and 1002" in output
+    assert (tmp_path / "pair" / "tuning" / "report.html").exists()
     assert "Paired difference" in output
     assert "Fewer than 3 paired seeds" in output
     for setting in ("baseline", "stable+torso.depth=2"):

@@ -7,7 +7,8 @@ import pytest
 from stablegrad.cli import study
 from stablegrad.cli.main import main
 from stablegrad.studies import plan
-from stablegrad.studies.study import StudyFolder, read_study
+from stablegrad.studies.study import read_study
+from stablegrad.studies.study_folder import StudyFolder
 
 STUDY = """
 title = "Two rates"
@@ -23,6 +24,21 @@ width = 8
 rate = [{name = "low", "optimizer.learning_rate" = 1e-4}, {name = "high", "optimizer.learning_rate" = 1e-3}]
 [small]
 seeds = 1
+"""
+
+
+TUNED = """
+seeds = 1
+[base]
+algorithm = "relearn"
+data_limit = 64
+epochs = 2
+reshuffle_every = 1
+width = 8
+[axes]
+setting = [{name = "baseline"}, {name = "stable", preset = "stable"}]
+[tune]
+learning_rate_factors = [1, 100]
 """
 
 
@@ -74,6 +90,37 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(here, capsys, monkeypat
     assert main(["study", "run", "rates.toml", "--form", "small", "--dry-run"]) == 0
     assert "2 runs: 2 cells, 1 seeds; 2 to make" in capsys.readouterr().out
     assert [path.name for path in here.iterdir()] == ["rates.toml"]
+
+
+def test_a_tuned_study_makes_its_trials_and_then_its_runs(here, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "LOOK_SECONDS", 0.1)
+    (here / "tuned.toml").write_text(TUNED)
+    assert main(["study", "run", "tuned.toml", "--dry-run", "--workers", "1", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["runs"], planned["trials_left"], len(planned["cells"])) == (2, 4, 2)
+    run_seconds = sum(cell["seconds"] for cell in planned["cells"])
+    assert planned["seconds"] == pytest.approx(3 * run_seconds)
+    assert main(["study", "run", "tuned.toml", "--workers", "1", "--max-hours", "1e-4"]) == 2
+    assert "the trials alone take about" in capsys.readouterr().err
+    assert not (here / "runs").exists()
+
+    assert main(["study", "run", "tuned.toml", "--workers", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "tuned to" in shown and "tried 2 learning rates (x1, x100) on seed 1001" in shown
+    study = StudyFolder.read(here / "runs/tuned").study
+    assert list(study.tuned) == ["setting=baseline", "setting=stable"]
+    for cell in study.cells:
+        rates = {trial.values["rate"]: trial.score for trial in study.tuned[cell.name]}
+        best = max(rates, key=rates.get)
+        folder = StudyFolder.read(here / "runs/tuned")
+        run = next(run for run in study.runs if run.cell == cell)
+        rate = cell.config.optimizer.initial_learning_rate
+        assert folder.run_folder(run).read_config()["optimizer"] == cell.config.to_json()["optimizer"]
+        trials = StudyFolder.read(here / "runs/tuned/tuning").study
+        chosen = next(one for one in trials.cells if {**cell.values, "rate": best} == one.values)
+        assert chosen.config.optimizer.initial_learning_rate == rate
+    assert main(["study", "resume", "runs/tuned"]) == 0
+    assert "2 of 2 runs finished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

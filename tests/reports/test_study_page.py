@@ -17,7 +17,8 @@ from stablegrad.reports.study_costs import cost_rows, pareto_frontier
 from stablegrad.reports.study_figures import layout, study_charts
 from stablegrad.reports.study_page import _apart, write_study_report
 from stablegrad.studies.comparison import record_failure
-from stablegrad.studies.study import StudyFolder, read_study
+from stablegrad.studies.study import read_study
+from stablegrad.studies.study_folder import StudyFolder
 from stablegrad.studies.table import read_table
 from stablegrad.training.run_folder import RunFolder
 

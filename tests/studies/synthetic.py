@@ -189,7 +189,8 @@ def write_study(
 
     ``changes``: run name -> "left" (not started), "failed", or entries of summary.json to replace.
     """
-    from stablegrad.studies.study import StudyFolder, read_study
+    from stablegrad.studies.study import read_study
+    from stablegrad.studies.study_folder import StudyFolder
 
     accuracy = accuracy or ACCURACY
     directory.parent.mkdir(parents=True, exist_ok=True)

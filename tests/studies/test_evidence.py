@@ -94,7 +94,7 @@ SETTINGS = 'setting = [{name = "baseline"}, {name = "stable", preset = "stable"}
 
 
 def _empty(tmp_path, axes, report="final_return"):
-    from stablegrad.studies.study import StudyFolder
+    from stablegrad.studies.study_folder import StudyFolder
 
     file = tmp_path / "grid.toml"
     file.write_text(AGENTS.format(axes=axes).replace('"final_return"', f'"{report}"'))

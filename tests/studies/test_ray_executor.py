@@ -11,7 +11,8 @@ import pytest
 from stablegrad.errors import UsageError
 from stablegrad.studies.executors import make_executor
 from stablegrad.studies.runner import run_study
-from stablegrad.studies.study import StudyFolder, read_study
+from stablegrad.studies.study import read_study
+from stablegrad.studies.study_folder import StudyFolder
 
 STUDY = """
 seeds = 4

@@ -14,7 +14,8 @@ from stablegrad.errors import UsageError
 from stablegrad.studies import work
 from stablegrad.studies.local_executor import LocalExecutor
 from stablegrad.studies.runner import run_study, summarize_study
-from stablegrad.studies.study import StudyFolder, read_study
+from stablegrad.studies.study import read_study
+from stablegrad.studies.study_folder import StudyFolder
 from stablegrad.studies.work import TRIES
 from stablegrad.training.checkpoint import list_checkpoints, load_checkpoint
 from stablegrad.training.run_folder import RunFolder
@@ -147,7 +148,7 @@ def driver(study_in):
     program = f"""
         from stablegrad.studies.local_executor import LocalExecutor
         from stablegrad.studies.runner import run_study
-        from stablegrad.studies.study import StudyFolder
+        from stablegrad.studies.study_folder import StudyFolder
         if __name__ == "__main__":
             executor = LocalExecutor()
             ended = executor.ended

@@ -5,7 +5,8 @@ import pytest
 
 from stablegrad.errors import StablegradError, UsageError
 from stablegrad.studies import kinds, processes
-from stablegrad.studies.study import FORMS, StudyFolder, parse_expectation, read_study
+from stablegrad.studies.study import FORMS, parse_expectation, read_study
+from stablegrad.studies.study_folder import StudyFolder
 
 PAPER = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 

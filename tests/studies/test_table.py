@@ -7,7 +7,8 @@ from scipy import stats
 from stablegrad.errors import UsageError
 from stablegrad.studies.scores import score_matrix
 from stablegrad.studies.statistics import interquartile_mean
-from stablegrad.studies.study import StudyFolder, read_study
+from stablegrad.studies.study import read_study
+from stablegrad.studies.study_folder import StudyFolder
 from stablegrad.studies.table import (
     NOTHING,
     Row,

@@ -16,10 +16,13 @@ from rich.live import Live
 from rich.table import Table
 
 from stablegrad.cli.arguments import RunOptions, algorithm_and_env, folder_name, option, parse
+from stablegrad.cli.study_progress import StudyProgressBar
 from stablegrad.errors import UsageError
-from stablegrad.reports import write_comparison_report
+from stablegrad.reports import write_comparison_report, write_study_report
 from stablegrad.studies import RunProgress, comparison_rows, run_comparison, verdict
 from stablegrad.studies.seeds import seed_list
+from stablegrad.studies.study_folder import TUNING
+from stablegrad.studies.tuned_comparison import tune_comparison
 from stablegrad.terminal import text_console
 from stablegrad.training.config import default_run
 from stablegrad.training.interruption import Interrupted
@@ -48,6 +51,8 @@ class Arguments:
     """The two settings: presets, each optionally with changes, as in stable+torso.skip_blocks=2."""
     seeds: tuple[int, ...] = (3,)
     """How many seeds (one number n: 1 to n), or the seeds themselves (two or more numbers)."""
+    tune_rate: int | None = None
+    """Learning rates to try for each setting first, around its own and on other seeds: each is compared at its best."""
     dir: Path | None = None
     """Folder of the comparison; the same command on the same folder goes on where it stopped."""
     workers: int | None = None
@@ -75,6 +80,12 @@ def run(arguments: Sequence[str]) -> int:
     directory = parsed.dir or Path("runs") / folder_name("compare", algorithm, env)
 
     try:
+        tuning: list[str] = []
+        if parsed.tune_rate is not None:
+            with StudyProgressBar("trials", quiet=parsed.quiet) as bar:
+                configs, tuning = tune_comparison(
+                    directory, configs, seeds, parsed.tune_rate, workers=parsed.workers, on_progress=bar.update
+                )
         with ComparisonProgress(quiet=parsed.quiet) as progress:
             result = run_comparison(
                 directory,
@@ -83,9 +94,12 @@ def run(arguments: Sequence[str]) -> int:
                 workers=parsed.workers,
                 on_progress=progress.update,
                 command=["stablegrad", "compare", *arguments],
+                tuning=tuning,
             )
     except KeyboardInterrupt:
         raise Interrupted("stopped; the same command goes on from the runs' last checkpoints") from None
+    if tuning:
+        write_study_report(directory / TUNING)
     report = write_comparison_report(directory)
     if parsed.json:
         print(json.dumps(result.summary))

@@ -5,29 +5,29 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from stablegrad.cli.arguments import parse
+from stablegrad.cli.study_progress import StudyProgressBar
 from stablegrad.errors import UsageError, command, unknown_name
-from stablegrad.studies.executors import EXECUTORS, make_executor
+from stablegrad.studies.executors import EXECUTORS, Executor, make_executor
 from stablegrad.studies.plan import CellPlan, check_cells, makespan, plan_cells, seeds_within
 from stablegrad.studies.processes import check_workers, default_workers
-from stablegrad.studies.runner import StudyProgress, run_study, summarize_study, unfinished
-from stablegrad.studies.study import FORMS, Run, Study, StudyFolder, read_study
+from stablegrad.studies.runner import run_study, summarize_study, tune_study, unfinished
+from stablegrad.studies.study import FORMS, Run, Study, read_study
+from stablegrad.studies.study_folder import StudyFolder
 from stablegrad.studies.summary import FEW_SEEDS
 from stablegrad.terminal import text_console
 from stablegrad.text import duration, memory
 from stablegrad.training.interruption import Interrupted
 
 SUBJECTS = ("run", "resume", "show")
-PLAIN_INTERVAL = 15.0
 USAGE = """usage: stablegrad study run FILE [--form small] [--executor local|ray] [--workers N] [--dry-run]
        stablegrad study resume FOLDER [--workers N] [--max-hours H]
        stablegrad study show FOLDER|FILE [--by AXIS ...]
@@ -134,26 +134,44 @@ def _carry_out(asked: Workplace, folder: StudyFolder, file: Path | None = None) 
     started = time.monotonic()
     study, left = folder.study, unfinished(folder)
     if asked.dry_run:
-        return _plan(asked, study, left)
+        return _show_plan(asked, folder, left)
     # All that can be wrong is found before anything is written; the executor prepares itself meanwhile.
-    executor = make_executor(asked.executor, _threads(study), asked.address)
-    check_cells(study.cells, here=asked.executor == "local")
+    executor = _executor(asked, study)
+    here = asked.executor == "local"
+    check_cells(study.cells, here=here)
+    if folder.to_be_tuned:
+        check_cells(folder.trials.study.cells, here=here)
     workers = asked.workers or executor.workers or default_workers(_configs(study))
     runs: list[Run] | None = None
     max_seconds = None if asked.max_hours is None else 3600 * asked.max_hours
     if max_seconds is not None:
-        plans = _calibrated(study, left, workers, quiet=asked.quiet)
+        plans = _calibrated([*left, *_trials_left(folder)], workers, quiet=asked.quiet)
         max_seconds -= time.monotonic() - started
-        runs, dropped = seeds_within(left, {name: plan.seconds for name, plan in plans.items()}, workers, max_seconds)
+        runs, dropped = _within(folder, left, plans, workers, max_seconds)
         if dropped:
             seeds = ", ".join(map(str, dropped))
             print(f"no time for seeds {seeds} within {asked.max_hours:g} hours: they are left out", file=sys.stderr)
     if file is not None:
         folder = StudyFolder.open(folder.directory, study, file)
+    deadline = None if max_seconds is None else time.monotonic() + max_seconds
+
+    def seconds_left() -> float | None:
+        return None if deadline is None else max(deadline - time.monotonic(), 0.0)
+
     try:
-        with _Progress(quiet=asked.quiet) as progress:
+        if folder.to_be_tuned:
+            with StudyProgressBar("trials", quiet=asked.quiet) as progress:
+                folder = tune_study(folder, executor, workers, max_seconds=seconds_left(), on_progress=progress.update)
+            if folder.to_be_tuned:
+                print("time was up before all trials were made", file=sys.stderr)
+                runs = []
+            elif runs is not None:
+                names = {run.name for run in runs}
+                runs = [run for run in folder.study.runs if run.name in names]
+            executor = _executor(asked, study)
+        with StudyProgressBar("runs", quiet=asked.quiet) as progress:
             summary = run_study(
-                folder, executor, workers, runs=runs, max_seconds=max_seconds, on_progress=progress.update
+                folder, executor, workers, runs=runs, max_seconds=seconds_left(), on_progress=progress.update
             )
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; continue with '{command('study', 'resume', folder.directory)}'") from None
@@ -187,18 +205,23 @@ def _print(summary: dict[str, Any], *, as_json: bool) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for axis in summary["axes"]:
         table.add_column(axis)
+    tuned = any(cell["tuned_to"] for cell in summary["cells"])
+    if tuned:
+        table.add_column("tuned to")
     for heading in ("finished", "failed", "left", *summary["report"]):
         table.add_column(heading, justify="right")
     for cell in summary["cells"]:
         counts = (str(cell[name] or "-") for name in ("finished", "failed", "left"))
         figures = (_figure(cell["figures"][name]) for name in summary["report"])
-        table.add_row(*cell["values"].values(), *counts, *figures)
+        table.add_row(*cell["values"].values(), *([cell["tuned_to"]] if tuned else []), *counts, *figures)
     text_console().print(table)
     total = sum(summary[name] for name in ("finished", "failed", "left"))
     print(
         f"\n{summary['finished']} of {total} runs finished, {summary['failed']} failed, {summary['left']} left; "
         f"mean [{summary['confidence']:.0%} interval over seeds]; {summary['directory']}"
     )
+    for sentence in summary["tuning"]:
+        print(sentence)
     if summary["averaged"]:
         print(f"averaged over {', '.join(summary['averaged'])}, of seeds that are finished in every cell of a row")
     if summary["not_averaged"]:
@@ -225,22 +248,47 @@ def _figure(figure: dict[str, Any]) -> str:
     return f"{shown} [{low:,.{digits}f}, {high:,.{digits}f}]"
 
 
-def _plan(asked: Workplace, study: Study, runs: list[Run]) -> int:
-    """What is left of a study takes."""
+def _trials_left(folder: StudyFolder) -> list[Run]:
+    """The trials that come before the study's own runs."""
+    return unfinished(folder.trials) if folder.to_be_tuned else []
+
+
+def _trial_seconds(folder: StudyFolder, plans: Mapping[str, CellPlan], workers: int) -> float:
+    return makespan([plans[run.cell.name].seconds for run in _trials_left(folder)], workers)
+
+
+def _within(
+    folder: StudyFolder, runs: Sequence[Run], plans: Mapping[str, CellPlan], workers: int, max_seconds: float
+) -> tuple[list[Run], list[int]]:
+    """The runs for which there is time once the trials are made, and the seeds that are dropped."""
+    trials = _trial_seconds(folder, plans, workers)
+    if trials and trials >= max_seconds:
+        raise UsageError(
+            f"the trials alone take about {trials / 3600:.2g} hours with {workers} workers, and there are "
+            f"{max(max_seconds, 0) / 3600:.2g}; raise --max-hours or --workers, or choose --form small"
+        )
+    return seeds_within(runs, {name: plan.seconds for name, plan in plans.items()}, workers, max_seconds - trials)
+
+
+def _show_plan(asked: Workplace, folder: StudyFolder, runs: list[Run]) -> int:
+    """Print what is left of a study takes."""
+    study, trials = folder.study, _trials_left(folder)
     workers = asked.workers or default_workers(_configs(study))
-    plans = _calibrated(study, runs, workers, quiet=asked.quiet)
-    seconds = {name: plan.seconds for name, plan in plans.items()}
+    plans = _calibrated([*runs, *trials], workers, quiet=asked.quiet)
     kept, dropped = runs, list[int]()
     if asked.max_hours is not None:
-        kept, dropped = seeds_within(runs, seconds, workers, 3600 * asked.max_hours)
-    total = makespan([seconds[run.cell.name] for run in kept], workers)
-    at_least = any(plans[run.cell.name].at_least for run in kept)
+        kept, dropped = _within(folder, runs, plans, workers, 3600 * asked.max_hours)
+    total = makespan([plans[run.cell.name].seconds for run in kept], workers)
+    total += _trial_seconds(folder, plans, workers)
+    at_least = any(plans[run.cell.name].at_least for run in [*kept, *trials])
     peak = max((plan.memory_bytes for plan in plans.values()), default=0) * min(workers, max(len(kept), 1))
+    own = {run.cell.name for run in runs}
     result = {
         "study": study.name,
         "form": study.form,
         "runs": len(study.runs),
         "runs_left": len(kept),
+        "trials_left": len(trials),
         "cells": [
             {
                 "name": plan.cell.name,
@@ -250,7 +298,8 @@ def _plan(asked: Workplace, study: Study, runs: list[Run]) -> int:
                 "seconds": plan.seconds,
                 "at_least": plan.at_least,
             }
-            for plan in plans.values()
+            for name, plan in plans.items()
+            if name in own
         ],
         "workers": workers,
         "seconds": total,
@@ -266,12 +315,15 @@ def _plan(asked: Workplace, study: Study, runs: list[Run]) -> int:
         table.add_column(axis)
     for heading in ("parameters", "memory of a run", "time of a run"):
         table.add_column(heading, justify="right")
-    for plan in plans.values():
+    for name, plan in plans.items():
+        if name not in own:
+            continue
         time_of_run = ("more than " if plan.at_least else "") + duration(plan.seconds)
         table.add_row(*plan.cell.values.values(), f"{plan.parameters:,}", memory(plan.memory_bytes), time_of_run)
     text_console().print(table)
     print(
-        f"\n{len(study.runs)} runs: {len(study.cells)} cells, {len(study.seeds)} seeds; {len(kept)} to make: "
+        f"\n{len(study.runs)} runs: {len(study.cells)} cells, {len(study.seeds)} seeds; {len(kept)} to make"
+        f"{f' after {len(trials)} trials' if trials else ''}: "
         f"{'more than' if at_least else 'about'} {duration(total)} with {workers} workers on this machine, "
         f"{memory(peak)} of memory; nothing was started"
     )
@@ -280,14 +332,16 @@ def _plan(asked: Workplace, study: Study, runs: list[Run]) -> int:
     return 0
 
 
-def _calibrated(study: Study, runs: Sequence[Run], workers: int, *, quiet: bool) -> dict[str, CellPlan]:
-    names = {run.cell.name for run in runs}
-
+def _calibrated(runs: Sequence[Run], workers: int, *, quiet: bool) -> dict[str, CellPlan]:
     def tell(done: int, total: int) -> None:
         if not quiet:
             print(f"calibrating: {done} of {total}", file=sys.stderr, flush=True)
 
-    return plan_cells([cell for cell in study.cells if cell.name in names], workers, tell)
+    return plan_cells(list({run.cell.name: run.cell for run in runs}.values()), workers, tell)
+
+
+def _executor(asked: Workplace, study: Study) -> Executor:
+    return make_executor(asked.executor, _threads(study), asked.address)
 
 
 def _configs(study: Study) -> list[Any]:
@@ -297,44 +351,3 @@ def _configs(study: Study) -> list[Any]:
 def _threads(study: Study) -> int:
     threads = [cell.config.threads for cell in study.cells]
     return 0 if 0 in threads else max(threads)
-
-
-@dataclass
-class _Progress:
-    """How far a study is: a bar on a terminal, a line now and then elsewhere."""
-
-    quiet: bool = False
-    _bar: Progress | None = field(default=None, init=False)
-    _printed: float = field(default=0.0, init=False)
-
-    def __enter__(self) -> _Progress:
-        if not self.quiet and sys.stderr.isatty():
-            self._bar = Progress(
-                TextColumn("{task.fields[finished]} of {task.total:.0f} runs"),
-                BarColumn(),
-                TextColumn("{task.fields[running]}", markup=False),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=text_console(stderr=True),
-            )
-            self._task = self._bar.add_task("", total=None, finished=0, running="")
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, now: StudyProgress) -> None:
-        """Show it."""
-        failed = f", {now.failed} failed" if now.failed else ""
-        running = "; ".join(f"{name} {share:.0%}" for name, share in now.running.items())
-        if self._bar is not None:
-            finished = f"{now.finished}{failed}"
-            self._bar.update(self._task, total=now.total, completed=now.done, finished=finished, running=running)
-        elif not self.quiet and time.monotonic() - self._printed >= PLAIN_INTERVAL:
-            self._printed = time.monotonic()
-            try:
-                print(f"{now.finished} of {now.total} runs finished{failed}; {running}", file=sys.stderr, flush=True)
-            except OSError:
-                self.quiet = True  # nobody reads any more; the study goes on

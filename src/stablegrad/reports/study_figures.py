@@ -27,7 +27,8 @@ from stablegrad.studies.bootstrap import aggregates, sample_efficiency_curve
 from stablegrad.studies.curves import Curve, common_grid, extract, on_grid
 from stablegrad.studies.kinds import RELEARN
 from stablegrad.studies.statistics import mean_interval
-from stablegrad.studies.study import Run, StudyFolder
+from stablegrad.studies.study import Run
+from stablegrad.studies.study_folder import StudyFolder
 from stablegrad.studies.summary import FEW_SEEDS, RETURN
 from stablegrad.studies.table import (
     CONFIDENCE,

@@ -17,9 +17,13 @@ from stablegrad.reports.charts_page import page_figures
 from stablegrad.reports.charts_picture import write_pictures
 from stablegrad.reports.study_costs import cost_rows, pareto_charts
 from stablegrad.reports.study_figures import PERCENT, figure_title, note_on, study_charts
-from stablegrad.studies.study import StudyFolder, parse_expectation
+from stablegrad.reports.tuning_figures import GOOD, tuning_chart, tuning_rows
+from stablegrad.studies.equal_time import EqualTime, equal_time
+from stablegrad.studies.study import parse_expectation
+from stablegrad.studies.study_folder import StudyFolder
 from stablegrad.studies.study_verdict import counts_in_words, study_verdict
 from stablegrad.studies.table import SPEED, Estimate, Row, Table, read_table
+from stablegrad.studies.tuning_verdict import tuning_in_words
 from stablegrad.text import MISSING, duration, memory, number, percent
 
 MAX_NAME = 150  # bytes
@@ -40,7 +44,8 @@ def write_study_report(directory: Path | str) -> Path:
     """
     folder = StudyFolder.read(directory)
     study, table = folder.study, read_table(folder)
-    charts = _apart([*study_charts(folder, table), *pareto_charts(table)])
+    tuning = tuning_chart(study, table)
+    charts = _apart([*study_charts(folder, table), *pareto_charts(table), *([tuning] if tuning else [])])
     write_pictures(folder.directory / "figures", charts)
     expectations = [parse_expectation(text, study.cells) for text in study.expect]
     answer, *sentences = study_verdict(table, expectations)
@@ -55,13 +60,16 @@ def write_study_report(directory: Path | str) -> Path:
         counts=counts_in_words(table),
         failures=[row for row in table.rows if row.status == "failed"],
         answer=answer,
-        sentences=sentences,
+        sentences=[*sentences, *tuning_in_words(study)],
         percent=PERCENT,
         figures=[
             {"name": chart.name, "title": chart.title, "reading": chart.reading, "note": chart.note, "drawn": drawn}
             for chart in charts
             for drawn in [page_figures(chart)]
         ],
+        tuned=tuning_rows(study, table),
+        good=GOOD,
+        equal=_equal_rows(equal_time(folder, table)),
         cost=[_cost_row(row) for row in cost_rows(table)],
         cost_note=note_on(table.rows, [row["seconds"].seeds for row in cost_rows(table)]),
         speed=figure_title(SPEED[table.kind]),
@@ -81,6 +89,14 @@ def _apart(charts: Sequence[AnyChart]) -> list[AnyChart]:
         name = next(name for name in names if name.casefold() not in found)
         found[name.casefold()] = dataclasses.replace(chart, name=name)
     return list(found.values())
+
+
+def _equal_rows(found: Sequence[EqualTime]) -> list[list[str]]:
+    """Rows of the table of scores at equal steps and at equal time."""
+    return [
+        [one.task, one.size, one.setting, _estimate(one.score), duration(one.seconds), _estimate(one.after)]
+        for one in found
+    ]
 
 
 def _cost_row(row: dict[str, Any]) -> list[str]:

@@ -5,7 +5,8 @@ from stablegrad.studies.comparison import Comparison, RunRecord
 from stablegrad.studies.execution import ComparisonResult, RunProgress, run_comparison
 from stablegrad.studies.processes import default_workers
 from stablegrad.studies.runner import StudyProgress, run_study, summarize_study
-from stablegrad.studies.study import Study, StudyFolder, read_study
+from stablegrad.studies.study import Study, read_study
+from stablegrad.studies.study_folder import StudyFolder
 from stablegrad.studies.summary import summarize
 from stablegrad.studies.wording import comparison_rows, verdict
 

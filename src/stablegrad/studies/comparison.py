@@ -4,6 +4,7 @@
 
     <dir>/comparison.json           settings, seeds and both configurations, written before the first run
           runs/<setting>/seed-<s>/  run folders, each with the child's last stderr.log
+          tuning/                   the study of the learning rates that were tried before, if any
           comparison_summary.json   the figures (stablegrad.studies.summary)
           report.html, figures/     the page and its pictures (stablegrad.reports)
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ class Comparison:
         seeds: the seeds, each run under both settings.
         configs: setting -> JSON form of its configuration, without the seed.
         command: the command line that asked for it, if known.
+        tuning: sentences on how the settings were tuned; none where they were not.
     """
 
     directory: Path
@@ -81,6 +83,7 @@ class Comparison:
     seeds: tuple[int, ...]
     configs: dict[str, dict[str, Any]]
     command: tuple[str, ...] | None = None
+    tuning: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -103,6 +106,7 @@ class Comparison:
         configs: Mapping[str, RunConfig],
         seeds: Sequence[int],
         command: Sequence[str] | None = None,
+        tuning: Sequence[str] = (),
     ) -> Comparison:
         """Make the folder of a comparison, or return to it.
 
@@ -111,18 +115,13 @@ class Comparison:
             configs: the two settings by name, first the one to compare against; their seeds do not matter.
             seeds: distinct seeds.
             command: the command line, for the report.
+            tuning: sentences on how the settings were tuned, for the report.
 
         Raises:
             UsageError: not two settings, a name that cannot name a folder, no or repeated seeds, a folder that holds
                 something else (with what differs) or cannot be written.
         """
-        if len(configs) != 2:
-            raise UsageError(f"a comparison is of 2 settings, got {len(configs)}: {', '.join(configs) or 'none'}")
-        for name in configs:
-            if not SETTING_NAME.fullmatch(name):
-                raise UsageError(
-                    f"setting {name!r} names a folder: use up to 64 of letters, digits and . _ + = -, the first no sign"
-                )
+        check_settings(configs)
         seeds = seed_list(list(seeds), "")
         first, second = configs
         wanted = cls(
@@ -131,6 +130,7 @@ class Comparison:
             seeds,
             {name: _without_seed(config.to_json()) for name, config in configs.items()},
             tuple(command) if command else None,
+            tuple(tuning),
         )
         try:
             if wanted.path.exists():
@@ -143,12 +143,15 @@ class Comparison:
                     )
                 return found
             if wanted.directory.exists() and any(
-                entry.name != ".lock" and not entry.name.startswith(".comparison.json.")
+                entry.name not in (".lock", "tuning") and not entry.name.startswith(".comparison.json.")
                 for entry in wanted.directory.iterdir()
             ):
                 raise UsageError(f"folder '{directory}' is not empty and holds no comparison; name a new or empty one")
             wanted.directory.mkdir(parents=True, exist_ok=True)
-            write_json(wanted.path, {"format": FORMAT, **wanted._identity(), "command": wanted.command})
+            write_json(
+                wanted.path,
+                {"format": FORMAT, **wanted._identity(), "command": wanted.command, "tuning": wanted.tuning},
+            )
         except OSError as error:
             raise UsageError(f"cannot write comparison folder '{directory}': {error.strerror or error}") from error
         return wanted
@@ -186,6 +189,7 @@ class Comparison:
                 seed_list(list(content["seeds"]), ""),
                 configs,
                 tuple(command) if command else None,
+                tuple(map(str, content.get("tuning") or ())),
             )
         except StablegradError as error:
             raise StablegradError(f"'{path}' cannot be read as a comparison: {error}") from error
@@ -214,6 +218,17 @@ class Comparison:
         """What makes two comparisons the same, as plain JSON values."""
         identity = {"settings": self.settings, "seeds": self.seeds, "configs": self.configs}
         return dict(json.loads(json.dumps(identity)))
+
+
+def check_settings(names: Collection[str]) -> None:
+    """Raise UsageError unless these name the two settings of a comparison and their folders."""
+    if len(names) != 2:
+        raise UsageError(f"a comparison is of 2 settings, got {len(names)}: {', '.join(names) or 'none'}")
+    for name in names:
+        if not SETTING_NAME.fullmatch(name):
+            raise UsageError(
+                f"setting {name!r} names a folder: use up to 64 of letters, digits and . _ + = -, the first no sign"
+            )
 
 
 def stderr_path(folder: RunFolder) -> Path:

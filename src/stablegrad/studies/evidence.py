@@ -19,7 +19,8 @@ from stablegrad.files import read_text
 from stablegrad.options import flatten
 from stablegrad.studies.comparison import Comparison, RunRecord, read_failure
 from stablegrad.studies.kinds import RELEARN, figure_of, kind_of
-from stablegrad.studies.study import Run, StudyFolder
+from stablegrad.studies.study import Run
+from stablegrad.studies.study_folder import StudyFolder
 from stablegrad.studies.summary import stability_of, trade_off
 from stablegrad.studies.table import score_of
 from stablegrad.training.run_folder import RunFolder, what_is_there

@@ -69,6 +69,7 @@ def run_comparison(
     workers: int | None = None,
     on_progress: Callable[[list[RunProgress]], None] | None = None,
     command: Sequence[str] | None = None,
+    tuning: Sequence[str] = (),
 ) -> ComparisonResult:
     """Train two settings on the same seeds, in parallel processes, and sum up what came of it.
 
@@ -86,13 +87,14 @@ def run_comparison(
         workers: how many runs at once; None: as many as the executor or the cores hold, given the threads of a run.
         on_progress: called about once a second with the state of every run, in the order of the seeds.
         command: the command line that asked for this, shown in the report.
+        tuning: sentences on how the settings were tuned, shown in the verdict.
 
     Raises:
         UsageError: the settings, the seeds, the workers or the folder will not do.
         KeyboardInterrupt: SIGINT or SIGTERM came; all is in order for the comparison to be continued.
     """
     check_workers(workers)
-    comparison = Comparison.open(directory, configs, seeds, command)
+    comparison = Comparison.open(directory, configs, seeds, command, tuning)
     runs = {
         comparison.run_folder(setting, seed).path: (setting, dataclasses.replace(configs[setting], seed=seed))
         for seed in comparison.seeds

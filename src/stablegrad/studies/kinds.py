@@ -23,6 +23,7 @@ from stablegrad.agents.presets import option_names
 from stablegrad.environments.atari_scores import ALE_57, human_normalized_score
 from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.networks import parameter_count
+from stablegrad.options import flatten
 from stablegrad.studies.processes import last_metrics
 from stablegrad.supervised import Classifier, DataSet, SupervisedConfig, load_data, resume_supervised
 from stablegrad.supervised import preset_config as classifier_preset
@@ -94,6 +95,15 @@ DEFAULT_REPORT = {
     RELEARN: ("relearning.mean_final_accuracy", "gradients/norm"),
 }
 
+#: Options that are learning rates of networks, by their last part.
+LEARNING_RATES = ("learning_rate", "adam_learning_rate")
+HUMAN_NORMALIZED = "human_normalized_return"
+#: What can be told apart as better and worse, most telling first.
+SCORES = {
+    "agent": ("final_return", HUMAN_NORMALIZED, "evaluation.mean_return", "evaluation.human_normalized_score"),
+    RELEARN: ("relearning.mean_final_accuracy", "final_accuracy", "relearning.relearned"),
+}
+
 CALIBRATION_BATCHES = 16
 FLOAT_BYTES = 4
 
@@ -162,18 +172,34 @@ def make_config(options: Mapping[str, Any]) -> Config:
             default = default_run(algorithm, options.pop("env"), preset)
         else:
             raise UsageError("name an environment: env = ID ('stablegrad envs' lists them)")
-        value = json.loads(json.dumps(default.to_json()))
-        paths = _paths(default)
-        for name, option in {"threads": 1, **options}.items():
-            inner = value
-            for part in paths[name][:-1]:
-                inner = inner[part]
-            inner[paths[name][-1]] = option
-        return config_from_json(value)
+        return with_options(default, {"threads": 1, **options})
     except UsageError:
         raise
     except (StablegradError, TypeError) as error:
         raise UsageError(str(error).removeprefix("config.")) from error
+
+
+def with_options(config: Config, options: Mapping[str, Any]) -> Config:
+    """The configuration with other values of some options; raises what ``from_json`` of its class raises."""
+    value = json.loads(json.dumps(config.to_json()))
+    paths = _paths(config)
+    for name, option in options.items():
+        inner = value
+        for part in paths[name][:-1]:
+            inner = inner[part]
+        inner[paths[name][-1]] = option
+    return config_from_json(value)
+
+
+def with_learning_rate(config: Config, factor: float) -> Config:
+    """The configuration with every optimizer's learning rate times ``factor``; what is no network's stays."""
+    flat = flatten(config.to_json())
+    rates = {
+        name: flat[".".join(path)] * factor
+        for name, path in _paths(config).items()
+        if path[-1] in LEARNING_RATES and flat.get(".".join(path)) is not None
+    }
+    return with_options(config, rates)
 
 
 def config_from_json(value: Mapping[str, Any]) -> Config:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
+from stablegrad.errors import UsageError
 from stablegrad.files import write_json
+from stablegrad.studies.comparison import differences
 from stablegrad.studies.executors import Executor
+from stablegrad.studies.kinds import SCORES, kind_of
 from stablegrad.studies.processes import check_workers, locked
-from stablegrad.studies.study import Run, StudyFolder
+from stablegrad.studies.study import Cell, Run, Study
+from stablegrad.studies.study_folder import StudyFolder
 from stablegrad.studies.table import (
     NOTHING,
     TASK_UNITS,
@@ -19,7 +25,10 @@ from stablegrad.studies.table import (
     check_axes,
     counts,
     read_row,
+    score_of,
 )
+from stablegrad.studies.tuning import RATE, TrialScore, best_trial
+from stablegrad.studies.tuning_verdict import tuned_cells, tuned_to, tuning_in_words
 from stablegrad.studies.work import Work, is_finished
 
 FORMAT = 1
@@ -97,6 +106,82 @@ def run_study(
     return summary
 
 
+def tune_study(
+    folder: StudyFolder,
+    executor: Executor,
+    workers: int,
+    *,
+    max_seconds: float | None = None,
+    on_progress: Callable[[StudyProgress], None] | None = None,
+) -> StudyFolder:
+    """Make the trials of a study that is tuned; every cell then has the options of its best trial.
+
+    A cell of which no trial has a score keeps its options. Called again, it goes on where it stopped.
+
+    Args:
+        folder: of a study with ``tuning``.
+        executor: as in :func:`run_study`, as are ``workers``, ``max_seconds`` and ``on_progress``.
+
+    Returns:
+        The folder with the tuned study, which is written to study.json if that exists; ``folder`` itself where time
+        was up before all trials were made.
+
+    Raises:
+        UsageError: no worker, another process makes these trials, or the folder holds other ones.
+        KeyboardInterrupt: SIGINT or SIGTERM came; all is in order to go on.
+    """
+    trials = folder.trials
+    if trials.path.exists():
+        there = StudyFolder.read(trials.directory).study
+        asked, found = ({cell.name: cell.config.to_json() for cell in study.cells} for study in (trials.study, there))
+        if changed := differences(asked, found):
+            raise UsageError(f"'{trials.directory}' holds other trials: {'; '.join(changed)}. Name another folder")
+    else:
+        trials.write()
+    run_study(trials, executor, workers, max_seconds=max_seconds, on_progress=on_progress)
+    score = score_of(folder.study, SCORES[kind_of(folder.study.cells[0].config.algorithm)])
+    assert score is not None  # read_study makes sure
+    rows = [read_row(trials, run, [score]) for run in trials.study.runs]
+    if counts(rows)["left"]:
+        return folder
+    tuned = StudyFolder(folder.directory, _tuned(folder.study, trials.study, rows, score))
+    if folder.path.exists():
+        tuned.write()
+    return tuned
+
+
+def _tuned(study: Study, trials: Study, rows: Sequence[Row], score: str) -> Study:
+    """The study with the options of each cell's best trial."""
+    by_trial: dict[str, list[Row]] = {}
+    for row in rows:
+        by_trial.setdefault(row.cell, []).append(row)
+    axes = list(study.cells[0].values)
+    by_cell: dict[tuple[str, ...], list[Cell]] = {}
+    for trial in trials.cells:
+        by_cell.setdefault(tuple(trial.values[axis] for axis in axes), []).append(trial)
+    cells, tuned = [], {}
+    for cell in study.cells:
+        found = by_cell[tuple(cell.values.values())]
+        results = [_trial_score(trial, axes, by_trial[trial.name], score) for trial in found]
+        best = best_trial(results)
+        config = cell.config if best is None else found[results.index(best)].config
+        cells.append(dataclasses.replace(cell, config=dataclasses.replace(config, seed=cell.config.seed)))
+        tuned[cell.name] = tuple(results)
+    return dataclasses.replace(study, cells=tuple(cells), tuned=tuned)
+
+
+def _trial_score(trial: Cell, axes: Sequence[str], rows: Sequence[Row], score: str) -> TrialScore:
+    values = {axis: value for axis, value in trial.values.items() if axis not in axes}
+    scores = [row.figures[score] for row in rows]
+    known = [value for value in scores if value is not None]
+    return TrialScore(
+        values,
+        float(values[RATE].removeprefix("x")),
+        fmean(known) if len(known) == len(scores) else None,
+        counts(rows)["failed"],
+    )
+
+
 def unfinished(folder: StudyFolder) -> list[Run]:
     """The runs that are left to do, those that failed included, in the order of the study."""
     return [run for run in folder.study.runs if not is_finished(folder.run_folder(run))]
@@ -138,11 +223,11 @@ def summarize_study(folder: StudyFolder, confidence: float = 0.95, by: Sequence[
             None: all axes.
 
     Returns:
-        ``study``, ``form``, ``directory``, ``texts``, ``axes`` (those shown), ``averaged`` (the others), ``seeds``,
-        ``report``, ``not_averaged`` (figures in units of the environment, which have no mean over environments),
-        ``confidence``; ``finished``, ``failed`` and ``left`` (numbers of runs); ``cells``: of each ``name``,
-        ``values``, the same three numbers, and ``figures``: name -> ``mean``, ``interval``, ``count``; ``failures``:
-        cell, seed and error.
+        ``study``, ``form``, ``directory``, ``texts``, ``tuning`` (sentences), ``axes`` (those shown), ``averaged`` (the
+        others), ``seeds``, ``report``, ``not_averaged`` (figures in units of the environment, which have no mean over
+        environments), ``confidence``; ``finished``, ``failed`` and ``left`` (numbers of runs); ``cells``: of each
+        ``name``, ``values``, ``tuned_to`` (words; None of a study that is not tuned), the same three numbers, and
+        ``figures``: name -> ``mean``, ``interval``, ``count``; ``failures``: cell, seed and error.
 
     Raises:
         UsageError: ``by`` names an axis that the study does not have, or one twice.
@@ -157,6 +242,8 @@ def summarize_study(folder: StudyFolder, confidence: float = 0.95, by: Sequence[
         groups.setdefault(tuple(row.values[axis] for axis in shown), []).append(row)
     mixed = any(len({row.task for row in own}) > 1 for own in groups.values())
     not_averaged = [name for name in study.report if mixed and name.startswith(TASK_UNITS)]
+    # Over other axes there is no one trial that was best.
+    tuned = {tuple(cell.values.values()): tuned_to(cell) for cell in tuned_cells(study)} if shown == axes else {}
     cells = []
     for labels, own in groups.items():
         values = dict(zip(shown, labels, strict=True))
@@ -164,6 +251,7 @@ def summarize_study(folder: StudyFolder, confidence: float = 0.95, by: Sequence[
             {
                 "name": "_".join(f"{axis}={label}" for axis, label in values.items()) or "all",
                 "values": values,
+                "tuned_to": tuned.get(labels),
                 **counts(own),
                 "figures": {
                     name: _as_json(NOTHING if name in not_averaged else average(own, name, confidence=confidence))
@@ -176,6 +264,7 @@ def summarize_study(folder: StudyFolder, confidence: float = 0.95, by: Sequence[
         "form": study.form,
         "directory": str(folder.directory),
         "texts": study.texts,
+        "tuning": tuning_in_words(study),
         "axes": shown,
         "averaged": [axis for axis in axes if axis not in shown],
         "seeds": list(study.seeds),

@@ -1,4 +1,4 @@
-"""A study: one readable TOML file that says which runs to make, and the folder in which they lie.
+"""A study: one readable TOML file that says which runs to make.
 
 The file::
 
@@ -9,14 +9,8 @@ The file::
                                      what the report says whether it came out
     [base]                           options that all runs share, with their names on the command line
     [axes]                           options with lists of values; every combination is a cell
+    [tune]                           what every cell tries first, on other seeds (stablegrad.studies.tuning)
     [small]                          the same keys again: what is different in the small form
-
-The folder::
-
-    <dir>/study.toml                 copy of the file
-          study.json                 the study as it was expanded, written before the first run
-          results.json               a row a run (stablegrad.studies.runner)
-          runs/<cell>-seed<n>/       run folders, each with the last process's stderr.log
 """
 
 from __future__ import annotations
@@ -34,26 +28,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stablegrad.errors import StablegradError, UsageError, command, unknown_name
-from stablegrad.files import read_json, read_text, write_atomically, write_json
+from stablegrad.errors import StablegradError, UsageError, unknown_name
+from stablegrad.files import read_text
 from stablegrad.networks.sizes import resolve_depth, resolve_width
 from stablegrad.options import flatten
-from stablegrad.studies.comparison import differences
 from stablegrad.studies.kinds import (
     ALIASES,
     CHOICES,
     DEFAULT_REPORT,
     RESERVED,
+    SCORES,
     Config,
-    config_from_json,
     kind_of,
     known_figures,
     known_options,
     make_config,
     with_data,
+    with_learning_rate,
+    with_options,
 )
 from stablegrad.studies.seeds import seed_list
-from stablegrad.training.run_folder import RunFolder
+from stablegrad.studies.tuning import FACTORS, RATE, Trial, TrialScore, Tuning, parse_tuning
 
 FORMAT = 1
 FORMS = ("full", "small")
@@ -61,7 +56,7 @@ LONGEST_NAME = 200  # bytes; file systems hold 255, of which the seed needs some
 MAX_CELLS, MAX_RUNS = 10_000, 100_000  # a grid beyond is a slip of the pen
 TEXTS = ("title", "claim", "look_at", "needs_data")
 SIZES = {"depth": resolve_depth, "width": resolve_width}
-KEYS = (*TEXTS, "seeds", "report", "expect", "base", "axes", "small")
+KEYS = (*TEXTS, "seeds", "report", "expect", "base", "axes", "tune", "small")
 EXPECTATION = re.compile(r"(?P<setting>.+?) (?:(?P<verb>falls|does not fall) with (?P<axis>.+)|above (?P<other>.+))")
 
 
@@ -129,8 +124,10 @@ class Study:
         cells: all combinations, the last axis changing fastest.
         seeds: the seeds of every cell.
         report: figures to report, see ``stablegrad.studies.kinds.FIGURES``.
-        specification: base, axes, seeds and report as they stand in the file, by which two studies are compared.
+        specification: base, axes, seeds, tune and report as they stand in the file, by which two studies are compared.
         expect: what is expected, see :func:`parse_expectation`.
+        tuning: what every cell tries before the study's own runs; None: nothing.
+        tuned: once that is done, the trials of every cell, by its name; the cells have the best trial's options.
     """
 
     name: str
@@ -142,11 +139,30 @@ class Study:
     report: tuple[str, ...]
     specification: dict[str, Any] = field(repr=False)
     expect: tuple[str, ...] = ()
+    tuning: Tuning | None = None
+    tuned: Mapping[str, tuple[TrialScore, ...]] | None = field(default=None, repr=False)
 
     @property
     def runs(self) -> list[Run]:
         """All runs, seed by seed: whenever the study stops, as many cells as can be have the same seeds."""
         return [Run(cell, seed) for seed in self.seeds for cell in self.cells]
+
+    def trials(self) -> Study:
+        """The study that tunes this one: every cell with everything that is tried, on the seeds of the tuning.
+
+        Raises:
+            UsageError: a trial cannot be run.
+        """
+        assert self.tuning is not None
+        cells = []
+        for cell in self.cells:
+            for trial in self.tuning.trials(_label):
+                values = {**cell.values, **{_short(axis): value for axis, value in trial.values.items()}}
+                cells.append(Cell(_cell_name(values), values, _trial_config(cell, trial)))
+        axes = (*self.axes, *self.tuning.trials(_label)[0].values)
+        return dataclasses.replace(
+            self, texts={}, axes=axes, cells=tuple(cells), seeds=self.tuning.seeds, expect=(), tuning=None
+        )
 
     @property
     def default_directory(self) -> Path:
@@ -158,6 +174,7 @@ class Study:
         """The expanded study as JSON values."""
         cells = [{"name": cell.name, "values": cell.values, "config": cell.config.to_json()} for cell in self.cells]
         value = dataclasses.asdict(dataclasses.replace(self, cells=()))
+        value = {key: item for key, item in value.items() if item is not None}  # as studies without tuning were
         return dict(json.loads(json.dumps({"format": FORMAT, **value, "cells": cells})))
 
 
@@ -199,14 +216,14 @@ def _in_form(content: dict[str, Any], form: str) -> dict[str, Any]:
         for key in table:
             if key not in KEYS:
                 raise unknown_name(where, key, KEYS)
-    for name in ("base", "axes"):
+    for name in ("base", "axes", "tune"):
         for table in (content, small):
             if not isinstance(table.get(name, {}), dict):
                 raise UsageError(f"{name} should be a table, [{name}], got {table[name]!r}")
         full, changed = (_resolved(flatten(table.get(name, {})), name) for table in (content, small))
         content[name] = {**full, **changed} if form == "small" else full
     if form == "small":
-        content.update({key: value for key, value in small.items() if key not in ("base", "axes")})
+        content.update({key: value for key, value in small.items() if key not in ("base", "axes", "tune")})
     for key in TEXTS:
         if not isinstance(content.get(key, ""), str):
             raise UsageError(f"{key} should be text, got {content[key]!r}")
@@ -226,23 +243,40 @@ def _expand(name: str, content: Mapping[str, Any], form: str, data: str | None) 
     if content.get("needs_data") and "data" not in base:
         raise UsageError(f"this study needs data: --data FOLDER, with {content['needs_data']}")
     settings = {axis: _settings(axis, values, known) for axis, values in axes.items()}
-    _refuse_contradictions(base, settings)
+    _refuse_contradictions(base, settings, [name for name in content["tune"] if name not in (FACTORS, "seeds")])
     for option in base:
         if option not in known:
             raise unknown_name("option in [base]", option, known)
     seeds = content.get("seeds", 3)
     seeds = seed_list(seeds, f"one run of the seed {seeds} is seeds = [{seeds}]")
+    tuning = parse_tuning(content["tune"], seeds, known)
     count = math.prod(len(own) for own in settings.values())
     if count > MAX_CELLS or count * len(seeds) > MAX_RUNS:
         raise UsageError(
             f"the axes make {count:,} cells of {len(seeds)} seeds; at most {MAX_CELLS:,} cells and {MAX_RUNS:,} runs"
         )
-    report = _report(content.get("report", list(DEFAULT_REPORT[kind_of(algorithm)])), algorithm)
+    report = check_report(content.get("report", list(DEFAULT_REPORT[kind_of(algorithm)])), algorithm)
     cells = _cells(base, settings)
     texts = {key: _one_line(content[key]) for key in TEXTS if content.get(key) and key != "needs_data"}
     specification = {"base": base, "axes": dict(axes), "seeds": list(seeds), "report": list(report)}
-    expect = _expect(content.get("expect", []), cells)
-    return Study(name, form, texts, tuple(settings), cells, seeds, report, specification, expect)
+    if tuning is not None:
+        specification["tune"] = dict(content["tune"])
+    expect = check_expectations(content.get("expect", []), cells)
+    study = Study(name, form, texts, tuple(settings), cells, seeds, report, specification, expect, tuning)
+    if tuning is not None:
+        _check_trials(study)
+    return study
+
+
+def _check_trials(study: Study) -> None:
+    """Raise UsageError where trials cannot be told apart, cannot be judged or cannot be run."""
+    trials = study.trials()
+    if len(set(trials.axes)) < len(trials.axes):
+        raise UsageError(f"tune: the study has an axis {RATE!r} already; call it something else")
+    scores = SCORES[kind_of(study.cells[0].config.algorithm)]
+    if not set(scores) & set(study.report):
+        raise UsageError(f"tune: report should name the score to tune for: {', '.join(scores)}")
+    _refuse_equal(trials.cells)
 
 
 def _settings(axis: str, values: Any, known: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -276,9 +310,14 @@ def _settings(axis: str, values: Any, known: Iterable[str]) -> dict[str, dict[st
     return settings
 
 
-def _refuse_contradictions(base: Mapping[str, Any], settings: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
+def _refuse_contradictions(
+    base: Mapping[str, Any], settings: Mapping[str, Mapping[str, dict[str, Any]]], tuned: Sequence[str]
+) -> None:
     """An option that two places set has no one value."""
-    places = dict.fromkeys(base, "[base]")
+    places = {**dict.fromkeys(tuned, "[tune]"), **dict.fromkeys(base, "[base]")}
+    for option in tuned:
+        if option in base:
+            raise UsageError(f"option {option!r} is set in [base] and in [tune]; keep one")
     for axis, values in settings.items():
         for option in dict.fromkeys(option for options in values.values() for option in options):
             if option in places:
@@ -292,12 +331,9 @@ def _refuse_contradictions(base: Mapping[str, Any], settings: Mapping[str, Mappi
 
 def _cells(base: Mapping[str, Any], settings: Mapping[str, Mapping[str, dict[str, Any]]]) -> tuple[Cell, ...]:
     cells: dict[str, Cell] = {}
-    found: dict[str, str] = {}
     for labels in itertools.product(*settings.values()):
         values = {_short(axis): label for axis, label in zip(settings, labels, strict=True)}
-        name = "_".join(f"{_label(axis, '_')}={label}" for axis, label in values.items()) or "all"
-        if len(os.fsencode(name)) > LONGEST_NAME:
-            raise UsageError(f"the folder's name {name!r} would be too long; give values shorter names")
+        name = _cell_name(values)
         options = dict(base)
         for axis, label in zip(settings, labels, strict=True):
             options.update(settings[axis][label])
@@ -305,16 +341,38 @@ def _cells(base: Mapping[str, Any], settings: Mapping[str, Mapping[str, dict[str
             config = with_data(make_config(options))
         except UsageError as error:
             raise UsageError(f"{error}, in {name}" if settings else str(error)) from error
-        # What a run is called does not make it another one.
-        content = json.dumps({**config.to_json(), "preset": None}, sort_keys=True)
-        if content in found:
-            raise UsageError(f"{found[content]} and {name} are the same runs; leave one out")
-        found[content] = name
         cells[name] = Cell(name, values, config)
+    _refuse_equal(cells.values())
     return tuple(cells.values())
 
 
-def _report(value: Any, algorithm: str) -> tuple[str, ...]:
+def _cell_name(values: Mapping[str, str]) -> str:
+    """What a cell is called, and its runs' folders."""
+    name = "_".join(f"{_label(axis, '_')}={label}" for axis, label in values.items()) or "all"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise UsageError(f"the folder's name {name!r} would be too long; give values shorter names")
+    return name
+
+
+def _trial_config(cell: Cell, trial: Trial) -> Config:
+    try:
+        return with_options(with_learning_rate(cell.config, trial.factor), trial.options)
+    except (StablegradError, TypeError) as error:
+        raise UsageError(f"tune: {str(error).removeprefix('config.')}, in {cell.name}") from error
+
+
+def _refuse_equal(cells: Iterable[Cell]) -> None:
+    """Raise UsageError for two cells that are the same runs; what a run is called does not make it another one."""
+    found: dict[str, str] = {}
+    for cell in cells:
+        content = json.dumps({**cell.config.to_json(), "preset": None}, sort_keys=True)
+        if content in found:
+            raise UsageError(f"{found[content]} and {cell.name} are the same runs; leave one out")
+        found[content] = cell.name
+
+
+def check_report(value: Any, algorithm: str) -> tuple[str, ...]:
+    """The figures to report, each once; raises UsageError where they are not those of the algorithm's runs."""
     if not isinstance(value, list) or not value or not all(isinstance(figure, str) for figure in value):
         raise UsageError(f"report should be a list of figures, got {value!r}")
     known = known_figures(algorithm)
@@ -324,7 +382,8 @@ def _report(value: Any, algorithm: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value))
 
 
-def _expect(value: Any, cells: Sequence[Cell]) -> tuple[str, ...]:
+def check_expectations(value: Any, cells: Sequence[Cell]) -> tuple[str, ...]:
+    """The expectations; raises UsageError for one that :func:`parse_expectation` cannot read."""
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise UsageError(f"expect should be a list of sentences, got {value!r}")
     for text in value:
@@ -399,120 +458,3 @@ def _stays(sign: str, keep: str) -> bool:
 def _folded(label: str) -> str:
     """The same for two labels whose folders are one on a file system that takes capitals and small letters alike."""
     return unicodedata.normalize("NFC", label.casefold())
-
-
-class StudyFolder:
-    """Reads and writes the folder of one study."""
-
-    def __init__(self, directory: Path | str, study: Study):
-        self.directory = Path(directory)
-        self.study = study
-
-    @property
-    def path(self) -> Path:
-        """Where study.json lies."""
-        return self.directory / "study.json"
-
-    @property
-    def results_path(self) -> Path:
-        """Where results.json lies."""
-        return self.directory / "results.json"
-
-    def run_folder(self, run: Run) -> RunFolder:
-        """The folder of one run, whether it exists or not."""
-        return RunFolder(self.directory / "runs" / run.name)
-
-    @classmethod
-    def open(cls, directory: Path | str, study: Study, file: Path | str) -> StudyFolder:
-        """Make the folder of a study, or return to it.
-
-        Args:
-            directory: a new or empty folder, or one that holds this very study.
-            study: what ``file`` says.
-            file: the study file, of which a copy is kept.
-
-        Raises:
-            UsageError: the study has changed since it started (with what has), or the folder holds something else or
-                cannot be written.
-        """
-        folder = cls(directory, study)
-        try:
-            if folder.path.exists():
-                found = cls.read(directory)
-                runs = ("base", "axes", "seeds")
-                asked, there = ({name: one.specification.get(name) for name in runs} for one in (study, found.study))
-                changed = differences(asked, there)
-                if changed:
-                    raise UsageError(
-                        f"the study in '{directory}' has changed since it started: {'; '.join(changed)}. Name another "
-                        f"--dir for the new one, or go on with the old one: " + command("study", "resume", directory)
-                    )
-                # What is said of the runs may change: words, figures to report, expectations.
-                folder = cls(directory, dataclasses.replace(study, cells=found.study.cells))
-                if folder.study != found.study:
-                    folder._write(file)
-                return folder
-            ours = (".lock", ".study.", "study.toml")  # what a kill in the middle of this function left behind
-            if folder.directory.exists() and any(
-                not entry.name.startswith(ours) for entry in folder.directory.iterdir()
-            ):
-                raise UsageError(f"folder '{directory}' is not empty and holds no study; name a new or an empty --dir")
-            folder.directory.mkdir(parents=True, exist_ok=True)
-            folder._write(file)
-        except OSError as error:
-            raise UsageError(f"cannot write study folder '{directory}': {error.strerror or error}") from error
-        return folder
-
-    def _write(self, file: Path | str) -> None:
-        write_atomically(self.directory / "study.toml", read_text(Path(file)))
-        write_json(self.path, self.study.to_json())
-
-    @classmethod
-    def read(cls, directory: Path | str) -> StudyFolder:
-        """The study that a folder holds.
-
-        Raises:
-            UsageError: there is none.
-            StablegradError: study.json cannot be read.
-        """
-        path = Path(directory) / "study.json"
-        if not path.exists():
-            raise UsageError(f"'{directory}' is no study folder: it has no study.json")
-        try:
-            content = read_json(path)
-            if content.pop("format") != FORMAT:
-                raise StablegradError(f"'{path}' is of another format than this version of stablegrad reads, {FORMAT}")
-            return cls(directory, _study_from_json(content))
-        except StablegradError as error:
-            raise StablegradError(f"'{path}' cannot be read as a study: {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StablegradError(f"'{path}' cannot be read as a study: {error!r}") from error
-
-
-def _study_from_json(content: dict[str, Any]) -> Study:
-    """Read what ``Study.to_json`` has written; whatever is wrong in it raises."""
-    content = dict(content)
-    cells = []
-    for cell in content.pop("cells"):
-        name, values = cell["name"], cell["values"]
-        # What names a folder must not lead out of the study's.
-        if not isinstance(name, str) or Path(name).name != name or "\0" in name:
-            raise ValueError(f"{name!r} names no folder")
-        cells.append(
-            Cell(name, {str(axis): str(value) for axis, value in values.items()}, config_from_json(cell["config"]))
-        )
-    study = Study(
-        cells=tuple(cells),
-        **{**content, **{name: tuple(content.get(name) or ()) for name in ("axes", "seeds", "report", "expect")}},
-    )
-    if not cells or len({cell.name for cell in cells}) < len(cells) or len({tuple(cell.values) for cell in cells}) > 1:
-        raise ValueError("its cells should be distinct, and have the same axes")
-    seed_list(study.seeds, "")
-    _report(list(study.report), cells[0].config.algorithm)
-    if not isinstance(study.specification, dict) or not isinstance(study.texts, dict):
-        raise ValueError("specification and texts should be objects")
-    for text in (*study.texts.values(), study.name, study.form, *study.expect):
-        if not isinstance(text, str):
-            raise ValueError(f"{text!r} should be text")
-    _expect(list(study.expect), cells)
-    return study

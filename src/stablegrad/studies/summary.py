@@ -47,7 +47,8 @@ def summarize(directory: Path | str, confidence: float = 0.95) -> dict[str, Any]
         confidence: of all intervals.
 
     Returns:
-        ``settings`` [first, second], ``seeds``, ``algorithm``, ``environment``, ``total_steps``, ``confidence``, and
+        ``settings`` [first, second], ``seeds``, ``algorithm``, ``environment``, ``total_steps``, ``confidence``,
+        ``tuning`` (sentences on how the settings were tuned), and
 
         - ``results``: setting -> ``final_returns`` (by seed, None where a run did not finish or ended no episode),
           ``mean``, ``interval``, ``count``, ``parameters``, ``finished`` (how many runs);
@@ -80,6 +81,7 @@ def summarize(directory: Path | str, confidence: float = 0.95) -> dict[str, Any]
         "environment": config.get("env"),
         "total_steps": config.get("total_steps"),
         "confidence": confidence,
+        "tuning": list(comparison.tuning),
         "results": results,
         "left_out": [
             {"setting": run.setting, "seed": run.seed, "status": run.status, "error": run.error}

@@ -19,23 +19,18 @@ from stablegrad.environments.atari_scores import ALE_57
 from stablegrad.errors import StablegradError, UsageError, unknown_name
 from stablegrad.studies.bootstrap import improvement_interval, paired_bootstrap, stratified_bootstrap
 from stablegrad.studies.comparison import read_failure
-from stablegrad.studies.kinds import RELEARN, Config, figure_of, kind_of, known_figures
+from stablegrad.studies.kinds import HUMAN_NORMALIZED, RELEARN, SCORES, Config, figure_of, kind_of, known_figures
 from stablegrad.studies.scores import Score, ScoreMatrix, score_matrix
 from stablegrad.studies.statistics import mean_interval, paired_difference
-from stablegrad.studies.study import SIZES, Run, Study, StudyFolder
+from stablegrad.studies.study import SIZES, Run, Study
+from stablegrad.studies.study_folder import StudyFolder
 from stablegrad.training.config import RunConfig
 
 STATUSES = ("finished", "failed", "left")
 CONFIDENCE = 0.95
 REPLICATES = 2000  # a page has hundreds of intervals; their ends are stable to a few percent of their length
-HUMAN_NORMALIZED = "human_normalized_return"
 OPTIMIZER_SECONDS = "seconds.optimizer"
 GRADIENT = "gradients/norm"
-#: What can be told apart as better and worse, most telling first.
-SCORES = {
-    "agent": ("final_return", HUMAN_NORMALIZED, "evaluation.mean_return", "evaluation.human_normalized_score"),
-    RELEARN: ("relearning.mean_final_accuracy", "final_accuracy", "relearning.relearned"),
-}
 #: Beginnings of figures in units of the environment's own: their mean over environments says nothing.
 TASK_UNITS = ("final_return", "evaluation.mean_return", "train/return", "loss/", "values/")
 #: The same of an Atari game in units that all games share.

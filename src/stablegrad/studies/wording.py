@@ -19,6 +19,7 @@ def verdict(summary: dict[str, Any]) -> list[str]:
     return [
         *_answer(summary),
         *_certainty(summary),
+        *summary.get("tuning", ()),
         *_steadiness(summary),
         *_price(summary),
         *_left_out(summary),
