@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-#: Children of a node. Wide, as NumPy pays for calls and not for numbers: a million leaves are four levels.
+#: Children of a node. Wide, as NumPy pays for calls and not for numbers.
 BRANCHES = 32
+#: Most nodes of the top level, which is summed up and searched as a whole: a million leaves have one level above them.
+TOP = 2**15
 
 
 class SumTree:
@@ -19,7 +21,7 @@ class SumTree:
     """
 
     def __init__(self, size: int):
-        #: From the leaves, float32, to the root, float64. Lengths are filled up with 0 to whole nodes.
+        #: From the leaves, float32, to the top, float64. Lengths are filled up with 0 to whole nodes.
         self._levels = [np.zeros(length, np.float64 if above else np.float32) for above, length in _lengths(size)]
         self._size = size
 
@@ -63,10 +65,14 @@ class SumTree:
             int64 [count]: for each the first index i with weights[0] + ... + weights[i] above the point, up to
             rounding. Its weight is above 0 in any case.
         """
-        each, nodes = np.arange(len(points)), np.zeros(len(points), np.int64)
-        for level in reversed(self._levels):
+        sums = np.cumsum(self._levels[-1], dtype=np.float64)
+        # Rounding may have put a point at the end or beyond it.
+        points = np.minimum(points, np.nextafter(sums[-1], 0.0))
+        nodes = np.searchsorted(sums, points, side="right")
+        points = points - np.where(nodes > 0, sums[nodes - 1], 0.0)
+        each = np.arange(len(points))
+        for level in self._levels[-2::-1]:
             sums = np.cumsum(level.reshape(-1, BRANCHES)[nodes], axis=1, dtype=np.float64)
-            # Rounding may have put a point at the end of its node or beyond it.
             points = np.minimum(points, np.nextafter(sums[:, -1], 0.0))
             child = (sums <= points[:, None]).sum(axis=1)
             points = points - np.where(child > 0, sums[each, child - 1], 0.0)
@@ -75,8 +81,8 @@ class SumTree:
 
 
 def _lengths(size: int) -> list[tuple[bool, int]]:
-    """(whether it is above the leaves, length) of every level; the last is one node."""
+    """(whether it is above the leaves, length) of every level; the last has at most ``TOP`` nodes."""
     lengths = [-(-size // BRANCHES) * BRANCHES]
-    while lengths[-1] > BRANCHES:
+    while lengths[-1] > TOP:
         lengths.append(-(-(lengths[-1] // BRANCHES) // BRANCHES) * BRANCHES)
     return [(number > 0, length) for number, length in enumerate(lengths)]
