@@ -15,6 +15,7 @@ quickstart: $(VENV)/.base ## set up, then see a deep network fail and the stabil
 	$(BIN)/stablegrad quickstart
 
 test: $(VENV)/.dev ## set up, then run the whole test suite
+	@command -v chromium chromium-browser google-chrome > /dev/null || echo "no Chromium: tests of pages in a browser are skipped; apt-get install chromium"
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 fuzz: $(VENV)/.dev ## 2,000 random trainings with and without a monitor, compared bit for bit (3 minutes)

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from browser import open_browser
+from browser import open_browser, open_screen
 from common import RESULTS
 from stablegrad.files import write_json
 from stablegrad.reports import write_study_report
@@ -119,8 +119,7 @@ def open_pages(page: Path) -> dict[str, Any]:
     """Times of a number of openings, each in a new browser, and what was asked of the network."""
     times, requests, errors = [], set[str](), []
     for _ in range(OPENINGS):
-        with open_browser() as browser:
-            browser.look(1280)
+        with open_browser() as program, open_screen(program, 1280) as browser:
             opened = browser.open(page)
             scrolled = browser.scroll()
             whole = {"all_seconds": opened["screen_seconds"] + scrolled["scroll_seconds"]}

@@ -217,20 +217,26 @@ def _grids(chart: GridChart, kind: Grids, columns: int) -> PageFigure:
             **axes,
         )
         places = [(row, column) for row in range(len(kind.rows)) for column in range(len(kind.columns))]
-        inks = []
-        for row, column in places:
-            value = z[row][column]
-            inks.append(GREY if value is None else ink_on((value - low) / (high - low)))
-        figure.add_scatter(
-            x=[column for _, column in places],
-            y=[row for row, _ in places],
-            text=[_cell_text(panel.cells[row][column]) for row, column in places],
-            mode="text",
-            textfont={"color": inks, "size": 12 if len(kind.columns) < 4 else 10},
-            hoverinfo="skip",
-            showlegend=False,
-            **axes,
-        )
+        size = 12 if len(kind.columns) < 4 else 10
+        inks = {
+            (row, column): ink_on((value - low) / (high - low))
+            for row, column in places
+            if (value := z[row][column]) is not None
+        }
+        # Words where there is no number stand on the page, and have its ink, light or dark.
+        wordless = [at for at in places if at not in inks]
+        for group, font in ((list(inks), {"color": list(inks.values())}), (wordless, {})):
+            if group:
+                figure.add_scatter(
+                    x=[column for _, column in group],
+                    y=[row for row, _ in group],
+                    text=[_cell_text(panel.cells[row][column]) for row, column in group],
+                    mode="text",
+                    textfont={"size": size, **font},
+                    hoverinfo="skip",
+                    showlegend=False,
+                    **axes,
+                )
         bottom, left = place + columns >= count, place % columns == 0
         figure.layout[_key("x", place)].update(
             tickvals=list(range(len(kind.columns))), ticktext=[str(escape(column)) for column in kind.columns],
