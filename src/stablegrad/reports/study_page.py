@@ -20,13 +20,15 @@ from stablegrad.reports.study_figures import PERCENT, figure_title, note_on, stu
 from stablegrad.reports.tuning_figures import GOOD, tuning_chart, tuning_rows
 from stablegrad.studies.equal_time import EqualTime, equal_time
 from stablegrad.studies.study import parse_expectation
-from stablegrad.studies.study_folder import StudyFolder
+from stablegrad.studies.study_folder import TUNING, StudyFolder
 from stablegrad.studies.study_verdict import counts_in_words, study_verdict
 from stablegrad.studies.table import SPEED, Estimate, Row, Table, read_table
 from stablegrad.studies.tuning_verdict import tuning_in_words
 from stablegrad.text import MISSING, duration, memory, number, percent
 
 MAX_NAME = 150  # bytes
+TUNED = ("Where", "Setting", "Best trial", "Learning rate", "Score in tuning", "Good rates", "Failed trials")
+EQUAL = ("Task", "Size", "Setting", "After all steps", "Equal time", "After that time")
 
 
 def write_study_report(directory: Path | str) -> Path:
@@ -67,9 +69,10 @@ def write_study_report(directory: Path | str) -> Path:
             for chart in charts
             for drawn in [page_figures(chart)]
         ],
-        tuned=tuning_rows(study, table),
+        tuned=_without_empty_columns(TUNED, tuning_rows(study, table)),
         good=GOOD,
-        equal=_equal_rows(equal_time(folder, table)),
+        trials=command("report", folder.directory / TUNING),
+        equal=_without_empty_columns(EQUAL, _equal_rows(equal_time(folder, table))),
         cost=[_cost_row(row) for row in cost_rows(table)],
         cost_note=note_on(table.rows, [row["seconds"].seeds for row in cost_rows(table)]),
         speed=figure_title(SPEED[table.kind]),
@@ -89,6 +92,12 @@ def _apart(charts: Sequence[AnyChart]) -> list[AnyChart]:
         name = next(name for name in names if name.casefold() not in found)
         found[name.casefold()] = dataclasses.replace(chart, name=name)
     return list(found.values())
+
+
+def _without_empty_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Headings and rows of a table, without columns that are empty throughout; nothing where there are no rows."""
+    kept = [column for column in range(len(headings)) if any(row[column] for row in rows)]
+    return [[row[column] for column in kept] for row in (headings, *rows)] if rows else []
 
 
 def _equal_rows(found: Sequence[EqualTime]) -> list[list[str]]:

@@ -27,7 +27,7 @@ from stablegrad.studies.table import (
     read_row,
     score_of,
 )
-from stablegrad.studies.tuning import RATE, TrialScore, best_trial
+from stablegrad.studies.tuning import RATE, TrialScore, best_trial, factor_of
 from stablegrad.studies.tuning_verdict import tuned_cells, tuned_to, tuning_in_words
 from stablegrad.studies.work import Work, is_finished
 
@@ -176,7 +176,7 @@ def _trial_score(trial: Cell, axes: Sequence[str], rows: Sequence[Row], score: s
     known = [value for value in scores if value is not None]
     return TrialScore(
         values,
-        float(values[RATE].removeprefix("x")),
+        factor_of(values[RATE]),
         fmean(known) if len(known) == len(scores) else None,
         counts(rows)["failed"],
     )

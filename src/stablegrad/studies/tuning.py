@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,6 +93,16 @@ class TrialScore:
     factor: float
     score: float | None
     failed: int = 0
+
+
+def factor_of(value: str) -> float:
+    """The factor that a value of the axis ``RATE`` names: "x0.3"."""
+    return float(value.removeprefix("x"))
+
+
+def is_factor(value: str) -> bool:
+    """Whether a value of an axis names a factor, as those of ``RATE`` in a study of trials do."""
+    return re.fullmatch(r"x[0-9.e+-]+", value) is not None
 
 
 def rate_factors(count: int) -> tuple[float, ...]:
