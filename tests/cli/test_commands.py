@@ -9,9 +9,11 @@ import sys
 import pytest
 import torch
 
-from stablegrad.cli import compare
+from stablegrad.cli import compare, train
+from stablegrad.cli.arguments import RunOptions, _options
 from stablegrad.cli.main import COMMANDS, main
 from stablegrad.studies.optimizer_cost import build_mlp, kill_half
+from stablegrad.training.config import default_run
 
 TINY = ["--torso.width", "16", "--num-envs", "8", "--num-steps", "8", "--num-minibatches", "4", "--threads", "1"]
 TRAIN = ["train", "pqn", "--env", "CartPole-v1"]
@@ -62,7 +64,10 @@ def failure(capsys, arguments):
         (["report", "--json"], "name at least one run folder"),
         ([*TRAIN, "--lr", "1e-3"], "unknown option of 'train pqn' '--lr'; did you mean '--optimizer.learning-rate'?"),
         ([*TRAIN, "--net-arch", "64"], "did you mean '--torso.width' and '--torso.depth'?"),
-        ([*TRAIN, "--flurb"], "unknown option of 'train pqn' '--flurb'; 'stablegrad train pqn --help' lists them all"),
+        (
+            [*TRAIN, "--flurb"],
+            "unknown option of 'train pqn' '--flurb'; 'stablegrad train pqn --help-all' lists them all",
+        ),
         ([*TRAIN, "--total-steps", "2e5"], "should be a whole number, got '2e5'; did you mean 200000?"),
         ([*TRAIN, "--total-steps", "10M"], "did you mean 10000000?"),
         ([*TRAIN, "--seed", "1,2"], "--seed should be a whole number, got '1,2'"),
@@ -118,23 +123,44 @@ def test_help_names_every_command_and_every_command_explains_itself(capsys):
 
 def test_train_help_shows_the_defaults_of_the_environment_and_the_preset(capsys):
     with pytest.raises(SystemExit):
-        main(["train", "pqn", "--env", "Breakout-v5", "--preset", "stable", "--help"])
+        main(["train", "pqn", "--env", "Breakout-v5", "--preset", "stable", "--help-all"])
     text = capsys.readouterr().out
     assert "--atari.sticky-actions" in text
     assert "multi_skip" in text
     assert "kron" in text
 
 
+def test_help_shows_what_matters_first_and_says_how_to_see_the_rest(capsys):
+    def shown(*command):
+        with pytest.raises(SystemExit):
+            main(list(command))
+        return capsys.readouterr().out
+
+    short, whole = shown("train", "pqn", "--help"), shown("train", "pqn", "--help-all")
+    first = re.findall(r"^  (--[a-z.-]+)", short, re.MULTILINE)
+    every = set(re.findall(r"^  (?:-h, )?(--[a-z][a-z0-9.-]*)", whole, re.MULTILINE))
+    assert first[:3] == ["--env", "--preset", "--seed"] and first[-1] == "--run-dir" and len(first) <= 12
+    assert f"{len(every) - 1 - len(first)} more options: stablegrad train pqn --help-all" in short
+    assert len(short.splitlines()) < 40 and "{None}" not in whole and "(default: None)" not in whole
+    # What tyro knows, the whole help shows, each with its text.
+    known = _options(train.Arguments, train.Arguments(run=RunOptions.of(default_run("pqn", "CartPole-v1"))))
+    assert {name for name in known if not re.search(r"(--|\.)no-", name)} <= every
+    assert "--json                    Print the summary as JSON on the last line.\n" in whole
+    # A command with few options shows them all.
+    assert shown("evaluate", "--help") == shown("evaluate", "--help-all")
+    assert "PATH" in shown("evaluate", "--help") and "more options" not in shown("evaluate", "--help")
+
+
 def test_help_shows_no_option_that_is_refused(capsys):
     def options(*command):
         with pytest.raises(SystemExit):
-            main([*command, "--help"])
+            main([*command, "--help-all"])
         return set(re.findall(r"(?<=\s)--[a-z][a-z.-]*", capsys.readouterr().out))
 
-    train, compare = options("train"), options("compare")
-    assert train - compare == {"--preset", "--seed", "--run-dir"}
-    assert compare - train == {"--settings", "--seeds", "--tune-rate", "--dir", "--workers"}
-    assert "--algorithm" not in train
+    training, comparing = options("train"), options("compare")
+    assert training - comparing == {"--preset", "--seed", "--run-dir"}
+    assert comparing - training == {"--settings", "--seeds", "--tune-rate", "--dir", "--workers"}
+    assert "--algorithm" not in training
     for command in ("train", "resume", "evaluate", "compare", "report", "envs", "quickstart", "bench"):
         assert "--json" in options(command)
 

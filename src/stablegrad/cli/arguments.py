@@ -13,6 +13,7 @@ import tyro
 
 from stablegrad.agents.catalogue import DEFAULT_ALGORITHM, find_algorithm
 from stablegrad.agents.presets import PRESETS, RECIPES
+from stablegrad.cli.help import HELP, HELP_ALL, asks_for_help, help_text
 from stablegrad.cli.option_names import nearest_options
 from stablegrad.errors import UsageError
 from stablegrad.training.config import RunConfig
@@ -61,14 +62,13 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], description: st
     """
     output, errors = io.StringIO(), io.StringIO()
     options = {} if default is None else {"default": default}
+    words = [HELP[-1] if word == HELP_ALL else word for word in arguments]
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                kind, prog=f"stablegrad {command}", description=description, args=list(arguments), **options
-            )
+            return tyro.cli(kind, prog=f"stablegrad {command}", description=description, args=words, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
-            print(output.getvalue(), end="")
+            print(help_text(output.getvalue(), command, everything=HELP_ALL in arguments), end="")
             raise
         message = _one_line(errors.getvalue() + output.getvalue())
     unknown = re.match(r"Unrecognized options: ([^\s,]+)", message)
@@ -94,8 +94,8 @@ def algorithm_and_env(command: str, arguments: Sequence[str]) -> tuple[str, str,
     Returns:
         (algorithm, env, the arguments without the algorithm). Where only help is asked for, both have stand-ins.
     """
-    asks_for_help = bool({"-h", "--help"} & set(arguments))
-    if asks_for_help and arguments[0].startswith("-"):
+    only_help = asks_for_help(arguments)
+    if only_help and arguments[0].startswith("-"):
         arguments = [DEFAULT_ALGORITHM, *arguments]
     if not arguments or arguments[0].startswith("-"):
         raise UsageError(f"name the algorithm first: stablegrad {command} {DEFAULT_ALGORITHM} --env ID ...")
@@ -103,7 +103,7 @@ def algorithm_and_env(command: str, arguments: Sequence[str]) -> tuple[str, str,
     find_algorithm(algorithm)  # raises where there is none
     if option(rest, "--algorithm") is not None:
         raise UsageError(f"the algorithm stands first and is no option: stablegrad {command} {algorithm} --env ID ...")
-    env = option(rest, "--env", "CartPole-v1" if asks_for_help else None)
+    env = option(rest, "--env", "CartPole-v1" if only_help else None)
     if env is None:
         named = rest[0] if rest and not rest[0].startswith("-") else "ID"
         raise UsageError(f"name an environment: --env {named} ('stablegrad envs' lists them)")
@@ -121,12 +121,12 @@ def _unknown(name: str, command: str, arguments: Sequence[str], options: set[str
         words = [word for argument in arguments for word in argument.split("=", 1)]
         before = words[: words.index(name)] if name in words else []
         flag = before[-1] if before and before[-1] in options else None
-        hint = f"{flag} takes no value" if flag else f"options begin with --, see stablegrad {command} --help"
+        hint = f"{flag} takes no value" if flag else f"options begin with --, see stablegrad {command} --help-all"
         return UsageError(f"unexpected {name!r} for '{command}': {hint}")
     meant = nearest_options(name, options)
     if meant:
         return UsageError(f"unknown option of '{command}' {name!r}; did you mean {' and '.join(map(repr, meant))}?")
-    return UsageError(f"unknown option of '{command}' {name!r}; 'stablegrad {command} --help' lists them all")
+    return UsageError(f"unknown option of '{command}' {name!r}; 'stablegrad {command} --help-all' lists them all")
 
 
 def _plainer(message: str, arguments: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ import torch
 from rich.table import Table
 
 from stablegrad.cli.arguments import parse
+from stablegrad.cli.help import asks_for_help
 from stablegrad.errors import UsageError, unknown_name
 from stablegrad.files import write_atomically, write_json
 from stablegrad.terminal import text_console
@@ -51,7 +52,7 @@ class Arguments:
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
     subject, *rest = arguments or [""]
-    if subject not in SUBJECTS and subject not in ("-h", "--help"):
+    if subject not in SUBJECTS and not asks_for_help([subject]):
         raise (
             unknown_name("subject of 'bench'", subject, SUBJECTS)
             if subject

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if debug:
         arguments.remove("--debug")
     try:
-        if not arguments or arguments[0] in ("-h", "--help", "help"):
+        if not arguments or arguments[0] in ("-h", "--help", "--help-all", "help"):
             print(_usage())
             return 0
         if arguments[0] == "--version":

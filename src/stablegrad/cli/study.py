@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from stablegrad.cli.help import asks_for_help
 from stablegrad.run_server import start_run_server
 
 
@@ -19,7 +20,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def _will_run_here(arguments: Sequence[str]) -> bool:
     """Whether runs of one thread each will be started by this machine, as far as it can be seen at a glance."""
-    if list(arguments[:1]) != ["run"] or {"-h", "--help", "--dry-run", "ray", "--executor=ray"} & set(arguments):
+    if (
+        list(arguments[:1]) != ["run"]
+        or asks_for_help(arguments)
+        or {"--dry-run", "ray", "--executor=ray"} & set(arguments)
+    ):
         return False
     files = [Path(argument) for argument in arguments[1:] if argument.endswith(".toml")]
     try:

@@ -14,6 +14,7 @@ import tyro
 from rich.table import Table
 
 from stablegrad.cli.arguments import parse
+from stablegrad.cli.help import asks_for_help
 from stablegrad.cli.study_progress import StudyProgressBar
 from stablegrad.errors import UsageError, command, unknown_name
 from stablegrad.studies.executors import EXECUTORS, Executor, make_executor
@@ -38,7 +39,7 @@ A study is one TOML file: what all its runs share, axes of options, seeds, figur
   resume  go on with a study in its folder
   show    its figures by cell, whatever state it is in
 
-'stablegrad study run --help' explains every option."""
+'stablegrad study run --help' explains the options."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class ShowArguments:
 def run(arguments: Sequence[str]) -> int:
     """Carry out the command."""
     subject, *rest = arguments or [""]
-    if subject in ("-h", "--help"):
+    if asks_for_help([subject]):
         print(USAGE)
         return 0
     if subject == "run":
