@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -326,6 +327,11 @@ def test_compare_trains_pairs_and_says_what_it_shows(capsys, monkeypatch, tmp_pa
     output = capsys.readouterr().out
     assert "Each setting has the best of 2 learning rates (x1, x3 its own), tried on seeds 1001 and 1002" in output
     assert (tmp_path / "pair" / "tuning" / "report.html").exists()
+    # The commands that are named next work as they stand.
+    for words in re.findall(r"^(?:Next:)?\s+stablegrad (.+?)   \(", output, re.MULTILINE):
+        assert main(shlex.split(words)) == 0
+    assert (tmp_path / "pair" / "summary.html").exists()
+    capsys.readouterr()
     assert "Paired difference" in output
     assert "Fewer than 3 paired seeds" in output
     for setting in ("baseline", "stable+torso.depth=2"):

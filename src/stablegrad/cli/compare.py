@@ -17,7 +17,7 @@ from rich.table import Table
 
 from stablegrad.cli.arguments import RunOptions, algorithm_and_env, folder_name, option, parse
 from stablegrad.cli.study_progress import StudyProgressBar
-from stablegrad.errors import UsageError
+from stablegrad.errors import UsageError, command
 from stablegrad.reports import write_comparison_report, write_study_report
 from stablegrad.studies import RunProgress, comparison_rows, run_comparison, verdict
 from stablegrad.studies.seeds import seed_list
@@ -133,6 +133,12 @@ def _print(summary: dict, report: Path) -> None:
     for sentence in verdict(summary):
         print(sentence)
     print(f"\nReport: {report}   pictures: {report.parent / 'figures'}")
+    means = {name: summary["results"][name]["mean"] for name in summary["settings"]}
+    if None not in means.values():
+        lower = min(means, key=means.__getitem__)
+        run_dir = report.parent / "runs" / lower / f"seed-{summary['seeds'][0]}"
+        print(f"Next: {command('diagnose', run_dir)}   (why {lower} is lower)")
+        print(f"      {command('report', report.parent, '--summary')}   (for whoever decides)")
 
 
 @dataclass

@@ -236,6 +236,8 @@ def _print(summary: dict[str, Any], *, as_json: bool) -> None:
         print(f"and {len(summary['failures']) - FEW_SEEDS} more; {summary['directory']}/results.json has all")
     if summary["left"]:
         print(f"continue with: {command('study', 'resume', summary['directory'])}")
+    elif summary["finished"]:
+        print(f"next: {command('report', summary['directory'])}")
 
 
 def _figure(figure: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from stablegrad.cli.arguments import RunOptions, algorithm_and_env, folder_name, option, parse
+from stablegrad.errors import command
 from stablegrad.training.config import RunConfig, default_run
 from stablegrad.training.distributed import Ranks
 from stablegrad.training.interaction import train
@@ -64,4 +65,9 @@ def print_summary(summary: dict, run_dir: Path, *, as_json: bool) -> None:
     print(
         f"{summary['status']}: {shown} after {summary['env_steps']:,} steps in {summary['wall_seconds']:,.0f} s "
         f"({summary['steps_per_second']:,.0f} steps/s), {summary['parameters']:,} parameters; {run_dir}"
+    )
+    verdict = (summary.get("health") or {}).get("verdict")
+    ill = verdict in ("at risk", "collapsing", "collapsed")
+    print(
+        f"next: {command('diagnose' if ill else 'report', run_dir)}" + (f"   (its network is {verdict})" if ill else "")
     )
