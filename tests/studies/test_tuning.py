@@ -243,6 +243,7 @@ def test_returns_at_equal_time_are_those_of_the_curves_at_that_time(tmp_path):
         (("setting = [", "rate = ["), "has an axis 'rate' already"),
         (("[0.3, 1, 3]\nseeds = 2\nmax_grad_norm = [1.0, 10.0]", "[1]"), "a cell would have 1 trial; try 2 to 100"),
         (("[1.0, 10.0]", "[1.0, nan]"), "tune: "),
+        (("max_grad_norm = [1.0, 10.0]", "action_repeat = [1, 2]"), "'action_repeat' says what is learned, not how"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_the_table_is_said_in_a_line(tmp_path, change, message):

@@ -26,6 +26,8 @@ FACTORS = "learning_rate_factors"
 RATE = "rate"  # the axis of factors
 FIRST_SEED = 1001
 MAX_TRIALS = 100
+#: Options that say what is learned and for how long, not how: scores of their values cannot be held against each other.
+TASK = ("algorithm", "env", "data", "data_limit", "preset", "total_steps", "epochs", "action_repeat")
 #: A score is good if it is below the best by at most this fraction of the range of all scores on its task.
 TOLERANCE = 0.1
 
@@ -139,6 +141,8 @@ def parse_tuning(value: Any, seeds: Sequence[int], known: Iterable[str]) -> Tuni
     for name, tries in options.items():
         if name not in known:
             raise unknown_name("option in [tune]", name, {*known, FACTORS, "seeds"})
+        if name in TASK:
+            raise UsageError(f"tune: {name!r} says what is learned, not how; make it an axis")
         if not isinstance(tries, list) or not tries or any(tries.count(item) > 1 for item in tries):
             raise UsageError(f"tune: {name} should be a list of distinct values to try, got {tries!r}")
         values[name] = tuple(tries)
