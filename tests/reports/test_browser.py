@@ -1,12 +1,13 @@
 """Pages as Chromium shows them; skipped where there is none."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 
 from stablegrad.diagnostics import Report, judge
-from stablegrad.reports import write_comparison_report, write_run_report, write_study_report
+from stablegrad.reports import write_comparison_report, write_run_report, write_study_report, write_summary_page
 
 
 def _load(path):
@@ -94,7 +95,8 @@ PALE = """(function () {
         if (!own || !element.getClientRects().length) continue;
         const style = getComputedStyle(element), svg = element instanceof SVGElement;
         // Numbers in grids stand on coloured cells: test_figures has those.
-        if (svg && element.closest(".svg-container").querySelector(".heatmaplayer > *")) continue;
+        const plot = svg && element.closest(".svg-container");
+        if (plot && plot.querySelector(".heatmaplayer > *")) continue;
         pairs.set((svg ? style.fill : style.color) + " on " + paper(element), element.textContent.slice(0, 40));
     }
     return Array.from(pairs).filter(function ([colours]) {
@@ -159,6 +161,22 @@ def test_reports_can_be_read_on_every_screen(pages, chromium, kind, size, dark):
         assert browser.open(pages[kind])["figures"] > 0
         browser.scroll()
         _check_legible(browser, dark)
+        if not dark:
+            assert browser.page.pdf().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+@pytest.mark.parametrize("kind", ["comparison", "study"])
+def test_the_page_for_those_who_decide_is_two_sheets_of_paper(synthetic, chromium, tmp_path, kind, language):
+    getattr(synthetic, f"write_{kind}")(tmp_path / "folder")
+    page = write_summary_page(tmp_path / "folder", language)
+    for width, dark in ((1280, False), (390, True)):
+        with _browser.open_screen(chromium, width, dark=dark) as browser:
+            browser.open(page)
+            assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert browser.evaluate(PALE) == [] and browser.errors == []
+            sheets = len(re.findall(rb"/Type\s*/Page\b", browser.page.pdf(format="A4", prefer_css_page_size=True)))
+            assert sheets == 2
 
 
 def _check_legible(browser, dark):
