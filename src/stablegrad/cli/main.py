@@ -21,6 +21,7 @@ COMMANDS = {
     "study": "many runs, described by one file: a grid of settings and seeds, continued after any stop",
     "search": "finds the setting that makes a network learn, and confirms it on fresh seeds",
     "report": "a run, a comparison or a study as one offline HTML page",
+    "verify": "whether finished runs are as they were when they ended",
     "envs": "what can be trained on",
     "relearn": "a classifier whose labels are reshuffled: does it learn them again?",
     "bench": "what an optimizer's step costs, beside others",

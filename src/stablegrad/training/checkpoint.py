@@ -146,6 +146,25 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"checkpoint '{path}' cannot be read: {error}; {_advice(path)}") from error
 
 
+def recorded_digests(checkpoint: Path) -> dict[Path, str]:
+    """SHA-256 of every file of a checkpoint and of the experience that it lists, as recorded when they were written.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
+    try:
+        sums = (checkpoint / SUMS).read_bytes()
+        digests = {checkpoint / SUMS: _sha256(sums)}
+        for line in sums.decode().splitlines():
+            digest, name = line.split("  ", 1)
+            digests[checkpoint / name] = digest
+        for file in _listed_experience(checkpoint):
+            digests[checkpoint.parent / EXPERIENCE / file["name"]] = file["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint '{checkpoint}' is damaged: {error}; {_advice(checkpoint)}") from error
+    return digests
+
+
 def load_weights(networks: Mapping[str, nn.Module], weights: Mapping[str, Tensor], path: Path) -> None:
     """Put a checkpoint's weights into networks of the same shapes, see ``save_checkpoint``.
 
@@ -187,15 +206,22 @@ def remove_checkpoint(checkpoint: Path) -> None:
 
 
 def _remove_unlisted_experience(directory: Path) -> None:
-    manifests: list[Manifest] = []
-    for path in list_checkpoints(directory):
-        try:
-            state = dict(json.loads((path / STATE).read_text())["dict"])
-            if EXPERIENCE in state:
-                manifests.append(_decode(state[EXPERIENCE], {}))
-        except (OSError, ValueError, KeyError, TypeError):
-            return  # damaged: what it lists is not known
-    remove_unlisted(directory / EXPERIENCE, manifests)
+    try:
+        listed = [_manifest(path) for path in list_checkpoints(directory)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # damaged: what it lists is not known
+    remove_unlisted(directory / EXPERIENCE, [manifest for manifest in listed if manifest is not None])
+
+
+def _listed_experience(checkpoint: Path) -> list[dict[str, Any]]:
+    manifest = _manifest(checkpoint)
+    return [] if manifest is None else list(manifest["files"])
+
+
+def _manifest(checkpoint: Path) -> Manifest | None:
+    """What a checkpoint says of its experience; None where it has none."""
+    state = dict(json.loads((checkpoint / STATE).read_text())["dict"])
+    return _decode(state[EXPERIENCE], {}) if EXPERIENCE in state else None
 
 
 def _advice(path: Path) -> str:

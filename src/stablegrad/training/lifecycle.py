@@ -33,6 +33,7 @@ from stablegrad.training.checkpoint import (
 from stablegrad.training.distributed import checksums
 from stablegrad.training.experience import EXPERIENCE, load_experience
 from stablegrad.training.health import HEALTHY, MAX_ROLLBACKS, DiagnosisConfig, Health, apply_live, outcome_of
+from stablegrad.training.integrity import write_record
 from stablegrad.training.interruption import Interrupted, stop_signals
 from stablegrad.training.loop import Loop
 from stablegrad.training.metrics import MetricsWriter
@@ -134,13 +135,16 @@ class Lifecycle:
         try:
             self._train()
             self.ranks.leave()
-            return self._write_summary("finished", self.loop.finish(self) if self.ranks.is_first else {})
+            summary = self._write_summary("finished", self.loop.finish(self) if self.ranks.is_first else {})
         except (Interrupted, Collapsed, KeyboardInterrupt) as stop:
             self._write_summary_if_possible("stopped", stop)
             raise
         except (StablegradError, OSError, RuntimeError, MemoryError) as error:
             self._write_summary_if_possible("failed", error)
             raise
+        if self.ranks.is_first:
+            write_record(self.folder)
+        return summary
 
     def _train(self) -> None:
         if self.ranks.is_first:
