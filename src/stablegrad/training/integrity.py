@@ -8,10 +8,12 @@ file can also edit the list: keep its own digest (``record_digest``) elsewhere t
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from stablegrad.errors import StablegradError, UsageError
-from stablegrad.files import read_text, write_atomically
+from stablegrad.files import json_text, read_text, write_atomically
 from stablegrad.training.checkpoint import SUMS, list_checkpoints, recorded_digests
 from stablegrad.training.run_folder import RunFolder, what_is_there
 
@@ -19,9 +21,15 @@ FILES = ("config.json", "metrics.jsonl", "summary.json", "interventions.json")
 EVENTS = "events.out.tfevents*"
 
 
-def write_record(folder: RunFolder) -> None:
-    """Write ``SHA256SUMS`` of a run that is over. What checkpoints have recorded themselves is not hashed again."""
+def write_record(folder: RunFolder, summary: Mapping[str, Any]) -> None:
+    """Write ``SHA256SUMS`` of a run that ends; what checkpoints have recorded themselves is not hashed again.
+
+    Args:
+        folder: the run's, with all but its summary.
+        summary: what summary.json will hold. It is written last, so that every finished run has its record.
+    """
     digests = {name: _sha256(folder.path / name) for name in _logs(folder.path)}
+    digests["summary.json"] = hashlib.sha256(json_text(summary).encode()).hexdigest()
     for checkpoint in list_checkpoints(folder.checkpoints_path):
         for path, digest in recorded_digests(checkpoint).items():
             digests[path.relative_to(folder.path).as_posix()] = digest

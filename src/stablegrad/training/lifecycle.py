@@ -135,16 +135,13 @@ class Lifecycle:
         try:
             self._train()
             self.ranks.leave()
-            summary = self._write_summary("finished", self.loop.finish(self) if self.ranks.is_first else {})
+            return self._write_summary("finished", self.loop.finish(self) if self.ranks.is_first else {})
         except (Interrupted, Collapsed, KeyboardInterrupt) as stop:
             self._write_summary_if_possible("stopped", stop)
             raise
         except (StablegradError, OSError, RuntimeError, MemoryError) as error:
             self._write_summary_if_possible("failed", error)
             raise
-        if self.ranks.is_first:
-            write_record(self.folder)
-        return summary
 
     def _train(self) -> None:
         if self.ranks.is_first:
@@ -406,6 +403,8 @@ class Lifecycle:
             **(finished or {}),
         }
         if self.ranks.is_first:
+            if status == "finished":
+                write_record(self.folder, summary)
             write_json(self.folder.summary_path, summary)
         return summary
 
