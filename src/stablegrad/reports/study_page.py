@@ -47,7 +47,11 @@ def write_study_report(directory: Path | str) -> Path:
     folder = StudyFolder.read(directory)
     study, table = folder.study, read_table(folder)
     tuning = tuning_chart(study, table)
-    charts = _apart([*study_charts(folder, table), *pareto_charts(table), *([tuning] if tuning else [])])
+    charts = [*study_charts(folder, table), *pareto_charts(table)]
+    if tuning:
+        # Of trials it is the answer, of a tuned study what stands behind it.
+        charts.insert(0 if study.tuning is None else len(charts), tuning)
+    charts = _apart(charts)
     write_pictures(folder.directory / "figures", charts)
     expectations = [parse_expectation(text, study.cells) for text in study.expect]
     answer, *sentences = study_verdict(table, expectations)
