@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stablegrad.agents.sum_tree import BRANCHES, SumTree
+from stablegrad.agents import sum_tree
+from stablegrad.agents.sum_tree import BRANCHES, TOP, SumTree
+
+
+@pytest.fixture(params=[BRANCHES, TOP], ids=["many levels", "few levels"], autouse=True, scope="module")
+def top(request):
+    """A low limit gives small trees as many levels as those of tens of millions of weights have."""
+    sum_tree.TOP = request.param
+    yield
+    sum_tree.TOP = TOP
 
 
 @pytest.mark.parametrize("size", [1, 7, BRANCHES, BRANCHES + 1, BRANCHES**2 + 5, 100_003])

@@ -325,7 +325,7 @@ def test_compare_trains_pairs_and_says_what_it_shows(capsys, monkeypatch, tmp_pa
     command += ["--settings", "baseline", "stable+torso.depth=2", "--dir", "pair", "--tune-rate", "2"]
     assert main(command) == 0
     output = capsys.readouterr().out
-    assert "Each setting has the best of 2 learning rates (x1, x3 its own), tried on seeds 1001 and 1002" in output
+    assert "Every setting was tuned: it tried 2 learning rates (x1, x3) on seeds 1001, 1002" in output
     assert (tmp_path / "pair" / "tuning" / "report.html").exists()
     assert "tuning/report.html" in (tmp_path / "pair" / "report.html").read_text()
     # The commands that are named next work as they stand.

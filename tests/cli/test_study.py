@@ -27,19 +27,15 @@ seeds = 1
 """
 
 
-TUNED = """
-seeds = 1
-[base]
-algorithm = "relearn"
-data_limit = 64
-epochs = 2
-reshuffle_every = 1
-width = 8
+TUNED = (
+    STUDY.partition("[axes]")[0].replace("seeds = 2", "seeds = 1")
+    + """
 [axes]
 setting = [{name = "baseline"}, {name = "stable", preset = "stable"}]
 [tune]
 learning_rate_factors = [1, 100]
 """
+)
 
 
 @pytest.fixture

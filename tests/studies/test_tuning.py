@@ -322,7 +322,10 @@ def test_a_comparison_is_tuned_from_its_trials(tmp_path):
     rate = configs["stable"].agent.optimizer.initial_learning_rate
     assert tuned["stable"].agent.optimizer.initial_learning_rate == pytest.approx(3 * rate)
     assert tuned["baseline"] == configs["baseline"]
-    assert "on seeds 1001 and 1002: baseline x1 (0.001); stable x3 (" in sentences[0]
-    assert sentences[1].startswith("For stable that is an end of the range tried")
+    assert "(x0.3, x1, x3) on seeds 1001, 1002" in sentences[0]
+    assert "Found: baseline x1, a rate of 0.001; stable x3, a rate of " in sentences[0]
+    assert sentences[1:] == [
+        "The best rate is the lowest or the highest of those tried for stable: a better one may lie beyond."
+    ]
     with pytest.raises(UsageError, match=r"holds other trials: .* Name another folder"):
         tune_comparison(tmp_path / "c", configs, [1], 4, executor=Idle())

@@ -95,6 +95,12 @@ def test_the_command_says_what_was_altered_and_finds_edits_of_the_record(run, ca
     assert main(["verify", str(run)]) == 0
     assert main(["verify", str(run), "--digest", digest]) == 1
     assert "SHA256SUMS was edited" in capsys.readouterr().out
+    # Of several runs, one whose record was removed does not pass unseen.
+    shutil.copytree(run, run.parent / "other")
+    assert main(["verify", str(run.parent)]) == 0
+    (run.parent / "other" / "SHA256SUMS").unlink()
+    assert main(["verify", str(run.parent)]) == 1
+    assert "other: it has no SHA256SUMS" in capsys.readouterr().out
 
 
 def test_what_cannot_be_verified_is_said_in_a_line(run, tmp_path, capsys):
@@ -106,6 +112,6 @@ def test_what_cannot_be_verified_is_said_in_a_line(run, tmp_path, capsys):
     (run / "SHA256SUMS").unlink()
     with pytest.raises(UsageError, match="the run is not finished, or an older version made it"):
         altered_files(run)
-    shutil.copytree(run, tmp_path / "other")
-    assert main(["verify", str(tmp_path)]) == 2
+    (tmp_path / "empty").mkdir()
+    assert main(["verify", str(tmp_path / "empty")]) == 2
     assert "is no run folder" in capsys.readouterr().err

@@ -68,7 +68,10 @@ def parse(kind: type[T], command: str, arguments: Sequence[str], description: st
             return tyro.cli(kind, prog=f"stablegrad {command}", description=description, args=words, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
-            print(help_text(output.getvalue(), command, everything=HELP_ALL in arguments), end="")
+            text = output.getvalue()
+            if asks_for_help(arguments):
+                text = help_text(text, command, everything=HELP_ALL in arguments)
+            print(text, end="")
             raise
         message = _one_line(errors.getvalue() + output.getvalue())
     unknown = re.match(r"Unrecognized options: ([^\s,]+)", message)

@@ -133,12 +133,16 @@ def _print(summary: dict, report: Path) -> None:
     for sentence in verdict(summary):
         print(sentence)
     print(f"\nReport: {report}   pictures: {report.parent / 'figures'}")
-    means = {name: summary["results"][name]["mean"] for name in summary["settings"]}
-    if None not in means.values():
-        lower = min(means, key=means.__getitem__)
-        run_dir = report.parent / "runs" / lower / f"seed-{summary['seeds'][0]}"
-        print(f"Next: {command('diagnose', run_dir)}   (why {lower} is lower)")
-        print(f"      {command('report', report.parent, '--summary')}   (for whoever decides)")
+    print(f"Next: {command('report', report.parent, '--summary')}   (for whoever decides)")
+    low, high = summary["difference"]["interval"] or (0.0, 0.0)
+    if low > 0 or high < 0:
+        lower = first if low > 0 else second
+        seed = next(
+            seed
+            for seed, value in zip(summary["seeds"], summary["results"][lower]["final_returns"], strict=True)
+            if value is not None
+        )
+        print(f"      {command('diagnose', report.parent / 'runs' / lower / f'seed-{seed}')}   (why {lower} is lower)")
 
 
 @dataclass

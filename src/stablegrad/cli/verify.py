@@ -32,18 +32,22 @@ def run(arguments: Sequence[str]) -> int:
     parsed = parse(Arguments, "verify", arguments, "Check that finished runs were not edited since they ended.")
     runs = [parsed.folder]
     if not (parsed.folder / "config.json").exists():
-        runs = sorted(path.parent for path in parsed.folder.rglob(SUMS) if (path.parent / "config.json").exists())
-        runs = runs or [parsed.folder]  # for the error that says what it is
+        # Those without a record, too: who edits a run can remove it. None: the error below says what the folder is.
+        runs = sorted(path.parent for path in parsed.folder.rglob("config.json")) or runs
     if parsed.digest is not None and len(runs) > 1:
         raise UsageError(f"--digest is for one run, and '{parsed.folder}' holds {len(runs)}")
     results = []
     for path in runs:
-        problems, digest = altered_files(path), record_digest(path)
+        if len(runs) > 1 and not (path / SUMS).exists():
+            problems, digest = [f"it has no {SUMS}, so nothing is known of it"], None
+        else:
+            problems, digest = altered_files(path), record_digest(path)
         if parsed.digest is not None and parsed.digest != digest:
             problems.append(f"{SUMS} was edited: its digest is {digest}, not {parsed.digest}")
         results.append({"run": str(path), "digest": digest, "altered": problems})
         if not parsed.json:
-            print(f"{path}: {'as it ended' if not problems else '; '.join(problems)}   digest {digest}")
+            said = "as it ended" if not problems else "; ".join(problems)
+            print(f"{path}: {said}" + (f"   digest {digest}" if digest else ""))
     if parsed.json:
         print(json.dumps(results))
     return 1 if any(result["altered"] for result in results) else 0

@@ -15,7 +15,7 @@ from stablegrad.studies.runner import StudyProgress, tune_study
 from stablegrad.studies.study import Cell, Study
 from stablegrad.studies.study_folder import TUNING, StudyFolder
 from stablegrad.studies.tuning import FIRST_SEED, Tuning, rate_factors
-from stablegrad.studies.tuning_verdict import rates_in_words, tuned_cells, tuned_to
+from stablegrad.studies.tuning_verdict import rates_in_words, tuned_cells, tuned_to, tuning_in_words
 
 if TYPE_CHECKING:
     from stablegrad.training.config import RunConfig
@@ -70,20 +70,7 @@ def tune_comparison(
     executor = executor or LocalExecutor(0 if 0 in threads else max(threads))
     workers = workers or executor.workers or default_workers(configs.values())
     tuned = tune_study(StudyFolder(directory, study), executor, workers, on_progress=on_progress).study
-    return {cell.name: cell.config for cell in tuned.cells}, _in_words(tuned)  # type: ignore[misc]
-
-
-def _in_words(study: Study) -> list[str]:
-    assert study.tuning is not None
-    cells = tuned_cells(study)
-    factors = ", ".join(f"x{factor:g}" for factor in study.tuning.factors)
-    seeds = " and ".join(map(str, study.tuning.seeds))
-    found = "; ".join(f"{cell.name} {tuned_to(cell)} ({rates_in_words(cell)})" for cell in cells)
-    sentences = [
-        f"Each setting has the best of {len(study.tuning.factors)} learning rates ({factors} its own), tried on seeds "
-        f"{seeds}: {found}."
-    ]
-    ends = [cell.name for cell in cells if cell.at_an_end]
-    if ends:
-        sentences.append(f"For {' and '.join(ends)} that is an end of the range tried: a better rate may lie beyond.")
-    return sentences
+    how, *warnings = tuning_in_words(tuned, "setting")
+    found = "; ".join(f"{cell.name} {tuned_to(cell)}, a rate of {rates_in_words(cell)}" for cell in tuned_cells(tuned))
+    configs = {cell.name: cell.config for cell in tuned.cells}  # type: ignore[misc]
+    return configs, [f"{how} Found: {found}.", *warnings]

@@ -67,17 +67,12 @@ class Tuning:
         Args:
             label: writes a value as a part of a folder's name.
         """
-        return [
-            Trial(
-                {
-                    RATE: f"x{factor:g}",
-                    **{name: label(value) for name, value in zip(self.options, values, strict=True)},
-                },
-                factor,
-                dict(zip(self.options, values, strict=True)),
-            )
-            for factor, *values in itertools.product(self.factors, *self.options.values())
-        ]
+        found = []
+        for factor, *values in itertools.product(self.factors, *self.options.values()):
+            options = dict(zip(self.options, values, strict=True))
+            labels = {name: label(value) for name, value in options.items()}
+            found.append(Trial({RATE: f"x{factor:g}", **labels}, factor, options))
+        return found
 
 
 @dataclass(frozen=True)

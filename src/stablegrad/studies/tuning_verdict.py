@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from stablegrad.studies.kinds import Config
 from stablegrad.studies.study import Study
@@ -70,8 +71,13 @@ def tuned_cells(study: Study) -> list[TunedCell]:
     return found
 
 
-def tuning_in_words(study: Study) -> list[str]:
-    """How a study is tuned and what is to be borne in mind of that; nothing of a study that is not."""
+def tuning_in_words(study: Study, noun: str = "cell") -> list[str]:
+    """How a study is tuned and what is to be borne in mind of that; nothing of a study that is not.
+
+    Args:
+        study: tuned, to be tuned, or neither.
+        noun: what its cells are called.
+    """
     tuning, cells = study.tuning, tuned_cells(study)
     if tuning is None:
         return []
@@ -81,19 +87,17 @@ def tuning_in_words(study: Study) -> list[str]:
     seeds = f"seed{'' if len(tuning.seeds) == 1 else 's'} {', '.join(map(str, tuning.seeds))}"
     how = f"{' by '.join(tried)} on {seeds}"
     if not cells:
-        return [f"Every cell first tries {how}; the trials are not finished."]
-    sentences = [f"Every cell was tuned: it tried {how}, and runs with what scored best there."]
+        return [f"Every {noun} first tries {how}; the trials are not finished."]
+    sentences = [f"Every {noun} was tuned: it tried {how}, and runs with what scored best there."]
+    names = partial(_names, noun=noun, total=len(cells))
     ends = [cell.name for cell in cells if cell.at_an_end]
     if ends:
         sentences.append(
-            f"The best rate is the lowest or the highest of those tried for {_names(ends, len(cells))}: "
-            "a better one may lie beyond."
+            f"The best rate is the lowest or the highest of those tried for {names(ends)}: a better one may lie beyond."
         )
     silent = [cell.name for cell in cells if cell.best is None]
     if silent:
-        sentences.append(
-            f"No trial of {_names(silent, len(cells))} was finished at every seed: its options are untuned."
-        )
+        sentences.append(f"No trial of {names(silent)} was finished at every seed: its options are untuned.")
     return sentences
 
 
@@ -125,8 +129,8 @@ def _rates(config: Config) -> tuple[float, ...]:
     return tuple(dict.fromkeys(rates))
 
 
-def _names(names: Sequence[str], total: int) -> str:
+def _names(names: Sequence[str], noun: str, total: int) -> str:
     if len(names) == total and total > 1:
-        return "every cell"
+        return f"every {noun}"
     shown = names if len(names) <= MANY else names[:MANY]
     return ", ".join(shown) + (f" and {len(names) - MANY} more" if len(names) > MANY else "")

@@ -158,7 +158,8 @@ def recorded_digests(checkpoint: Path) -> dict[Path, str]:
         for line in sums.decode().splitlines():
             digest, name = line.split("  ", 1)
             digests[checkpoint / name] = digest
-        for file in _listed_experience(checkpoint):
+        manifest = _manifest(checkpoint)
+        for file in [] if manifest is None else manifest["files"]:
             digests[checkpoint.parent / EXPERIENCE / file["name"]] = file["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint '{checkpoint}' is damaged: {error}; {_advice(checkpoint)}") from error
@@ -211,11 +212,6 @@ def _remove_unlisted_experience(directory: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return  # damaged: what it lists is not known
     remove_unlisted(directory / EXPERIENCE, [manifest for manifest in listed if manifest is not None])
-
-
-def _listed_experience(checkpoint: Path) -> list[dict[str, Any]]:
-    manifest = _manifest(checkpoint)
-    return [] if manifest is None else list(manifest["files"])
 
 
 def _manifest(checkpoint: Path) -> Manifest | None:
